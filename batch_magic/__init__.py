@@ -1,0 +1,18 @@
+"""One notebook cell from DataFrame to merged DataFrame through OpenAI's Batch API."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Run", "attach", "load_ipython_extension", "runs", "submit", "unload_ipython_extension"]
+if TYPE_CHECKING:
+    from batch_magic.session import Run, attach, runs, submit
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Run", "attach", "runs", "submit"):
+        from batch_magic import session
+
+        return getattr(session, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

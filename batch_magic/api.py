@@ -1,0 +1,279 @@
+"""Files and Batches, one method each: HTTP and SDK in, our values and errors out.
+
+It knows the service's calls and the dialects of its answers (capitals, ISO times, empty ids,
+null counts) and refuses to know rows, shards or what a failure means for a run. The traps:
+the SDK retries a POST by itself and has no idempotency key, so that `batches.create` could
+bill twice; every call here is made exactly once, and trying again is decided elsewhere. A path
+or bytes makes the SDK hold the whole file; an open handle does not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import openai
+
+from batch_magic.errors import ServiceError
+from batch_magic.records import JobFault, RemoteJob
+
+_CREATE_TIMEOUT_S = 60.0
+_CALL_TIMEOUT_S = 60.0
+_TRANSFER_TIMEOUT_S = 600.0
+_BLOCK_BYTES = 1 << 20
+# What a service says of a key may quote a part of it.
+_KEY = re.compile(r"\b(sk|sess|key)-[\w*.\-]{4,}")
+
+
+class Api:
+    """One service under one key. Belongs to the event loop that it is first used in."""
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        *,
+        organization: str | None = None,
+        project: str | None = None,
+    ) -> None:
+        is_local = "//127.0.0.1" in base_url or "//localhost" in base_url
+        self.base_url = base_url
+        self._client = openai.AsyncOpenAI(
+            base_url=base_url,
+            api_key=api_key,
+            organization=organization,
+            project=project,
+            max_retries=0,
+            timeout=_CALL_TIMEOUT_S,
+            # A proxy of the environment is not for this machine's own servers.
+            http_client=openai.DefaultAsyncHttpxClient(trust_env=False) if is_local else None,
+        )
+
+    async def upload(self, path: Path, filename: str) -> str:
+        """Upload an input file under `filename`; return the file's id."""
+        with path.open("rb") as handle:
+            answer = await self._call(
+                self._client.files.with_raw_response.create,
+                file=(filename, handle),
+                purpose="batch",
+                timeout=_TRANSFER_TIMEOUT_S,
+            )
+        return _required(answer, "id")
+
+    async def find_file(self, filename: str, size_bytes: int) -> str | None:
+        """Return the newest uploaded file of just this name and size, if there is one."""
+        answer = await self._call(
+            self._client.files.with_raw_response.list, purpose="batch", order="desc", limit=1000
+        )
+        for file in answer.get("data") or []:
+            if file.get("filename") == filename and file.get("bytes") == size_bytes:
+                return str(file["id"])
+        return None
+
+    async def create(self, file_id: str, endpoint: str, metadata: Mapping[str, str]) -> RemoteJob:
+        """Create a job, once. When the error is `in_doubt`, the job may exist all the same."""
+        answer = await self._call(
+            self._client.batches.with_raw_response.create,
+            input_file_id=file_id,
+            endpoint=endpoint,
+            completion_window="24h",
+            metadata=dict(metadata),
+            timeout=_CREATE_TIMEOUT_S,
+        )
+        return _read_job(answer)
+
+    async def job(self, batch_id: str) -> RemoteJob:
+        """Ask how a job is."""
+        return _read_job(
+            await self._call(self._client.batches.with_raw_response.retrieve, batch_id)
+        )
+
+    async def cancel(self, batch_id: str) -> RemoteJob:
+        """Ask for a job to be cancelled. A job that has ended answers 409."""
+        return _read_job(await self._call(self._client.batches.with_raw_response.cancel, batch_id))
+
+    async def jobs_since(self, since: float) -> AsyncIterator[RemoteJob]:
+        """Yield the account's jobs, newest first, back to `since` (Unix seconds)."""
+        after: str | None = None
+        while True:
+            page = await self._call(
+                self._client.batches.with_raw_response.list,
+                limit=100,
+                **({"after": after} if after else {}),
+            )
+            jobs = [_read_job(one) for one in page.get("data") or []]
+            for job in jobs:
+                yield job
+            if not jobs or not page.get("has_more") or _is_before(jobs[-1], since):
+                return
+            after = jobs[-1].batch_id
+
+    async def download(self, file_id: str, path: Path) -> int:
+        """Stream a file's content to `path`; return its size in bytes. Flat in memory."""
+        size_bytes = 0
+        try:
+            async with self._client.files.with_streaming_response.content(
+                file_id, timeout=_TRANSFER_TIMEOUT_S
+            ) as answer:
+                with path.open("wb") as out:
+                    async for block in answer.iter_bytes(_BLOCK_BYTES):
+                        out.write(block)
+                        size_bytes += len(block)
+                    out.flush()
+                    os.fsync(out.fileno())
+        except openai.OpenAIError as error:
+            raise self._service_error(error) from error
+        except OSError:
+            raise
+        except Exception as error:
+            # A connection cut while streaming comes as the transport's own error, unwrapped.
+            if not type(error).__module__.startswith(("httpx", "httpcore")):
+                raise
+            raise ServiceError(f"the download of {file_id} broke off ({error})") from error
+        return size_bytes
+
+    async def file_bytes(self, file_id: str) -> int | None:
+        """Return the size of a file as the service knows it; None when it does not say."""
+        answer = await self._call(self._client.files.with_raw_response.retrieve, file_id)
+        size = answer.get("bytes")
+        return size if isinstance(size, int) else None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    async def _call(self, method: Callable[..., Awaitable[Any]], *args: Any, **kw: Any) -> Any:
+        try:
+            answer = (await method(*args, **kw)).http_response.json()
+        except openai.OpenAIError as error:
+            raise self._service_error(error) from error
+        except ValueError as error:
+            raise ServiceError(f"{self._host} answered with something that is not JSON") from error
+        if not isinstance(answer, dict):
+            raise ServiceError(f"{self._host} answered with something that is no object")
+        return answer
+
+    @property
+    def _host(self) -> str:
+        return self.base_url.split("//")[-1].split("/")[0]
+
+    def _service_error(self, error: openai.OpenAIError) -> ServiceError:
+        if isinstance(error, openai.APIStatusError):
+            return _status_error(error, self._host)
+        if isinstance(error, openai.APITimeoutError):
+            return ServiceError(f"{self._host} did not answer in time")
+        cause = error.__cause__ or error
+        return ServiceError(f"no connection to {self._host} ({cause})")
+
+
+def _status_error(error: openai.APIStatusError, host: str) -> ServiceError:
+    headers = error.response.headers
+    body = error.body if isinstance(error.body, dict) else {}
+    message = _KEY.sub("sk-…", str(body.get("message") or error.message))
+    code = body.get("code")
+    said = " ".join(str(part) for part in (error.status_code, code) if part)
+    if error.status_code == 401:
+        message = "the key was refused; set the right OPENAI_API_KEY and run the cell again"
+    return ServiceError(
+        f"{host} said {said}: {message}",
+        status=error.status_code,
+        code=str(code) if code else None,
+        request_id=headers.get("x-request-id"),
+        retry_after_s=_retry_after_s(headers),
+    )
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    if ms := headers.get("retry-after-ms"):
+        return _number(ms, 0.001)
+    wish = headers.get("retry-after")
+    if not wish:
+        return None
+    seconds = _number(wish, 1.0)
+    if seconds is not None:
+        return seconds
+    try:
+        until = parsedate_to_datetime(wish)
+    except ValueError:
+        return None
+    return max(0.0, (until - datetime.now(until.tzinfo)).total_seconds())
+
+
+def _number(text: str, unit: float) -> float | None:
+    try:
+        return max(0.0, float(text) * unit)
+    except ValueError:
+        return None
+
+
+# -- dialects -------------------------------------------------------------------------------
+
+_SYNONYMS = {"canceled": "cancelled", "progress": "in_progress", "canceling": "cancelling"}
+
+
+def _read_job(answer: Mapping[str, Any]) -> RemoteJob:
+    counts = answer.get("request_counts") or {}
+    status = str(answer.get("status") or "").lower()
+    return RemoteJob(
+        batch_id=_required(answer, "id"),
+        status=_SYNONYMS.get(status, status),
+        created_at=_time(answer.get("created_at")),
+        expires_at=_time(answer.get("expires_at")),
+        in_progress_at=_time(answer.get("in_progress_at")),
+        input_file_id=answer.get("input_file_id") or None,
+        output_file_id=answer.get("output_file_id") or None,
+        error_file_id=answer.get("error_file_id") or None,
+        total=_count(counts.get("total")),
+        completed=_count(counts.get("completed")),
+        failed=_count(counts.get("failed")),
+        model=answer.get("model") or None,
+        faults=tuple(_read_faults(answer.get("errors"))),
+        metadata={str(k): str(v) for k, v in (answer.get("metadata") or {}).items()},
+    )
+
+
+def _read_faults(errors: Any) -> list[JobFault]:
+    data = errors.get("data") if isinstance(errors, Mapping) else errors
+    return [
+        JobFault(
+            code=str(one.get("code") or "unknown"),
+            message=_KEY.sub("sk-…", str(one.get("message") or "")),
+            param=one.get("param"),
+            line=_count(one.get("line")),
+        )
+        for one in data or []
+        if isinstance(one, Mapping)
+    ]
+
+
+def _required(answer: Mapping[str, Any], key: str) -> str:
+    value = answer.get(key)
+    if not isinstance(value, str) or not value:
+        # Not a refusal: whatever was asked for may have been done.
+        raise ServiceError(f"the service's answer has no {key!r}")
+    return value
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _time(value: Any) -> float | None:
+    """Read a time given as Unix seconds or ISO text."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, str) or not value:
+        return None
+    try:
+        return datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return None
+
+
+def _is_before(job: RemoteJob, since: float) -> bool:
+    return job.created_at is not None and job.created_at < since

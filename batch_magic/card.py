@@ -1,0 +1,591 @@
+"""What a run looks like: a `Snapshot` in, HTML or text out.
+
+It knows how a frozen picture of a run is put into words, numbers and boxes, once for the page
+and once for a terminal. It refuses to know where the picture goes, what time it is, or anything
+about a run that is not in the snapshot: nothing is read, kept or counted here.
+
+Whatever is not `Html` is text: it is escaped on its way in, and control characters are taken
+out, so an answer, a model's name or a service's message can never become markup or move the
+cursor of a terminal.
+
+The trap is the file opened untrusted. JupyterLab then lets a style through only where it can
+read the value: `var(--x,rgb(1,2,3))` passes as `color` and `background-color`, but the same with
+`#123` is dropped, and so is a border whose colour is a variable, as are `role` and `aria-*`.
+GitHub drops all styles. Therefore: `rgb()` fallbacks, borders of plain `rgba()`, text colours
+inherited and softened by opacity, and an order of elements that reads well with no style at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, tzinfo
+from html import escape
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from batch_magic.records import Backend, Ending, Job, JobStage, RowStatus, Snapshot, Stage
+
+SANDBOX = "sandbox: answers are made on this machine"
+
+JOBS_SHOWN = 8
+NOTES_SHOWN = 8
+NAME_LENGTH = 120
+TEXT_LENGTH = 600
+
+UNANSWERED = (RowStatus.FAILED, RowStatus.EXPIRED, RowStatus.CANCELLED, RowStatus.MISSING)
+"""Statuses of rows that running the cell again sends again."""
+
+QUESTIONABLE = (RowStatus.TRUNCATED, RowStatus.REFUSED, RowStatus.UNPARSED)
+"""Statuses of rows that were answered and paid, but not as hoped."""
+
+ALWAYS_COUNTED = (RowStatus.OK, RowStatus.FAILED)
+
+ACCENT = "var(--jp-brand-color1,rgb(25,118,210))"
+GOOD = "var(--jp-success-color1,rgb(56,142,60))"
+WARN = "var(--jp-warn-color1,rgb(245,124,0))"
+BAD = "var(--jp-error-color1,rgb(211,47,47))"
+QUIET = "rgba(128,128,128,0.6)"
+TRACK = "rgba(128,128,128,0.22)"
+
+COLOURS = {
+    RowStatus.OK: GOOD,
+    RowStatus.TRUNCATED: WARN,
+    RowStatus.REFUSED: WARN,
+    RowStatus.UNPARSED: WARN,
+    RowStatus.FAILED: BAD,
+    RowStatus.EXPIRED: BAD,
+    RowStatus.CANCELLED: QUIET,
+    RowStatus.MISSING: BAD,
+    RowStatus.SKIPPED: QUIET,
+    RowStatus.PENDING: TRACK,
+}
+
+FRAME = (
+    "box-sizing:border-box;max-width:860px;padding:14px 16px 12px;margin:2px 0;"
+    "border:1px solid rgba(128,128,128,0.32);border-radius:8px"
+)
+PROSE = (
+    "font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:13px;line-height:1.5;"
+    "font-variant-numeric:tabular-nums;text-align:left;word-wrap:break-word"
+)
+MONO = "font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace"
+CODE = f"{MONO};font-size:12px;padding:1px 4px;border-radius:3px;background-color:{TRACK}"
+SOFT = "opacity:0.74"
+ROW = "display:flex;flex-wrap:wrap;align-items:baseline;gap:2px 14px"
+CELL = "box-sizing:border-box;padding:2px 0;border:0;font-weight:400;background-color:rgba(0,0,0,0)"
+
+# Ends of lines, the rest of the control characters, bidirectional overrides, lone surrogates.
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+"
+)
+
+
+class Html(str):
+    """Markup made in this room. Any other string is text."""
+
+    __slots__ = ()
+
+
+class Share(NamedTuple):
+    """One stretch of the bar: how many rows, painted how."""
+
+    rows: int
+    colour: str
+    opacity: float = 1.0
+
+
+# ── the card ──────────────────────────────────────────────────────────────────────────────────
+
+
+def card_html(s: Snapshot, *, said: str = "", zone: tzinfo | None = UTC) -> str:
+    """Draw the whole card: a few kilobytes, however many rows and jobs there are.
+
+    `said` is one more line for the reader. Times are told in `zone`; None is the machine's own.
+    """
+    inside = (head_html(s), body_html(s), jobs_html(s), foot_html(s, said), stamp_html(s, zone))
+    return _tag("section", f"{FRAME};{PROSE}", *inside, class_="gptbatch-card", lang="en")
+
+
+def card_text(s: Snapshot, *, said: str = "", zone: tzinfo | None = UTC) -> str:
+    """Tell the same in a few lines of plain text, without a trailing line end."""
+    lines = [
+        f"{clip(s.name, NAME_LENGTH)}: {state_words(s)}",
+        f"  {' · '.join(origin(s))}",
+        f"  {', '.join(count_words(s))} of {rows_words(s.rows)}",
+        *(f"  {words}" for words in progress_words(s)),
+        f"  {' · '.join(time_words(s))}",
+        *(f"  {_job_line(job, s.as_of)}" for job in shown_jobs(s)),
+        *(f"  {words}" for words in _more_jobs(s)),
+        *(f"  {word}: {text}" for word, text in messages(s)),
+        *(f"  note: {note}" for note in notes(s)),
+        *(f"  next: {step}" for step in next_steps(s)),
+        *([f"  {clip(said, TEXT_LENGTH)}"] if said else []),
+        f"  {way_back(s)} · as of {moment(s.as_of, zone)}",
+    ]
+    return "\n".join(lines)
+
+
+def line(s: Snapshot) -> str:
+    """Tell how the run stands in one line."""
+    parts = [
+        f"{clip(s.name, NAME_LENGTH)}: {state_words(s)}",
+        f"{', '.join(count_words(s))} of {rows_words(s.rows)}",
+        *progress_words(s),
+        *time_words(s),
+        *(f"{word}: {text}" for word, text in messages(s)),
+        *([SANDBOX] if s.backend.is_sandbox else []),
+    ]
+    return " · ".join(parts)
+
+
+# ── its parts, apart because a live panel redraws only those that changed ─────────────────────
+
+
+def head_html(s: Snapshot) -> Html:
+    """Name, state, backend, models and the rail: what changes only when the state does."""
+    name = _tag("strong", f"{MONO};font-size:15px;font-weight:600", clip(s.name, NAME_LENGTH))
+    pill = (
+        "padding:1px 9px;border-radius:999px;font-weight:600;font-size:12px;"
+        f"background-color:{_mood_tint(s)}"
+    )
+    state = _tag("span", pill, f"{_mood_mark(s)} {state_words(s)}", role="status")
+    top = _tag("div", f"{ROW};justify-content:space-between;align-items:center", name, " ", state)
+    sub = _tag("div", f"{SOFT};font-size:12px;margin:2px 0 0", " · ".join(origin(s)))
+    return Html(top + sub + _rail(s))
+
+
+def body_html(s: Snapshot) -> Html:
+    """The bar, the counts and the times: what changes at every refresh."""
+    counts = [_count(status, number) for status, number in _counted(s)]
+    total = _tag("span", SOFT, f"of {rows_words(s.rows)}")
+    times = _tag("div", SOFT, " · ".join(time_words(s)))
+    figures = _tag("div", ROW, *_spaced([*counts, total]))
+    under = _tag("div", f"{ROW};justify-content:space-between", figures, " ", times)
+    claims = [_tag("div", f"{SOFT};font-size:12px", words) for words in progress_words(s)]
+    return Html(_bar(s) + under + "".join(claims))
+
+
+def jobs_html(s: Snapshot) -> Html:
+    """The jobs as a table that folds into two lines a job where the page is narrow."""
+    jobs = shown_jobs(s)
+    if not jobs:
+        return Html("")
+    style = "display:block;width:100%;margin:10px 0 0;font-size:12px;border:0"
+    block = "display:block"
+    head = _tag("thead", block, _job_row(("batch", "status", "rows", "age", "time left"), "th"))
+    rows = [_job_row(_job_cells(job, s.as_of), "td") for job in jobs]
+    body = _tag("tbody", block, *rows, role="rowgroup")
+    more = [_tag("div", f"{SOFT};font-size:12px;padding:2px 0 0", m) for m in _more_jobs(s)]
+    return Html(_tag("table", style, head, body, role="table") + "".join(more))
+
+
+def foot_html(s: Snapshot, said: str = "") -> Html:
+    """What went wrong, what is worth knowing, what to do next and how to get the run back."""
+    boxes = [message_html(word, text) for word, text in messages(s)]
+    steps = [_tag("li", "margin:0;padding:0", *_coded(step)) for step in next_steps(s)]
+    told = [_tag("div", "margin:8px 0 0", *_coded(clip(said, TEXT_LENGTH)))] if said else []
+    back = _tag("div", f"margin:8px 0 0;font-size:12px;{SOFT}", *_coded(way_back(s)))
+    remarks = [_tag("li", "margin:0;padding:0", *_coded(note)) for note in notes(s)]
+    listed = _list("notes", remarks, SOFT) + _list("next", steps)
+    return Html("".join(boxes) + listed + "".join(told) + back)
+
+
+def stamp_html(s: Snapshot, zone: tzinfo | None) -> Html:
+    """Which run this was, and when the picture was taken: for a reader of the saved file."""
+    words = f"run {clip(s.run_id, NAME_LENGTH)} · as of {moment(s.as_of, zone)}"
+    return _tag("div", f"font-size:12px;{SOFT}", words)
+
+
+# ── words ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def state_words(s: Snapshot) -> str:
+    """Say where the run stands, e.g. `in progress, step 4 of 7`."""
+    if s.ending is not None:
+        return s.ending.value
+    step = f"step {_step(s.stage) + 1} of {len(Stage)}"
+    words = f"cancelling, {s.stage.value}" if s.cancelling else s.stage.value
+    return f"{words}, {step}" + (f", retry round {s.round}" if s.round else "")
+
+
+def origin(s: Snapshot) -> list[str]:
+    """Say where the answers are made and by which model."""
+    where = SANDBOX if s.backend.is_sandbox else f"on {backend_words(s.backend)}"
+    words = [where, f"asked {clip(s.request.model, NAME_LENGTH)}"]
+    if s.model_served:
+        words.append(f"served {clip(s.model_served, NAME_LENGTH)}")
+    return words
+
+
+def backend_words(backend: Backend) -> str:
+    """Name the backend as typed; of a URL only what holds no secret."""
+    if "://" not in backend.name:
+        return clip(backend.name, NAME_LENGTH)
+    parts = urlsplit(backend.name)
+    return clip(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}", NAME_LENGTH)
+
+
+def count_words(s: Snapshot) -> list[str]:
+    return [f"{number:,} {status.label}" for status, number in _counted(s)]
+
+
+def progress_words(s: Snapshot) -> list[str]:
+    """Say how far the present stage has come, claims as claims."""
+    if s.ending is not None:
+        return []
+    if s.stage is Stage.PREPARING:
+        return [f"{s.prepared:,} of {rows_words(s.rows)} written"]
+    if not (s.claimed_ok or s.claimed_failed):
+        return []
+    failed = f", {s.claimed_failed:,} failed" if s.claimed_failed else ""
+    return [f"{s.claimed_ok:,} answered so far{failed} (as the service says)"]
+
+
+def time_words(s: Snapshot) -> list[str]:
+    """Say how long it has taken, how long it may still take, and what it has used."""
+    spent = duration((s.ended_at or s.as_of) - s.created_at)
+    if s.ending is not None:
+        return [f"took {spent}", *_usage_words(s)]
+    words = [f"{done_percent(s)} %", f"{spent} so far"]
+    if s.eta_s is not None:
+        words.append(f"{_roughly(s.eta_s)} to go")
+    if s.problem and s.wake_at is not None:
+        words.append(f"looks again in {duration(s.wake_at - s.as_of)}")
+    return words
+
+
+def messages(s: Snapshot) -> Iterator[tuple[str, str]]:
+    """What goes wrong, each with the word that says how bad it is."""
+    if s.fault:
+        yield "stopped", clip(s.fault, TEXT_LENGTH)
+    elif s.problem and s.ending is None:
+        yield "waiting", clip(s.problem, TEXT_LENGTH)
+
+
+def notes(s: Snapshot) -> list[str]:
+    """What is said once; of a long list only the beginning."""
+    said = [clip(note, TEXT_LENGTH) for note in s.notes[:NOTES_SHOWN]]
+    if len(s.notes) > NOTES_SHOWN:
+        said.append(f"and {len(s.notes) - NOTES_SHOWN:,} more notes")
+    if s.lenders and s.ending is None:
+        runs = ", ".join(clip(run, NAME_LENGTH) for run in s.lenders[:3])
+        more = f" and {len(s.lenders) - 3:,} more" if len(s.lenders) > 3 else ""
+        said.append(f"waits for answers that run {runs}{more} has asked for already")
+    return said
+
+
+def next_steps(s: Snapshot) -> list[str]:
+    """Say what to do now that the run has ended; code stands in backticks."""
+    name = clip(s.name, NAME_LENGTH)
+    if s.ending is None:
+        return []
+    if s.ending is Ending.STOPPED:
+        return [f"mend this, then run the cell again or `%gptbatch attach {name}`"]
+    return [f"use the frame `{name}`", *_leftovers(s)]
+
+
+def way_back(s: Snapshot) -> str:
+    return f"after a restart of the kernel: `%gptbatch attach {clip(s.name, NAME_LENGTH)}`"
+
+
+def _leftovers(s: Snapshot) -> Iterator[str]:
+    if s.ending is Ending.CANCELLED:
+        yield "rows that finished are kept"
+    if left := sum(s.counts.get(status, 0) for status in UNANSWERED):
+        these = "this row" if left == 1 else "these rows"
+        yield f"{rows_words(left)} without an answer: run the cell again to send only {these}"
+    if odd := sum(s.counts.get(status, 0) for status in QUESTIONABLE):
+        yield f"{rows_words(odd)} to look at: the reason is in the column `gpt_error`"
+
+
+def _usage_words(s: Snapshot) -> list[str]:
+    if s.usage is None:
+        return []
+    return [f"{s.usage.input:,} tokens in, {s.usage.output:,} out"]
+
+
+# ── numbers and times ─────────────────────────────────────────────────────────────────────────
+
+
+def rows_words(number: int) -> str:
+    return f"{number:,} row" if number == 1 else f"{number:,} rows"
+
+
+def duration(seconds: float) -> str:
+    """Tell a length of time as a person would: `8 s`, `4 min 12 s`, `2 h 05 min`, `3 d 4 h`."""
+    whole = max(0, int(seconds))
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86_400
+    if minutes < 1:
+        return f"{whole} s"
+    if hours < 1:
+        return f"{minutes} min {whole % 60:02} s"
+    if days < 1:
+        return f"{hours} h {minutes % 60:02} min"
+    return f"{days} d {hours % 24} h"
+
+
+def short_duration(seconds: float) -> str:
+    """Tell the same without seconds, so that a table of it changes once a minute at most."""
+    if seconds < 60:
+        return "< 1 min"
+    if seconds < 3600:
+        return f"{int(seconds) // 60} min"
+    return duration(seconds)
+
+
+def moment(at: float, zone: tzinfo | None) -> str:
+    return f"{datetime.fromtimestamp(at, UTC).astimezone(zone):%Y-%m-%d %H:%M:%S %Z}"
+
+
+def done_percent(s: Snapshot) -> int:
+    """Whole percent of the bar that is filled; 100 only when nothing is left."""
+    if s.rows == 0:
+        return 100 if s.ending is not None else 0
+    return min(100, 100 * _filled(s) // s.rows)
+
+
+def clip(text: str, length: int) -> str:
+    """One printable line of at most `length` characters."""
+    plain = _UNPRINTABLE.sub(" ", text).strip()
+    return plain if len(plain) <= length else plain[: length - 1].rstrip() + "…"
+
+
+def _roughly(seconds: float) -> str:
+    return "less than a minute" if seconds < 60 else f"about {short_duration(seconds)}"
+
+
+def _step(stage: Stage) -> int:
+    return list(Stage).index(stage)
+
+
+# ── rows ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _counted(s: Snapshot) -> list[tuple[RowStatus, int]]:
+    """The statuses worth a figure: `ok` and `failed` always, `pending` until the end."""
+    expected = {*ALWAYS_COUNTED, *([] if s.is_ended else [RowStatus.PENDING])}
+    pairs = [(status, s.counts.get(status, 0)) for status in RowStatus]
+    order = [*ALWAYS_COUNTED, *(status for status in RowStatus if status not in ALWAYS_COUNTED)]
+    kept = [pair for pair in pairs if pair[1] or pair[0] in expected]
+    return sorted(kept, key=lambda pair: order.index(pair[0]))
+
+
+def _shares(s: Snapshot) -> list[Share]:
+    """The stretches of the bar from left to right; what is left is still to come."""
+    if s.ending is None and s.stage is Stage.PREPARING:
+        return [Share(min(s.prepared, s.rows), ACCENT)]
+    settled = [
+        Share(number, COLOURS[status])
+        for status, number in _counted(s)
+        if number and status is not RowStatus.PENDING
+    ]
+    return [*settled, *_claims(s)]
+
+
+def _claims(s: Snapshot) -> list[Share]:
+    """The service's claims, never more of them than there are rows without an outcome."""
+    if s.ending is not None:
+        return []
+    room = s.counts.get(RowStatus.PENDING, 0)
+    ok = min(s.claimed_ok, room)
+    failed = min(s.claimed_failed, room - ok)
+    return [Share(ok, ACCENT), Share(failed, BAD, 0.7)]
+
+
+def _filled(s: Snapshot) -> int:
+    return sum(share.rows for share in _shares(s))
+
+
+# ── jobs ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def shown_jobs(s: Snapshot) -> list[Job]:
+    """The jobs worth a line: those under way first, then those to come, then the collected."""
+    late = {JobStage.PLANNED: 1, JobStage.COLLECTED: 2}
+    return sorted(s.jobs, key=lambda job: (late.get(job.stage, 0), job.number))[:JOBS_SHOWN]
+
+
+def _more_jobs(s: Snapshot) -> list[str]:
+    hidden = len(s.jobs) - JOBS_SHOWN
+    return [f"and {hidden:,} more"] if hidden > 0 else []
+
+
+def _job_cells(job: Job, now: float) -> tuple[str, ...]:
+    """Batch id, status as the service said it, rows, age, time left to expiry."""
+    return (
+        clip(job.batch_id, NAME_LENGTH) if job.batch_id else "no batch id yet",
+        clip(job.remote_status, 40) or job.stage.value,
+        f"{job.rows:,}",
+        _age(job, now),
+        _left(job, now),
+    )
+
+
+def _age(job: Job, now: float) -> str:
+    born = job.remote.created_at if job.remote and job.remote.created_at else job.intended_at
+    return short_duration((job.ended_at or now) - born) if born else "–"
+
+
+def _left(job: Job, now: float) -> str:
+    expires = job.remote.expires_at if job.remote else None
+    if expires is None or job.stage in (JobStage.ENDED, JobStage.COLLECTED):
+        return "–"
+    return short_duration(expires - now) if expires > now else "none"
+
+
+def _job_line(job: Job, now: float) -> str:
+    name, status, rows, age, left = _job_cells(job, now)
+    return f"{name}  {status}  {rows} rows  age {age}  time left {left}"
+
+
+def _job_row(cells: tuple[str, ...], kind: str) -> Html:
+    role = "columnheader" if kind == "th" else "cell"
+    tone = f";{SOFT}" if kind == "th" else ""
+    shapes = (
+        f"flex:1 1 280px;text-align:left;{MONO if kind == 'td' else ''}",
+        "flex:1 1 76px;text-align:left",
+        "flex:0 1 64px;text-align:right",
+        "flex:0 1 72px;text-align:right",
+        "flex:0 1 76px;text-align:right",
+    )
+    made = [
+        _tag(
+            kind,
+            f"{CELL};{shape};white-space:nowrap;overflow:hidden;text-overflow:ellipsis",
+            c,
+            role=role,
+        )
+        for shape, c in zip(shapes, cells, strict=True)
+    ]
+    lined = "border-top:1px solid rgba(128,128,128,0.22);" if kind == "td" else ""
+    style = f"display:flex;flex-wrap:wrap;gap:0 8px;{lined}background-color:rgba(0,0,0,0){tone}"
+    return _tag("tr", style, *made, role="row")
+
+
+# ── markup ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _tag(name: str, style: str, *children: str, **attributes: str | int) -> Html:
+    """One element. Children that are not `Html` are text; `aria_label` becomes `aria-label`."""
+    given = {"style": style, **attributes}
+    named = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
+        for key, value in given.items()
+        if value != ""
+    )
+    inside = "".join(c if isinstance(c, Html) else escape(c) for c in children)
+    return Html(f"<{name}{named}>{inside}</{name}>")
+
+
+def _spaced(elements: list[Html]) -> Iterator[str]:
+    """The elements with a space between, for readers without styles."""
+    for element in elements:
+        yield element
+        yield " "
+
+
+def _coded(text: str) -> Iterator[str]:
+    """Text whose every second stretch between backticks is code."""
+    for number, piece in enumerate(text.split("`")):
+        yield _tag("code", CODE, piece) if number % 2 else piece
+
+
+def _mood_mark(s: Snapshot) -> str:
+    marks = {Ending.FINISHED: "✓", Ending.CANCELLED: "–", Ending.STOPPED: "!"}
+    return marks[s.ending] if s.ending else "●"
+
+
+def _mood_tint(s: Snapshot) -> str:
+    tints = {
+        Ending.FINISHED: "rgba(56,142,60,0.18)",
+        Ending.CANCELLED: "rgba(128,128,128,0.2)",
+        Ending.STOPPED: "rgba(211,47,47,0.18)",
+    }
+    return tints[s.ending] if s.ending else "rgba(25,118,210,0.16)"
+
+
+def _rail(s: Snapshot) -> Html:
+    """The stages in order: passed ones ticked, the present one bold, those to come hollow."""
+    here = len(Stage) if s.ending is Ending.FINISHED else _step(s.stage)
+    steps = [_stage(stage, number, here) for number, stage in enumerate(Stage)]
+    style = f"{ROW};list-style:none;margin:8px 0 0;padding:0;font-size:12px"
+    return _tag("ol", style, *steps, aria_label="stages")
+
+
+def _stage(stage: Stage, number: int, here: int) -> Html:
+    place = "margin:0;padding:0;white-space:nowrap"
+    if number < here:
+        mark = _tag("span", f"color:{GOOD};font-weight:700", "✓", aria_label="passed", role="img")
+        return _tag("li", place, mark, _tag("span", SOFT, f" {stage.value}"))
+    if number == here:
+        mark = _tag("span", f"color:{ACCENT}", "●", aria_label="now", role="img")
+        text = _tag("strong", "font-weight:700", f" {stage.value}")
+        return _tag("li", place, mark, text, aria_current="step")
+    mark = _tag("span", "", "○", aria_label="to come", role="img")
+    return _tag("li", f"{place};opacity:0.62", mark, f" {stage.value}")
+
+
+def _bar(s: Snapshot) -> Html:
+    """The bar for the eye; its words stand below it and in its label."""
+    track = (
+        f"display:flex;width:100%;height:8px;margin:10px 0 8px;border-radius:4px;overflow:hidden;"
+        f"background-color:{TRACK}"
+    )
+    stretches = [_stretch(share, s.rows) for share in _shares(s) if share.rows]
+    return _tag(
+        "div",
+        track,
+        *stretches,
+        role="progressbar",
+        aria_label=f"rows of {clip(s.name, NAME_LENGTH)}",
+        aria_valuemin=0,
+        aria_valuemax=100,
+        aria_valuenow=done_percent(s),
+        aria_valuetext=f"{done_percent(s)} % of {rows_words(s.rows)}",
+    )
+
+
+def _stretch(share: Share, rows: int) -> Html:
+    width = f"{100 * share.rows / rows:.3f}".rstrip("0").rstrip(".")
+    style = f"width:{width}%;min-width:2px;height:8px;background-color:{share.colour}"
+    return _tag("div", style + (f";opacity:{share.opacity}" if share.opacity < 1 else ""))
+
+
+def _count(status: RowStatus, number: int) -> Html:
+    square = (
+        "display:inline-block;width:8px;height:8px;margin:0 5px 0 0;border-radius:2px;"
+        f"background-color:{COLOURS[status] if number else TRACK}"
+    )
+    figure = _tag("strong", "font-weight:600", f"{number:,}")
+    style = "white-space:nowrap"
+    return _tag("span", style, _tag("span", square), figure, _tag("span", SOFT, f" {status.label}"))
+
+
+def message_html(word: str, text: str) -> Html:
+    """One thing that went wrong, the word that says how bad it is in front."""
+    red, amber = (
+        ("rgb(211,47,47)", "rgba(211,47,47,0.1)"),
+        ("rgb(230,126,0)", "rgba(245,124,0,0.1)"),
+    )
+    edge, tint = amber if word == "waiting" else red
+    style = (
+        f"margin:10px 0 0;padding:6px 10px;border-left:3px solid {edge};"
+        f"border-radius:3px;background-color:{tint}"
+    )
+    return _tag(
+        "div",
+        style,
+        _tag("strong", "font-weight:600", f"{word}: "),
+        *_coded(clip(text, TEXT_LENGTH)),
+    )
+
+
+def _list(word: str, entries: list[Html], tone: str = "") -> Html:
+    """A short list with its word in front; nothing at all when it is empty."""
+    if not entries:
+        return Html("")
+    label = _tag("span", "flex:0 0 38px;font-weight:600", word)
+    style = "flex:1 1 220px;list-style:none;margin:0;padding:0"
+    outer = f"display:flex;gap:8px;margin:8px 0 0;font-size:12px;{tone}"
+    return _tag("div", outer, label, " ", _tag("ul", style, *entries))

@@ -1,0 +1,567 @@
+"""The files of a home: shards, their manifests, result files, outcomes, the frame snapshot.
+
+    .gptbatch/journal.db
+    .gptbatch/runs/<run_id>/frame.parquet         the frame as it was at submit
+                            shard-00000.jsonl     request lines, as uploaded
+                            shard-00000.npy       its manifest: position and digest of each line
+                            twins.npy             rows that share another row's line
+                            job-00000.output.jsonl, job-00000.error.jsonl   as downloaded
+                            kept-00000.jsonl      result lines taken over from earlier runs
+                            *.arrow               what those files say, as columns
+                            answered.npy, answered.json   which lines were paid for, and where
+
+It knows how bytes get onto the disk so that they survive a power cut (temporary name, fsync,
+rename), and refuses to know what happens next. Raw files are the truth; `.arrow` files are made
+from them. The trap: nothing here may hold a whole file in memory, and names from elsewhere
+(a journal can be a stranger's) must not lead out of the home.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batch_magic import wire
+from batch_magic.digests import DIGEST, SortedDigests, as_digests
+from batch_magic.errors import JournalError
+from batch_magic.records import Limits, Lines, Outcomes, Shard, Usage
+from batch_magic.resolution import is_retryable
+
+MANIFEST = np.dtype([("position", "<i8"), ("hi", "<u8"), ("lo", "<u8")])
+ANSWERED = np.dtype(
+    [("hi", "<u8"), ("lo", "<u8"), ("file", "<i4"), ("offset", "<i8"), ("length", "<i8")]
+)
+TWINS = np.dtype("<i8")
+
+_BLOCK_BYTES = 4 << 20
+_RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Home:
+    """The folder that holds a project's journal and runs; private to its user."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with disk_errors(path):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.chmod(0o700)
+            ignore = path / ".gitignore"
+            if not ignore.exists():
+                ignore.write_text("*\n", encoding="utf-8")
+            (path / "runs").mkdir(mode=0o700, exist_ok=True)
+
+    @property
+    def journal_path(self) -> Path:
+        return self.path / "journal.db"
+
+    @property
+    def sandbox_path(self) -> Path:
+        return self.path / "sandbox"
+
+    def run_folder(self, run_id: str) -> RunFolder:
+        """Return the folder of a run. Raises JournalError for an id that is no plain name."""
+        if not _RUN_ID.fullmatch(run_id):
+            raise JournalError(f"{run_id!r} is not a run id; the journal may be damaged")
+        return RunFolder(self.path / "runs" / run_id)
+
+    def strays(self, known: Iterable[str]) -> list[Path]:
+        """Return run folders that the journal does not name: submits that never got so far."""
+        names = set(known)
+        return [one for one in (self.path / "runs").iterdir() if one.name not in names]
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a job's result files say, in sum."""
+
+    usage: Usage | None
+    model: str | None
+    foreign: int
+    malformed: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeTable:
+    """A file of outcomes as an Arrow table, mapped from the disk, and the raw files it tells of."""
+
+    table: Any  # pyarrow.Table
+    files: tuple[Path, ...]
+
+
+class RunFolder:
+    """The files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def create(self) -> None:
+        """Make the folder. Raises JournalError when the disk refuses."""
+        with disk_errors(self.path):
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def discard(self) -> None:
+        """Remove a folder that holds nothing that was paid for: a submit that came to nothing."""
+        for one in self.path.iterdir():
+            one.unlink()
+        self.path.rmdir()
+
+    @property
+    def frame_path(self) -> Path:
+        return self.path / "frame.parquet"
+
+    def shard_path(self, shard: int) -> Path:
+        return self.path / f"shard-{shard:05}.jsonl"
+
+    def result_path(self, job: int, kind: str) -> Path:
+        return self.path / f"job-{job:05}.{kind}.jsonl"
+
+    def kept_path(self, number: int) -> Path:
+        return self.path / f"kept-{number:05}.jsonl"
+
+    def kept_numbers(self) -> list[int]:
+        """Return the numbers of the files of answers taken over, in order."""
+        found = self.path.glob("kept-*.arrow")
+        return sorted(int(one.stem.split("-")[1]) for one in found)
+
+    # -- manifests and twins ----------------------------------------------------------------
+
+    def manifest(self, shard: Shard) -> NDArray[np.void]:
+        """Return positions and digests of a shard's lines, in order. Checked by hash."""
+        with disk_errors(self.path):
+            data = self._manifest_path(shard.number).read_bytes()
+        if hashlib.sha256(data).hexdigest() != shard.sha256:
+            raise JournalError(f"{self._manifest_path(shard.number)} was changed since submit")
+        return np.frombuffer(data, dtype=MANIFEST)
+
+    def check_shard(self, shard: Shard) -> None:
+        """Check each line of a shard against its manifest, before it is paid for."""
+        path = self.shard_path(shard.number)
+        manifest = self.manifest(shard)
+        n = 0
+        for n, (line, entry) in enumerate(self._paired_lines(shard), start=1):
+            digest = as_digests([wire.tail_digest(line)])[0]
+            if digest["hi"] != entry["hi"] or digest["lo"] != entry["lo"]:
+                raise JournalError(f"line {n} of {path} was changed since submit")
+        if n != len(manifest) or path.stat().st_size != shard.bytes:
+            raise JournalError(f"{path} was cut or changed since submit")
+
+    def lines_at(self, shard: Shard, wanted: NDArray[np.bool_]) -> Iterator[Lines]:
+        """Yield those lines of a shard whose place `wanted` marks, a few thousand at a time."""
+        held: list[tuple[int, bytes, bytes]] = []
+        for (line, entry), is_wanted in zip(self._paired_lines(shard), wanted, strict=True):
+            if is_wanted:
+                digest = entry["hi"].tobytes() + entry["lo"].tobytes()
+                held.append((int(entry["position"]), line, digest))
+            if len(held) >= 4096:
+                yield _as_lines(held)
+                held = []
+        if held:
+            yield _as_lines(held)
+
+    def _paired_lines(self, shard: Shard) -> Iterator[tuple[bytes, Any]]:
+        with disk_errors(self.path), self.shard_path(shard.number).open("rb") as lines:
+            yield from zip(lines, self.manifest(shard), strict=False)
+
+    def _manifest_path(self, shard: int) -> Path:
+        return self.shard_path(shard).with_suffix(".npy")
+
+    def write_twins(self, pairs: Sequence[NDArray[np.int64]]) -> None:
+        """Write which rows (first of a pair) share the line of which (second)."""
+        twins = np.concatenate(pairs) if pairs else np.empty((0, 2), dtype=TWINS)
+        self._write(self.path / "twins.npy", twins.astype(TWINS).tobytes())
+
+    def twins(self) -> NDArray[np.int64]:
+        """Return the pairs that `write_twins` wrote, k × 2."""
+        with disk_errors(self.path):
+            data = (self.path / "twins.npy").read_bytes()
+        return np.frombuffer(data, dtype=TWINS).reshape(-1, 2)
+
+    # -- outcomes ---------------------------------------------------------------------------
+
+    def scan_job(self, job: int, run_id: str, endpoint: str) -> Scan:
+        """Read both result files of a job into its outcomes file; return the sum of them."""
+        paths = [self.result_path(job, kind) for kind in ("output", "error")]
+        files = [path for path in paths if path.exists()]
+        decoder = wire.Decoder(run_id=run_id, endpoint=endpoint)
+        parts = ((n, part) for n, path in enumerate(files) for part in _decoded(path, decoder))
+        return self._write_outcomes(self.path / f"job-{job:05}.arrow", files, parts)
+
+    def scan_kept(self, number: int, run_id: str, endpoint: str) -> Scan:
+        """Read a file of answers taken over into its outcomes file."""
+        path = self.kept_path(number)
+        positions = self.kept_manifest(number)["position"]
+        decoder = wire.Decoder(run_id=run_id, endpoint=endpoint)
+        parts = ((0, part) for part in _decoded(path, decoder, positions))
+        return self._write_outcomes(path.with_suffix(".arrow"), [path], parts)
+
+    def kept_manifest(self, number: int) -> NDArray[np.void]:
+        """Return which rows a file of answers taken over is for, and the digests of their lines."""
+        path = self.kept_path(number).with_suffix(".npy")
+        with disk_errors(path):
+            return np.frombuffer(path.read_bytes(), dtype=MANIFEST)
+
+    def write_unsent(self, outcomes: Sequence[Outcomes]) -> None:
+        """Write the outcomes of rows that were settled without being sent."""
+        self._write_outcomes(self.path / "unsent.arrow", [], ((0, part) for part in outcomes))
+
+    def outcomes(self, name: str) -> OutcomeTable | None:
+        """Return the outcomes file `name` ("unsent", "kept-00000", "job-00000"), if there."""
+        import pyarrow as pa
+
+        path = self.path / f"{name}.arrow"
+        if not path.exists():
+            return None
+        with disk_errors(path):
+            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        names = json.loads((table.schema.metadata or {}).get(b"files", b"[]"))
+        return OutcomeTable(table, tuple(self.path / Path(one).name for one in names))
+
+    def raw_line(self, path: Path, offset: int, length: int) -> bytes:
+        """Return one raw result line."""
+        with disk_errors(path), path.open("rb") as handle:
+            handle.seek(offset)
+            return handle.read(length)
+
+    def _write_outcomes(
+        self, path: Path, files: Sequence[Path], parts: Iterable[tuple[int, Outcomes]]
+    ) -> Scan:
+        import pyarrow as pa
+
+        schema = _outcome_schema([file.name for file in files])
+        usage, model, foreign, malformed, seen = Usage(), None, 0, list[int](), False
+        with _replacing(path) as out, pa.ipc.new_file(out, schema) as writer:
+            for number, part in parts:
+                writer.write_batch(_outcome_batch(part, number, schema))
+                usage, seen = usage + _usage_of(part), seen or len(part.positions) > 0
+                model = model or next((one for one in part.model if one), None)
+                foreign += part.foreign
+                malformed += part.malformed
+        return Scan(usage if seen else None, model, foreign, tuple(malformed))
+
+    # -- answers that later runs may take over ----------------------------------------------
+
+    def write_answered(self, entries: NDArray[np.void], files: Sequence[Path]) -> None:
+        """Write where the paid answer to each line is: `entries` of ANSWERED, any order."""
+        entries = entries[np.argsort(entries["hi"], kind="stable")]
+        names = json.dumps([file.name for file in files])
+        self._write(self.path / "answered.json", names.encode())
+        self._write(self.path / "answered.npy", entries.tobytes())
+
+    def answered(self) -> Answered | None:
+        """Return the answers of an ended run, None while it has none written."""
+        path = self.path / "answered.npy"
+        if not path.exists():
+            return None
+        with disk_errors(path):
+            names = json.loads((self.path / "answered.json").read_text(encoding="utf-8"))
+            entries = np.frombuffer(path.read_bytes(), dtype=ANSWERED)
+        return Answered(entries, [self.path / Path(name).name for name in names])
+
+    def _write(self, path: Path, data: bytes) -> None:
+        with _replacing(path) as out:
+            out.write(data)
+
+
+class Answered:
+    """The paid answers of an ended run, found by the digest of their line."""
+
+    def __init__(self, entries: NDArray[np.void], files: Sequence[Path]) -> None:
+        digests = np.empty(len(entries), dtype=DIGEST)
+        digests["hi"], digests["lo"] = entries["hi"], entries["lo"]
+        self._index = SortedDigests(digests, np.arange(len(entries)))
+        self._entries = entries
+        self._files = files
+
+    def find(self, digests: NDArray[np.void]) -> NDArray[np.int64]:
+        """Return for each digest the number of its answer, -1 where there is none."""
+        return self._index.find(digests)
+
+    def lines(self, numbers: Iterable[int]) -> Iterator[bytes]:
+        """Yield the raw result lines of these answers, in this order."""
+        handles: dict[int, IO[bytes]] = {}
+        try:
+            for number in numbers:
+                entry = self._entries[number]
+                file = int(entry["file"])
+                if file not in handles:
+                    handles[file] = self._files[file].open("rb")
+                handles[file].seek(int(entry["offset"]))
+                yield handles[file].read(int(entry["length"]))
+        finally:
+            for handle in handles.values():
+                handle.close()
+
+
+class KeptWriter:
+    """Writes result lines taken over from another run, and which rows they answer."""
+
+    def __init__(self, folder: RunFolder, number: int) -> None:
+        self._folder = folder
+        self.number = number
+        self._path = folder.kept_path(number)
+        self._manifest: list[NDArray[np.void]] = []
+        with disk_errors(self._path):
+            self._out = self._path.with_suffix(".part").open("wb")
+
+    def write(
+        self,
+        positions: NDArray[np.int64],
+        digests: NDArray[np.void],
+        lines: Iterable[bytes],
+    ) -> None:
+        """Write one raw result line for each position and the digest of its request line."""
+        self._manifest.append(manifest_of(positions, digests))
+        with disk_errors(self._path):
+            for line in lines:
+                self._out.write(line if line.endswith(b"\n") else line + b"\n")
+
+    @property
+    def rows(self) -> int:
+        return sum(len(some) for some in self._manifest)
+
+    def close(self) -> int:
+        """Put the file in its place, or leave none if it is empty; return its rows."""
+        _finish(self._out, self._path.with_suffix(".part"), self._path if self.rows else None)
+        if self.rows:
+            manifest = np.concatenate(self._manifest)
+            self._folder._write(self._path.with_suffix(".npy"), manifest.tobytes())
+        return self.rows
+
+
+class ShardWriter:
+    """Writes lines into shards within the limits; a finished shard is on the disk for good."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        limits: Limits,
+        *,
+        numbers: Iterator[int],
+        round: int = 0,
+        held: bool = False,
+    ) -> None:
+        self._folder = folder
+        self._packer = wire.Packer(
+            max_rows=limits.max_rows_per_job, max_bytes=limits.max_bytes_per_job
+        )
+        self._round, self._held = round, held
+        self._numbers = numbers  # shared by the writers of one run
+        self._number = 0
+        self._out: IO[bytes] | None = None
+        self._rows = self._bytes = 0
+        self._manifest: list[NDArray[np.void]] = []
+        self.shards: list[Shard] = []
+
+    def write(self, lines: Lines) -> tuple[tuple[int, int], ...]:
+        """Write lines in order, cutting shards where a limit is reached.
+
+        Returns (position, size in bytes) of lines that no job can hold; they are not written.
+        Raises JournalError when the disk refuses.
+        """
+        packed = self._packer.pack(lines)
+        for part in packed.parts:
+            if part.opens:
+                self._finish_shard()
+            self._append(part.lines)
+        return packed.oversize
+
+    def close(self) -> list[Shard]:
+        """Finish the last shard and return all of them."""
+        self._finish_shard()
+        return self.shards
+
+    def _append(self, lines: Lines) -> None:
+        data = b"".join(lines.data)
+        positions = np.asarray(lines.positions, dtype=np.int64)
+        if self._out is None:
+            self._number = next(self._numbers)
+        with disk_errors(self._path):
+            if self._out is None:
+                self._out = self._path.with_suffix(".part").open("wb")
+            self._out.write(data)
+        self._manifest.append(manifest_of(positions, as_digests(lines.digests)))
+        self._rows += len(positions)
+        self._bytes += len(data)
+
+    @property
+    def _path(self) -> Path:
+        return self._folder.shard_path(self._number)
+
+    def _finish_shard(self) -> None:
+        if self._out is None:
+            return
+        manifest = np.concatenate(self._manifest).tobytes()
+        self._folder._write(self._folder._manifest_path(self._number), manifest)
+        _finish(self._out, self._path.with_suffix(".part"), self._path)
+        sha256 = hashlib.sha256(manifest).hexdigest()
+        self.shards.append(
+            Shard(self._number, self._rows, self._bytes, sha256, self._round, self._held)
+        )
+        self._out, self._manifest = None, []
+        self._rows = self._bytes = 0
+
+
+# -- bytes on the disk ----------------------------------------------------------------------
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses into one line about `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        cure = "choose another home: BATCH_MAGIC_HOME, or free some room"
+        raise JournalError(f"cannot use {error.filename or path}: {reason}; {cure}") from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file so that it is there whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    with disk_errors(path):
+        out = part.open("wb")
+        try:
+            yield out
+        except BaseException:
+            _finish(out, part, None)
+            raise
+        _finish(out, part, path)
+
+
+def _finish(out: IO[bytes], part: Path, path: Path | None) -> None:
+    """Close a file under its temporary name and give it its own, or drop it."""
+    with disk_errors(part):
+        if path is None:
+            out.close()
+            part.unlink(missing_ok=True)
+            return
+        out.flush()
+        os.fsync(out.fileno())
+        out.close()
+        part.replace(path)
+        _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def settle_download(part: Path, path: Path) -> None:
+    """Give a finished download its name; it was fsynced when written."""
+    with disk_errors(path):
+        part.replace(path)
+        _sync_folder(path.parent)
+
+
+def manifest_of(positions: NDArray[np.int64], digests: NDArray[np.void]) -> NDArray[np.void]:
+    """Put positions and digests side by side."""
+    entries = np.empty(len(positions), dtype=MANIFEST)
+    entries["position"] = positions
+    entries["hi"], entries["lo"] = digests["hi"], digests["lo"]
+    return entries
+
+
+def _as_lines(held: Sequence[tuple[int, bytes, bytes]]) -> Lines:
+    positions, data, digests = zip(*held, strict=True)
+    return Lines(positions, data, digests)
+
+
+def _decoded(
+    path: Path, decoder: wire.Decoder, positions: NDArray[np.int64] | None = None
+) -> Iterator[Outcomes]:
+    """Decode a result file block by block, each block whole lines split on b"\\n" only."""
+    offset, line = 0, 1
+    for block in _blocks(path):
+        n = block.count(b"\n") + (not block.endswith(b"\n"))
+        mine = None if positions is None else positions[line - 1 : line - 1 + n].tolist()
+        yield decoder.decode(block, offset=offset, first_line=line, positions=mine)
+        offset += len(block)
+        line += n
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    rest = b""
+    with disk_errors(path), path.open("rb") as handle:
+        while data := handle.read(_BLOCK_BYTES):
+            end = data.rfind(b"\n") + 1
+            if end:
+                yield rest + data[:end]
+                rest = data[end:]
+            else:
+                rest += data
+    if rest:
+        yield rest
+
+
+# -- outcomes as Arrow ----------------------------------------------------------------------
+
+_USAGE = ("usage_input", "usage_cached", "usage_output", "usage_reasoning")
+
+
+def _outcome_schema(files: Sequence[str]) -> Any:
+    import pyarrow as pa
+
+    fields = [
+        ("position", pa.int64()),
+        ("status", pa.uint8()),
+        ("retryable", pa.bool_()),
+        # Bytes, not string: an answer may hold a lone surrogate, which UTF-8 cannot.
+        ("text", pa.large_binary()),
+        ("error", pa.large_binary()),
+        ("finish_reason", pa.string()),
+        ("model", pa.string()),
+        *((name, pa.int64()) for name in _USAGE),
+        ("file", pa.int32()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+    ]
+    return pa.schema(fields, metadata={"files": json.dumps(list(files))})
+
+
+def _outcome_batch(part: Outcomes, file: int, schema: Any) -> Any:
+    import pyarrow as pa
+
+    n = len(part.positions)
+    arrays = [
+        pa.array(part.positions, pa.int64()),
+        pa.array(part.statuses, pa.uint8()),
+        pa.array(is_retryable(part.statuses, part.http_status, part.code)),
+        _text_array(part.text),
+        _text_array(part.error),
+        pa.array(part.finish_reason, pa.string()),
+        pa.array(part.model, pa.string()),
+        *(pa.array(getattr(part, name), pa.int64()) for name in _USAGE),
+        pa.array(np.full(n, file, dtype=np.int32)),
+        pa.array(part.offsets, pa.int64()),
+        pa.array(part.lengths, pa.int64()),
+    ]
+    return pa.record_batch(arrays, schema=schema)
+
+
+def _text_array(texts: Sequence[str | None]) -> Any:
+    import pyarrow as pa
+
+    try:
+        return pa.array(texts, pa.large_string()).cast(pa.large_binary())
+    except UnicodeEncodeError:
+        encoded = [None if t is None else t.encode("utf-8", "surrogatepass") for t in texts]
+        return pa.array(encoded, pa.large_binary())
+
+
+def _usage_of(part: Outcomes) -> Usage:
+    return Usage(*(sum(filter(None, getattr(part, name))) for name in _USAGE))

@@ -1,0 +1,583 @@
+"""Durable memory: which runs, shards and jobs there are, and what happened to them.
+
+One SQLite file in the home folder is the one truth about intents and receipts; the files it
+names (`folder`) hold the lines and the answers. It knows how to write a fact down so that it
+survives the process, and refuses to know what comes next: that is `lifecycle`'s. Its cost
+does not grow with rows: a shard is one line here, whatever it holds.
+
+The trap is two kernels on one home. A run is driven by whoever holds its lease, and every
+write about a job is made in the same transaction that checks the lease, so that a kernel
+which slept through its lease cannot write (and so cannot pay) any more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from batch_magic.errors import JournalError
+from batch_magic.records import (
+    Backend,
+    Ending,
+    Job,
+    JobStage,
+    Layout,
+    Limits,
+    RemoteJob,
+    Request,
+    RowStatus,
+    RunRecord,
+    Shard,
+    Usage,
+)
+
+APPLICATION_ID = 0x67707462  # "gptb": how `file` and we know the database as ours
+LEASE_S = 30.0
+
+SCHEMA = """
+CREATE TABLE runs (
+    run_id       TEXT PRIMARY KEY,
+    name         TEXT NOT NULL,     -- the variable that receives the result
+    created_at   REAL NOT NULL,     -- all times: Unix seconds by this machine's clock
+    rows         INTEGER NOT NULL,
+    identity     TEXT NOT NULL,     -- hash over lines, frame and layout: the same cell again
+    backend_id   TEXT NOT NULL,     -- where answers may be reused from
+    model        TEXT NOT NULL,     -- as asked for; narrows the search for reusable answers
+    facts        TEXT NOT NULL,     -- JSON: what is fixed at submit (backend, request, layout …)
+    decided      TEXT NOT NULL,     -- JSON {status: rows} settled without a job of this run
+    lenders      TEXT NOT NULL,     -- JSON list of run ids still awaited
+    cancel_at    REAL,              -- null unless a cancel was asked for
+    ending       TEXT,              -- null while anything is left to do
+    ended_at     REAL,
+    fault        TEXT,              -- why it stopped, and what to do
+    counts       TEXT NOT NULL,     -- JSON {status: rows}; empty until ended
+    model_served TEXT
+);
+CREATE INDEX runs_by_identity ON runs (identity);
+CREATE INDEX runs_by_name ON runs (name, created_at);
+CREATE TABLE shards (
+    run_id TEXT NOT NULL REFERENCES runs (run_id),
+    number INTEGER NOT NULL,        -- from 0, in order of writing
+    rows   INTEGER NOT NULL,
+    bytes  INTEGER NOT NULL,
+    sha256 TEXT NOT NULL,           -- of the shard's manifest: positions and line hashes
+    round  INTEGER NOT NULL,        -- 0, then one more for each retry
+    held   INTEGER NOT NULL,        -- 1: waits for another run's answers, has no job
+    PRIMARY KEY (run_id, number)
+);
+CREATE TABLE jobs (
+    run_id   TEXT NOT NULL REFERENCES runs (run_id),
+    number   INTEGER NOT NULL,
+    stage    TEXT NOT NULL,         -- ours; see records.JobStage
+    batch_id TEXT,                  -- the receipt; null until the service has answered
+    facts    TEXT NOT NULL,         -- JSON: the rest of records.Job
+    PRIMARY KEY (run_id, number)
+);
+CREATE INDEX jobs_by_batch ON jobs (batch_id);
+CREATE TABLE history (
+    at     REAL NOT NULL,
+    run_id TEXT NOT NULL,
+    job    INTEGER,                 -- null: about the run
+    event  TEXT NOT NULL
+);
+CREATE TABLE leases (
+    run_id     TEXT PRIMARY KEY,
+    owner      TEXT NOT NULL,       -- one engine of one process
+    pid        INTEGER NOT NULL,
+    host       TEXT NOT NULL,       -- a dead pid on this host frees the lease at once
+    expires_at REAL NOT NULL
+);
+"""
+
+MIGRATIONS: tuple[tuple[str, str], ...] = (("2026-11-22 first schema", SCHEMA),)
+"""Named steps, in order. A step is never edited once released; a change is a new step."""
+
+
+class LeaseLost(JournalError):
+    """Another kernel drives the run now; nothing was written."""
+
+
+class Outdated(JournalError):
+    """The journal has moved on since it was read; read it and try again."""
+
+
+class Journal:
+    """The journal of one home. One connection per thread; safe to share between threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._local = threading.local()
+        with self._errors():
+            _prepare(self._connection())
+
+    # -- runs -------------------------------------------------------------------------------
+
+    def add_run(
+        self, run: RunRecord, *, owner: str, now: float, kin: Sequence[tuple[str, bool]]
+    ) -> None:
+        """Name a run, its shards and its planned jobs in one commit, leased to `owner`.
+
+        `kin` is what `kin()` said when the run was prepared. Raises Outdated when another run
+        has come between, whose lines might be the same.
+        """
+        with self._write() as db:
+            if _kin(db, run.backend.identity, run.request.model) != list(kin):
+                raise Outdated("another run was submitted meanwhile")
+            db.execute(
+                "INSERT INTO runs VALUES (?,?,?,?,?,?,?,?,?,?,NULL,NULL,NULL,NULL,'{}',NULL)",
+                (
+                    run.run_id,
+                    run.name,
+                    run.created_at,
+                    run.rows,
+                    run.identity,
+                    run.backend.identity,
+                    run.request.model,
+                    _run_facts(run),
+                    _counts_json(run.decided),
+                    json.dumps(run.lenders),
+                ),
+            )
+            _insert_shards(db, run.run_id, run.shards)
+            _insert_jobs(db, run.run_id, run.jobs)
+            _take_lease(db, run.run_id, owner, now)
+            _note(db, now, run.run_id, None, f"submitted {run.rows} rows as {len(run.jobs)} jobs")
+
+    def run(self, run_id: str) -> RunRecord:
+        """Read one run whole. Raises JournalError when there is none of that id."""
+        with self._read() as db:
+            found = db.execute("SELECT * FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+            if found is None:
+                raise JournalError(f"there is no run {run_id!r} in {self.path.parent}")
+            return _read_run(db, found)
+
+    def runs(self) -> list[RunRecord]:
+        """Read all runs, newest first."""
+        with self._read() as db:
+            found = db.execute("SELECT * FROM runs ORDER BY created_at DESC, rowid DESC").fetchall()
+            return [_read_run(db, row) for row in found]
+
+    def find(self, word: str) -> str | None:
+        """Return the run that `word` means: a run id, a batch id, else the newest of that name."""
+        queries = (
+            "SELECT run_id FROM runs WHERE run_id = ?",
+            "SELECT run_id FROM jobs WHERE batch_id = ?",
+            "SELECT run_id FROM runs WHERE name = ? ORDER BY created_at DESC, rowid DESC LIMIT 1",
+        )
+        with self._read() as db:
+            for query in queries:
+                found = db.execute(query, (word,)).fetchone()
+                if found is not None:
+                    return str(found[0])
+        return None
+
+    def find_identical(self, identity: str) -> str | None:
+        """Return the newest run of the same lines, frame and layout that has not ended well."""
+        with self._read() as db:
+            found = db.execute(
+                "SELECT run_id FROM runs WHERE identity = ? AND (ending IS NULL OR ending = ?)"
+                " ORDER BY created_at DESC, rowid DESC LIMIT 1",
+                (identity, Ending.STOPPED.value),
+            ).fetchone()
+        return None if found is None else str(found[0])
+
+    def unended(self) -> list[str]:
+        """Return the ids of runs that have something left to do, oldest first."""
+        with self._read() as db:
+            found = db.execute(
+                "SELECT run_id FROM runs WHERE ending IS NULL ORDER BY created_at, rowid"
+            ).fetchall()
+        return [str(row[0]) for row in found]
+
+    def kin(self, backend_id: str, model: str) -> list[tuple[str, bool]]:
+        """Return (run id, has ended) of runs whose answers might be reused, newest first.
+
+        A stopped run has not ended: its jobs may be in flight all the same.
+        """
+        with self._read() as db:
+            return _kin(db, backend_id, model)
+
+    def history(self, run_id: str) -> list[tuple[float, int | None, str]]:
+        """Return (when, job number, event) of a run, in order."""
+        with self._read() as db:
+            return db.execute(
+                "SELECT at, job, event FROM history WHERE run_id = ? ORDER BY rowid", (run_id,)
+            ).fetchall()
+
+    # -- what happens to a run --------------------------------------------------------------
+
+    def ask_cancel(self, run_id: str, now: float) -> None:
+        """Write down that the user wants the run cancelled. Needs no lease; asked once."""
+        with self._write() as db:
+            done = db.execute(
+                "UPDATE runs SET cancel_at = ?, ending = NULL, fault = NULL"
+                " WHERE run_id = ? AND cancel_at IS NULL AND (ending IS NULL OR ending = ?)",
+                (now, run_id, Ending.STOPPED.value),
+            )
+            if done.rowcount:
+                _note(db, now, run_id, None, "cancel asked for")
+
+    def reopen(self, run_id: str, now: float) -> None:
+        """Let a stopped run go on: its fault is taken to be mended."""
+        with self._write() as db:
+            done = db.execute(
+                "UPDATE runs SET ending = NULL, ended_at = NULL, fault = NULL"
+                " WHERE run_id = ? AND ending = ?",
+                (run_id, Ending.STOPPED.value),
+            )
+            if done.rowcount:
+                _note(db, now, run_id, None, "goes on after it had stopped")
+
+    def rename(self, run_id: str, name: str) -> None:
+        """Give a run another variable for its result."""
+        with self._write() as db:
+            db.execute("UPDATE runs SET name = ? WHERE run_id = ?", (name, run_id))
+
+    def end_run(
+        self,
+        run_id: str,
+        owner: str,
+        now: float,
+        *,
+        ending: Ending,
+        counts: Mapping[RowStatus, int] | None = None,
+        fault: str | None = None,
+        model_served: str | None = None,
+    ) -> None:
+        """Write down how a run ended (or why it stopped), under its lease."""
+        with self._leased(run_id, owner) as db:
+            db.execute(
+                "UPDATE runs SET ending = ?, ended_at = ?, fault = ?, counts = ?,"
+                " model_served = coalesce(?, model_served) WHERE run_id = ?",
+                (ending.value, now, fault, _counts_json(counts or {}), model_served, run_id),
+            )
+            _note(db, now, run_id, None, f"{ending.value}{': ' + fault if fault else ''}")
+
+    def repay(
+        self,
+        run_id: str,
+        owner: str,
+        now: float,
+        *,
+        decided: Mapping[RowStatus, int],
+        shards: Iterable[Shard],
+        jobs: Iterable[Job],
+        event: str,
+    ) -> None:
+        """Write down that the lenders' answers were taken over, and what is sent for the rest.
+
+        `decided` counts all rows settled without a job by now.
+        """
+        with self._leased(run_id, owner) as db:
+            db.execute(
+                "UPDATE runs SET lenders = '[]', decided = ? WHERE run_id = ?",
+                (_counts_json(decided), run_id),
+            )
+            _insert_shards(db, run_id, shards)
+            _insert_jobs(db, run_id, jobs)
+            _note(db, now, run_id, None, event)
+
+    # -- what happens to a job --------------------------------------------------------------
+
+    def save_job(self, run_id: str, owner: str, job: Job, now: float, event: str | None) -> None:
+        """Write a job as it is now, under the run's lease; `event` goes into the history."""
+        with self._leased(run_id, owner) as db:
+            db.execute(
+                "UPDATE jobs SET stage = ?, batch_id = ?, facts = ?"
+                " WHERE run_id = ? AND number = ?",
+                (job.stage.value, job.batch_id, _job_facts(job), run_id, job.number),
+            )
+            if event:
+                _note(db, now, run_id, job.number, event)
+
+    def add_work(
+        self,
+        run_id: str,
+        owner: str,
+        now: float,
+        *,
+        event: str,
+        shards: Iterable[Shard] = (),
+        jobs: Iterable[Job] = (),
+        closed: Job | None = None,
+    ) -> None:
+        """Add shards and jobs to a run, closing the job that they replace, in one commit."""
+        with self._leased(run_id, owner) as db:
+            if closed is not None:
+                db.execute(
+                    "UPDATE jobs SET stage = ?, facts = ? WHERE run_id = ? AND number = ?",
+                    (closed.stage.value, _job_facts(closed), run_id, closed.number),
+                )
+            _insert_shards(db, run_id, shards)
+            _insert_jobs(db, run_id, jobs)
+            _note(db, now, run_id, None, event)
+
+    # -- leases -----------------------------------------------------------------------------
+
+    def take_lease(self, run_id: str, owner: str, now: float) -> bool:
+        """Take or renew the lease of a run; False while another living engine holds it."""
+        with self._write() as db:
+            held = db.execute(
+                "SELECT owner, pid, host, expires_at FROM leases WHERE run_id = ?", (run_id,)
+            ).fetchone()
+            if held is not None and held[0] != owner and _is_held(*held[1:], now):
+                return False
+            _take_lease(db, run_id, owner, now)
+            return True
+
+    def drop_lease(self, run_id: str, owner: str) -> None:
+        """Give a lease back, if it is ours."""
+        with self._write() as db:
+            db.execute("DELETE FROM leases WHERE run_id = ? AND owner = ?", (run_id, owner))
+
+    # -- plumbing ---------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        db = getattr(self._local, "db", None)
+        if db is not None:
+            db.close()
+            self._local.db = None
+
+    def _connection(self) -> sqlite3.Connection:
+        db: sqlite3.Connection | None = getattr(self._local, "db", None)
+        if db is None:
+            db = sqlite3.connect(self.path, timeout=10, isolation_level=None)
+            # FULL: a commit is on the disk before the money is spent; WAL: readers never wait.
+            db.executescript(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
+            )
+            self._local.db = db
+        return db
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise JournalError(_explain(error, self.path)) from error
+
+    @contextmanager
+    def _read(self) -> Iterator[sqlite3.Connection]:
+        with self._errors():
+            db = self._connection()
+            db.execute("BEGIN")
+            try:
+                yield db
+            finally:
+                db.execute("COMMIT")
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        with self._errors():
+            db = self._connection()
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+
+    @contextmanager
+    def _leased(self, run_id: str, owner: str) -> Iterator[sqlite3.Connection]:
+        with self._write() as db:
+            held = db.execute("SELECT owner FROM leases WHERE run_id = ?", (run_id,)).fetchone()
+            if held is None or held[0] != owner:
+                raise LeaseLost(f"run {run_id} is driven by another kernel now")
+            yield db
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    """Bring the database to this version's schema, or say why that cannot be done."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        (app_id,) = db.execute("PRAGMA application_id").fetchone()
+        (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables and app_id != APPLICATION_ID:
+            raise JournalError("journal.db in the home folder is not batch_magic's; move it away")
+        db.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY)")
+        applied = [row[0] for row in db.execute("SELECT name FROM migrations ORDER BY rowid")]
+        known = [name for name, _ in MIGRATIONS]
+        if applied != known[: len(applied)]:
+            raise JournalError(
+                "the home folder was written by a newer batch_magic;"
+                " run `pip install -U batch_magic` or choose another home"
+            )
+        for name, sql in MIGRATIONS[len(applied) :]:
+            _execute_all(db, sql)
+            db.execute("INSERT INTO migrations VALUES (?)", (name,))
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def _execute_all(db: sqlite3.Connection, sql: str) -> None:
+    # Not executescript: it would commit the transaction that makes a migration whole.
+    without_comments = "\n".join(line.split("--")[0] for line in sql.splitlines())
+    for statement in without_comments.split(";"):
+        if statement.strip():
+            db.execute(statement)
+
+
+def _explain(error: sqlite3.Error, path: Path) -> str:
+    home = path.parent
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith("SQLITE_READONLY") or name.startswith("SQLITE_CANTOPEN"):
+        return f"cannot write in the home folder {home} ({error}); choose another: BATCH_MAGIC_HOME"
+    if name.startswith("SQLITE_FULL") or name.startswith("SQLITE_IOERR"):
+        return f"the disk of the home folder {home} is full or failing ({error}); free some room"
+    if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
+        return f"{path} is damaged ({error}); move it away and keep it: the answers are in runs/"
+    if name.startswith("SQLITE_BUSY") or name.startswith("SQLITE_LOCKED"):
+        return f"{path} is locked by another process ({error}); try again in a moment"
+    return f"{path}: {error}"
+
+
+# -- rows in and out ------------------------------------------------------------------------
+
+
+def _run_facts(run: RunRecord) -> str:
+    facts = {
+        "backend": asdict(run.backend),
+        "request": {**asdict(run.request), "extras": list(run.request.extras)},
+        "layout": asdict(run.layout),
+        "limits": asdict(run.limits),
+        "fingerprint": run.fingerprint,
+        "unstored": run.unstored,
+        "twins": run.twins,
+        "notes": run.notes,
+    }
+    return json.dumps(facts)
+
+
+def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
+    run_id, name, created_at, rows, identity, _backend_id, _model, facts_text, *rest = row
+    decided, lenders, cancel_at, ending, ended_at, fault, counts, model_served = rest
+    facts = json.loads(facts_text)
+    shards = db.execute(
+        "SELECT number, rows, bytes, sha256, round, held FROM shards WHERE run_id = ?"
+        " ORDER BY number",
+        (run_id,),
+    )
+    jobs = db.execute(
+        "SELECT number, stage, batch_id, facts FROM jobs WHERE run_id = ? ORDER BY number",
+        (run_id,),
+    )
+    return RunRecord(
+        run_id=run_id,
+        name=name,
+        backend=Backend(**facts["backend"]),
+        request=Request(**facts["request"]),
+        layout=msgspec.convert(facts["layout"], Layout),
+        limits=Limits(**facts["limits"]),
+        created_at=created_at,
+        rows=rows,
+        identity=identity,
+        fingerprint=facts["fingerprint"],
+        unstored=tuple(facts["unstored"]),
+        decided=_read_counts(json.loads(decided)),
+        twins=facts["twins"],
+        notes=tuple(facts["notes"]),
+        lenders=tuple(json.loads(lenders)),
+        shards=tuple(Shard(*one[:5], held=bool(one[5])) for one in shards),
+        jobs=tuple(_read_job(*one) for one in jobs),
+        cancel_at=cancel_at,
+        ending=None if ending is None else Ending(ending),
+        ended_at=ended_at,
+        fault=fault,
+        counts=_read_counts(json.loads(counts)),
+        model_served=model_served,
+    )
+
+
+_JOB_COLUMNS = ("number", "stage", "batch_id", "counts")
+
+
+def _job_facts(job: Job) -> str:
+    facts = {key: value for key, value in asdict(job).items() if key not in _JOB_COLUMNS}
+    return json.dumps({**facts, "counts": json.loads(_counts_json(job.counts))})
+
+
+def _read_job(number: int, stage: str, batch_id: str | None, facts_text: str) -> Job:
+    facts = json.loads(facts_text)
+    remote, usage = facts.pop("remote"), facts.pop("usage")
+    return Job(
+        number=number,
+        stage=JobStage(stage),
+        batch_id=batch_id,
+        remote=None if remote is None else msgspec.convert(remote, RemoteJob),
+        usage=None if usage is None else Usage(**usage),
+        counts=_read_counts(facts.pop("counts")),
+        **facts,
+    )
+
+
+def _counts_json(counts: Mapping[RowStatus, int]) -> str:
+    return json.dumps({status.label: n for status, n in counts.items() if n})
+
+
+def _read_counts(counts: Mapping[str, int]) -> dict[RowStatus, int]:
+    return {RowStatus[label.upper()]: n for label, n in counts.items()}
+
+
+def _kin(db: sqlite3.Connection, backend_id: str, model: str) -> list[tuple[str, bool]]:
+    found = db.execute(
+        "SELECT run_id, coalesce(ending, ?) <> ? FROM runs"
+        " WHERE backend_id = ? AND model = ? ORDER BY created_at DESC, rowid DESC",
+        (Ending.STOPPED.value, Ending.STOPPED.value, backend_id, model),
+    ).fetchall()
+    return [(str(row[0]), bool(row[1])) for row in found]
+
+
+def _insert_shards(db: sqlite3.Connection, run_id: str, shards: Iterable[Shard]) -> None:
+    db.executemany(
+        "INSERT INTO shards VALUES (?,?,?,?,?,?,?)",
+        [(run_id, s.number, s.rows, s.bytes, s.sha256, s.round, int(s.held)) for s in shards],
+    )
+
+
+def _insert_jobs(db: sqlite3.Connection, run_id: str, jobs: Iterable[Job]) -> None:
+    db.executemany(
+        "INSERT INTO jobs VALUES (?,?,?,?,?)",
+        [(run_id, job.number, job.stage.value, job.batch_id, _job_facts(job)) for job in jobs],
+    )
+
+
+def _note(db: sqlite3.Connection, now: float, run_id: str, job: int | None, event: str) -> None:
+    db.execute("INSERT INTO history VALUES (?,?,?,?)", (now, run_id, job, event))
+
+
+def _take_lease(db: sqlite3.Connection, run_id: str, owner: str, now: float) -> None:
+    db.execute(
+        "INSERT OR REPLACE INTO leases VALUES (?,?,?,?,?)",
+        (run_id, owner, os.getpid(), socket.gethostname(), now + LEASE_S),
+    )
+
+
+def _is_held(pid: int, host: str, expires_at: float, now: float) -> bool:
+    if expires_at <= now or expires_at > now + 10 * LEASE_S:  # the latter: a clock set back
+        return False
+    return host != socket.gethostname() or _is_alive(pid)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,459 @@
+"""What comes next: transition tables and pure decisions.
+
+Everything that decides about runs and jobs lives here, and all of it takes values and `now`
+and returns values; nothing here waits, sends, writes or reads a clock. Going on after a crash
+is the same question as going on: `next_actions(record, now)`.
+
+There are two machines, never merged. `JobStage` is ours and moves only along `TRANSITIONS`:
+
+    PLANNED ─► UPLOADING ─► UPLOADED ─► CREATING ─► RUNNING ─► ENDED ─► COLLECTED
+
+The service's status is a word it says. It may jump between two polls, and a word that we do
+not know means *not ended yet*. The traps: `completed` says nothing about rows, and a job that
+was intended (`CREATING`) but has no receipt may exist and cost money, so it is looked for
+before it is created again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from batch_magic.errors import ServiceError
+from batch_magic.records import (
+    Ending,
+    Job,
+    JobFault,
+    JobStage,
+    Limits,
+    RemoteJob,
+    RowStatus,
+    RunRecord,
+    Snapshot,
+    Stage,
+    Usage,
+)
+
+TRANSITIONS: Mapping[JobStage, frozenset[JobStage]] = {
+    JobStage.PLANNED: frozenset({JobStage.UPLOADING, JobStage.COLLECTED}),
+    JobStage.UPLOADING: frozenset({JobStage.UPLOADED, JobStage.COLLECTED}),
+    JobStage.UPLOADED: frozenset({JobStage.CREATING, JobStage.COLLECTED}),
+    # Back to UPLOADED: the service said plainly that it created nothing.
+    JobStage.CREATING: frozenset({JobStage.RUNNING, JobStage.UPLOADED, JobStage.COLLECTED}),
+    JobStage.RUNNING: frozenset({JobStage.ENDED}),
+    JobStage.ENDED: frozenset({JobStage.COLLECTED}),
+    JobStage.COLLECTED: frozenset(),
+}
+"""From a stage to those it may become. COLLECTED straight away: cancelled before it existed."""
+
+ENDED_STATUSES = frozenset({"completed", "failed", "expired", "cancelled"})
+"""The service's words for a job that will not change any more; any other word is not the end."""
+
+_UPLOADS_AT_ONCE = 3
+_SETTLING_S = 10.0  # `completed` may be said a few seconds before the result files have ids
+_LOST_AFTER_S = 600.0  # a job the service does not know may be lag, a wrong key, or a loss
+_UNREACHED_S = 45.0  # so long without any answer, with nothing sent, is "no network"
+_BACKOFF_MAX_S = 60.0
+_QUEUE_FULL_S = 30.0
+
+QUEUE_FULL_CODES = frozenset({"token_limit_exceeded"})
+"""Failures that mean "wait for room": the enqueued tokens of the account's other jobs."""
+
+FATAL_CODES = frozenset(
+    {
+        "model_not_found",
+        "insufficient_quota",
+        "billing_hard_limit_reached",
+        "invalid_api_key",
+        "account_deactivated",
+    }
+)
+"""Codes that are the same for every row of the run: it stops, its rows are kept."""
+
+
+# -- actions --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Bring the job's shard to the service."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Write the intent down, then create the job once."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Look for a job that was created in doubt; create again only when `give_up`."""
+
+    job: Job
+    give_up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """Ask how the job is."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRemote:
+    """Ask the service to cancel the job."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Close a job that never came to be: its rows are cancelled."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """Bring whichever result files exist, read them, count the outcomes."""
+
+    job: Job
+    last_try: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Put a new job in the place of one that the service refused for a passing reason."""
+
+    job: Job
+    fresh_upload: bool
+    wait_s: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the run with a fault that is the same for all rows; `job` is to be tried again."""
+
+    fault: str
+    job: Job | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """Take over the answers of runs that have ended; send what they did not answer."""
+
+    lenders: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resubmit:
+    """Send the rows whose failure may pass once more, as a new round."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Every row has its outcome: end the run."""
+
+    ending: Ending
+
+
+Action = (
+    Upload
+    | Create
+    | Search
+    | Poll
+    | CancelRemote
+    | Abandon
+    | Collect
+    | Replace
+    | Stop
+    | TakeOver
+    | Resubmit
+    | Settle
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do now, and when to look again if nothing else happens (None: never)."""
+
+    actions: tuple[Action, ...]
+    wake_at: float | None
+
+
+def next_actions(run: RunRecord, now: float, ended_lenders: frozenset[str] = frozenset()) -> Plan:
+    """Decide what is to be done for a run at `now`. Empty with no wake-up once it has ended."""
+    if run.ending is not None:
+        return Plan((), None)
+    open_jobs = [job for job in run.jobs if job.stage is not JobStage.COLLECTED]
+    due = [job for job in open_jobs if job.due_at <= now or _is_abandoned(job, run)]
+    actions = _bounded([_job_action(job, run, now) for job in due])
+    if run.lenders and ended_lenders.issuperset(run.lenders):
+        actions.append(TakeOver(run.lenders))
+    if actions:
+        return Plan(tuple(actions), now)
+    if open_jobs:
+        return Plan((), min(job.due_at for job in open_jobs))
+    if run.lenders:
+        return Plan((), now + run.limits.poll_first_s)
+    return Plan((_close(run),), now)
+
+
+def _bounded(actions: list[Action]) -> list[Action]:
+    uploads = [action for action in actions if isinstance(action, Upload)]
+    return [a for a in actions if not isinstance(a, Upload)] + uploads[:_UPLOADS_AT_ONCE]
+
+
+def _is_abandoned(job: Job, run: RunRecord) -> bool:
+    before_create = (JobStage.PLANNED, JobStage.UPLOADING, JobStage.UPLOADED)
+    return run.cancel_at is not None and job.stage in before_create
+
+
+def _job_action(job: Job, run: RunRecord, now: float) -> Action:
+    if _is_abandoned(job, run):
+        return Abandon(job)
+    match job.stage:
+        case JobStage.PLANNED | JobStage.UPLOADING:
+            return Upload(job)
+        case JobStage.UPLOADED:
+            return Create(job)
+        case JobStage.CREATING:
+            in_doubt_s = now - (job.intended_at or now)
+            return Search(job, give_up=in_doubt_s >= run.limits.doubt_grace_s)
+        case JobStage.RUNNING:
+            if run.cancel_at is not None and job.cancel_sent_at is None:
+                return CancelRemote(job)
+            return Poll(job)
+        case JobStage.ENDED:
+            return _after_end(job, run.limits, now)
+        case JobStage.COLLECTED:
+            raise AssertionError("a collected job has nothing left to do")
+
+
+def _after_end(job: Job, limits: Limits, now: float) -> Action:
+    remote = job.remote
+    ended_s = now - (job.ended_at or now)
+    if remote is not None and remote.status == "failed":
+        return _after_failure(job, remote)
+    has_files = remote is not None and (remote.output_file_id or remote.error_file_id)
+    if not has_files and ended_s < min(_SETTLING_S, limits.collect_timeout_s):
+        return Poll(job)
+    return Collect(job, last_try=ended_s >= limits.collect_timeout_s)
+
+
+def _after_failure(job: Job, remote: RemoteJob) -> Action:
+    codes = {fault.code for fault in remote.faults}
+    if codes & QUEUE_FULL_CODES:
+        wait_s = min(_QUEUE_FULL_S * 2 ** min(job.tries, 5), 900.0)
+        return Replace(job, fresh_upload=False, wait_s=wait_s, why=_said(remote.faults))
+    if codes & FATAL_CODES:
+        return Stop(f"{_said(remote.faults)}; {_cure(codes)}", job)
+    if _is_file_lag(remote) and job.tries == 0:
+        return Replace(job, fresh_upload=True, wait_s=1.0, why=_said(remote.faults))
+    return Collect(job, last_try=True)
+
+
+def _is_file_lag(remote: RemoteJob) -> bool:
+    # A file may not be found straight after its upload; the cure is to create once more.
+    return any(fault.message.startswith("Cannot find file") for fault in remote.faults)
+
+
+def _said(faults: Iterable[JobFault]) -> str:
+    said = [f"{fault.code}: {fault.message}" for fault in faults]
+    return said[0] if said else "the service refused the job without a reason"
+
+
+def _cure(codes: Iterable[str]) -> str:
+    if "model_not_found" in codes:
+        return "name another model with -m and run the cell again"
+    if "invalid_api_key" in codes:
+        return "set the right key and run the cell again"
+    return "mend the account (billing, quota) and run the cell again"
+
+
+def _close(run: RunRecord) -> Action:
+    if run.cancel_at is not None:
+        return Settle(Ending.CANCELLED)
+    in_round = [job for job in run.jobs if job.round == run.round]
+    if run.round < run.limits.retries and any(job.retryable for job in in_round):
+        return Resubmit(run.round + 1)
+    return Settle(Ending.FINISHED)
+
+
+# -- what an answer of the service makes of a job -------------------------------------------
+
+
+def step(job: Job, stage: JobStage) -> JobStage:
+    """Return `stage` if a job may go there. Raises AssertionError otherwise: a bug of ours."""
+    if stage is not job.stage and stage not in TRANSITIONS[job.stage]:
+        raise AssertionError(f"job {job.number} cannot go from {job.stage} to {stage}")
+    return stage
+
+
+def after_poll(job: Job, remote: RemoteJob, limits: Limits, now: float) -> Job:
+    """Return the job after the service has said how it is."""
+    changed_at = now if remote.status != job.remote_status else job.changed_at or now
+    ended = remote.status in ENDED_STATUSES
+    stage = JobStage.ENDED if ended else JobStage.RUNNING
+    wait_s = 0.0 if ended and job.ended_at is None else _poll_delay_s(limits, now - changed_at)
+    return replace(
+        job,
+        stage=step(job, stage) if job.stage is not JobStage.ENDED else JobStage.ENDED,
+        batch_id=remote.batch_id,
+        remote=remote,
+        changed_at=changed_at,
+        ended_at=(job.ended_at or now) if ended or job.stage is JobStage.ENDED else None,
+        due_at=now + wait_s,
+        tries=0 if not ended else job.tries,
+        problem=None,
+    )
+
+
+def _poll_delay_s(limits: Limits, unchanged_s: float) -> float:
+    """A tenth of the time that nothing has changed: fast at first, when validation fails."""
+    return min(max(limits.poll_first_s, unchanged_s / 10), limits.poll_max_s)
+
+
+def after_trouble(job: Job, error: ServiceError, limits: Limits, now: float) -> Job:
+    """Return the job after a call that brought nothing: the same, later, with the reason."""
+    wait_s = min(limits.retry_base_s * 2 ** min(job.tries, 10), _BACKOFF_MAX_S)
+    if error.retry_after_s is not None:
+        wait_s = max(wait_s, error.retry_after_s)
+    return replace(job, due_at=now + wait_s, tries=job.tries + 1, problem=str(error))
+
+
+def is_fatal(error: ServiceError, job: Job, now: float, *, unreached_s: float) -> bool:
+    """Tell whether a call's failure would be the same for all rows of the run.
+
+    `unreached_s`: for how long nothing at all has been heard, 0 once anything was sent.
+    """
+    if error.status is None:
+        return unreached_s >= _UNREACHED_S
+    if error.status in (401, 403) or error.code in FATAL_CODES:
+        return True
+    if job.stage is JobStage.RUNNING:
+        return error.status == 404 and now - (job.changed_at or now) >= _LOST_AFTER_S
+    return job.stage is not JobStage.ENDED and error.status in (400, 404, 413, 422)
+
+
+# -- the picture ----------------------------------------------------------------------------
+
+
+def snapshot(run: RunRecord, now: float, *, wake_at: float | None = None) -> Snapshot:
+    """Draw a run as it stands: a pure function of the journal's record and the time."""
+    counts = dict(run.counts) if run.counts else _counts_so_far(run)
+    usages = [job.usage for job in run.jobs if job.usage]
+    claimed_ok, claimed_failed = _claims(run)
+    return Snapshot(
+        run_id=run.run_id,
+        name=run.name,
+        backend=run.backend,
+        request=run.request,
+        stage=stage_of(run),
+        as_of=now,
+        created_at=run.created_at,
+        rows=run.rows,
+        counts=counts,
+        jobs=tuple(_real_jobs(run)),
+        prepared=run.rows,
+        claimed_ok=claimed_ok,
+        claimed_failed=claimed_failed,
+        model_served=run.model_served or _served(run),
+        usage=sum(usages, Usage()) if usages else None,
+        ending=run.ending,
+        ended_at=run.ended_at,
+        fault=run.fault,
+        problem=_problem(run),
+        notes=run.notes,
+        cancelling=run.cancel_at is not None and run.ending is None,
+        round=run.round,
+        eta_s=_eta_s(run, claimed_ok + claimed_failed, now),
+        wake_at=wake_at,
+        lenders=run.lenders,
+    )
+
+
+REPLACED = "replaced by another job"
+"""The problem of a job whose place another has taken: it has no rows of its own."""
+
+
+def _real_jobs(run: RunRecord) -> list[Job]:
+    return [job for job in run.jobs if job.problem != REPLACED]
+
+
+def stage_of(run: RunRecord) -> Stage:
+    """Return where a run is on its rail: as far back as its slowest job."""
+    if run.ending in (Ending.FINISHED, Ending.CANCELLED):
+        return Stage.DONE
+    open_jobs = [job for job in run.jobs if job.stage is not JobStage.COLLECTED]
+    if not open_jobs:
+        return Stage.IN_PROGRESS if run.lenders else Stage.COLLECTING
+    return min((_stage_of_job(job) for job in open_jobs), key=_RAIL.index)
+
+
+_RAIL = list(Stage)
+_REMOTE_STAGES = {
+    "validating": Stage.VALIDATING,
+    "in_progress": Stage.IN_PROGRESS,
+    "finalizing": Stage.FINALIZING,
+    "cancelling": Stage.FINALIZING,
+}
+
+
+def _stage_of_job(job: Job) -> Stage:
+    if job.stage is JobStage.RUNNING:
+        return _REMOTE_STAGES.get(job.remote_status, Stage.IN_PROGRESS)
+    return Stage.COLLECTING if job.stage is JobStage.ENDED else Stage.UPLOADING
+
+
+def _counts_so_far(run: RunRecord) -> dict[RowStatus, int]:
+    """Count known outcomes; a row tried again in a later round counts there alone."""
+    counts: Counter[RowStatus] = Counter(run.decided)
+    for job in _real_jobs(run):
+        counts.update(job.counts)
+    for job in _real_jobs(run):
+        if job.round > 0:
+            _take_back(counts, job.rows)
+    counts[RowStatus.PENDING] = max(0, run.rows - sum(counts.values()))
+    return {status: n for status, n in counts.items() if n > 0}
+
+
+def _take_back(counts: Counter[RowStatus], rows: int) -> None:
+    for status in (RowStatus.FAILED, RowStatus.EXPIRED, RowStatus.MISSING):
+        taken = min(rows, counts[status])
+        counts[status] -= taken
+        rows -= taken
+
+
+def _claims(run: RunRecord) -> tuple[int, int]:
+    remotes = [job.remote for job in run.jobs if job.stage is JobStage.RUNNING and job.remote]
+    return sum(r.completed or 0 for r in remotes), sum(r.failed or 0 for r in remotes)
+
+
+def _served(run: RunRecord) -> str | None:
+    said = [job.model or (job.remote.model if job.remote else None) for job in run.jobs]
+    return next((model for model in said if model), None)
+
+
+def _problem(run: RunRecord) -> str | None:
+    waiting = [job for job in run.jobs if job.stage is not JobStage.COLLECTED and job.problem]
+    return None if run.ending or not waiting else waiting[0].problem
+
+
+def _eta_s(run: RunRecord, claimed: int, now: float) -> float | None:
+    """Time to go at the pace so far; None until a twentieth of the rows has been answered."""
+    running = [job for job in run.jobs if job.stage is JobStage.RUNNING]
+    total = sum(job.rows for job in running)
+    began = [j.remote.in_progress_at for j in running if j.remote and j.remote.in_progress_at]
+    if run.ending or not began or claimed < max(1, total // 20):
+        return None
+    elapsed_s = now - min(began)
+    return max(0.0, elapsed_s / claimed * (total - claimed)) if elapsed_s > 0 else None

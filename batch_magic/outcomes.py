@@ -1,0 +1,272 @@
+"""What became of each row of a run, and which lines go out again: files read, files written.
+
+It knows how a run's files add up (`resolution` has the rules) and refuses to know when to ask:
+that is `lifecycle`'s. Every ended job is read the same way, whatever its status was; the trap
+is to believe the status, or the service's counts, instead of the two result files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batch_magic.digests import DIGEST
+from batch_magic.folder import (
+    ANSWERED,
+    Answered,
+    KeptWriter,
+    OutcomeTable,
+    RunFolder,
+    ShardWriter,
+)
+from batch_magic.records import Job, JobStage, RowStatus, RunRecord, Shard
+from batch_magic.resolution import Resolution, Source, resolve
+
+_NOTHING: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A run's outcomes: the resolution, the tables its entries count through, texts of defaults."""
+
+    resolution: Resolution
+    tables: tuple[OutcomeTable, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobCount:
+    """What a collected job's files say of its rows."""
+
+    counts: dict[RowStatus, int]
+    retryable: int
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """What came of another run's end: rows answered by it, and new shards for the rest."""
+
+    answered: int
+    counts: dict[RowStatus, int]
+    shards: tuple[Shard, ...]
+
+
+def resolve_run(folder: RunFolder, run: RunRecord) -> Resolved:
+    """Give each row of a run its outcome so far; rows of open jobs are PENDING."""
+    reader = _Reader(folder, run)
+    reader.read("unsent")
+    for number in folder.kept_numbers():
+        reader.read(f"kept-{number:05}")
+    for job in run.jobs:
+        reader.read_job(job)
+    resolution = resolve(run.rows, reader.sources, folder.twins())
+    return Resolved(resolution, tuple(reader.tables), tuple(reader.notes))
+
+
+def count_job(folder: RunFolder, run: RunRecord, job: Job) -> JobCount:
+    """Count the outcomes of one collected job's rows."""
+    reader = _Reader(folder, run)
+    reader.read_job(job)
+    mine = resolve(run.rows, reader.sources)
+    rows = _rows_of(folder, run, job)
+    statuses, counts = np.unique(mine.statuses[rows], return_counts=True)
+    return JobCount(
+        {RowStatus(int(s)): int(n) for s, n in zip(statuses, counts, strict=True)},
+        int(mine.retryable[rows].sum()),
+    )
+
+
+def settle(folder: RunFolder, run: RunRecord) -> dict[RowStatus, int]:
+    """Write down where each paid answer is, for later runs; return the rows of each status."""
+    resolved = resolve_run(folder, run)
+    _write_answered(folder, run, resolved)
+    return resolved.resolution.counts()
+
+
+def resend(folder: RunFolder, run: RunRecord, round: int) -> list[Shard]:
+    """Write the lines of all rows whose failure may pass into new shards of `round`."""
+    left = resolve_run(folder, run).resolution.retryable.copy()
+    writer = _writer(folder, run, round)
+    for shard in run.shards:
+        positions = folder.manifest(shard)["position"]
+        for lines in folder.lines_at(shard, left[positions]):
+            writer.write(lines)
+        left[positions] = False  # a line stands in the shards of earlier rounds too
+    return writer.close()
+
+
+def take_over(folder: RunFolder, run: RunRecord, lenders: Sequence[Answered]) -> TakenOver:
+    """Take over what the lenders answered of the held lines; write the rest into shards to send."""
+    kept = KeptWriter(folder, 1 + max(folder.kept_numbers(), default=0))
+    writer = _writer(folder, run, run.round)
+    for shard in run.shards:
+        if shard.held:
+            left = _keep_answers(kept, folder.manifest(shard), lenders)
+            for lines in folder.lines_at(shard, left):
+                writer.write(lines)
+    rows = kept.close()
+    counts = count_kept(folder, run, kept.number) if rows else {}
+    return TakenOver(rows, counts, tuple(writer.close()))
+
+
+def _keep_answers(
+    kept: KeptWriter, manifest: NDArray[np.void], lenders: Sequence[Answered]
+) -> NDArray[np.bool_]:
+    """Write the answers that there are for these lines; tell which lines have none."""
+    digests = _digests(manifest)
+    left = np.ones(len(manifest), dtype=bool)
+    for answers in lenders:
+        found = answers.find(digests)
+        hits = left & (found >= 0)
+        lines = answers.lines(found[hits].tolist())
+        kept.write(manifest["position"][hits], digests[hits], lines)
+        left &= ~hits
+    return left
+
+
+def count_kept(folder: RunFolder, run: RunRecord, number: int) -> dict[RowStatus, int]:
+    """Read a file of answers taken over; count them by status."""
+    folder.scan_kept(number, run.run_id, run.request.endpoint)
+    table = folder.outcomes(f"kept-{number:05}")
+    assert table is not None
+    statuses, counts = np.unique(table.table["status"].to_numpy(), return_counts=True)
+    return {RowStatus(int(s)): int(n) for s, n in zip(statuses, counts, strict=True)}
+
+
+def in_flight(folder: RunFolder, run: RunRecord) -> NDArray[np.void]:
+    """Return the digests of all lines that a run has sent or will send."""
+    some = [_digests(folder.manifest(shard)) for shard in run.shards]
+    return np.concatenate(some) if some else np.empty(0, dtype=DIGEST)
+
+
+# -- reading --------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Collects sources in order of time, numbering their entries through."""
+
+    def __init__(self, folder: RunFolder, run: RunRecord) -> None:
+        self._folder, self._run = folder, run
+        self._entries = 0
+        self.sources: list[Source] = []
+        self.tables: list[OutcomeTable] = []
+        self.notes: list[str] = []
+
+    def read(self, name: str) -> None:
+        """Read a file whose rows are just those that it names."""
+        self._add(name, _NOTHING, RowStatus.PENDING, None)
+
+    def read_job(self, job: Job) -> None:
+        """Read a job's file; rows that it does not name get what the job's end means for them."""
+        rows = _rows_of(self._folder, self._run, job)
+        if job.stage is not JobStage.COLLECTED:
+            self._add(None, rows, RowStatus.PENDING, None)
+            return
+        default, note = _default(job)
+        self._add(f"job-{job.number:05}", rows, default, note)
+        for fault in job.remote.faults if job.remote and default is RowStatus.FAILED else ():
+            if fault.line is not None and 0 < fault.line <= len(rows):
+                said = f"{fault.code}: {fault.message}"
+                self._add(None, rows[fault.line - 1 : fault.line], RowStatus.FAILED, said)
+
+    def _add(
+        self, name: str | None, rows: NDArray[np.int64], default: RowStatus, note: str | None
+    ) -> None:
+        table = None if name is None else self._folder.outcomes(name)
+        columns = None if table is None else table.table
+        if note is not None:
+            self.notes.append(note)
+        self.sources.append(
+            Source(
+                first=self._entries,
+                positions=_NOTHING if columns is None else columns["position"].to_numpy(),
+                statuses=_NOTHING.astype(np.uint8)
+                if columns is None
+                else columns["status"].to_numpy(),
+                retryable=_NOTHING.astype(bool)
+                if columns is None
+                else columns["retryable"].to_numpy(),
+                rows=rows,
+                default=default,
+                default_retryable=default is RowStatus.MISSING,
+                note=-1 if note is None else len(self.notes) - 1,
+            )
+        )
+        if table is not None:
+            self.tables.append(table)
+            self._entries += len(table.table)
+
+
+def _default(job: Job) -> tuple[RowStatus, str]:
+    remote = job.remote
+    if remote is None:
+        return RowStatus.CANCELLED, "was never sent: the run was cancelled first"
+    if remote.status == "failed":
+        said = next((f"{fault.code}: {fault.message}" for fault in remote.faults), None)
+        return RowStatus.FAILED, f"its job was refused: {said or 'no reason was given'}"
+    where = f"in neither result file of {remote.batch_id}"
+    return RowStatus.MISSING, f"{where}; {job.problem}" if job.problem else where
+
+
+def _rows_of(folder: RunFolder, run: RunRecord, job: Job) -> NDArray[np.int64]:
+    shard = next(one for one in run.shards if one.number == job.shard)
+    return folder.manifest(shard)["position"].astype(np.int64)
+
+
+def _digests(manifest: NDArray[np.void]) -> NDArray[np.void]:
+    digests = np.empty(len(manifest), dtype=DIGEST)
+    digests["hi"], digests["lo"] = manifest["hi"], manifest["lo"]
+    return digests
+
+
+# -- writing --------------------------------------------------------------------------------
+
+
+def _writer(folder: RunFolder, run: RunRecord, round: int) -> ShardWriter:
+    first = 1 + max((shard.number for shard in run.shards), default=-1)
+    return ShardWriter(folder, run.limits, numbers=count(first), round=round)
+
+
+def _write_answered(folder: RunFolder, run: RunRecord, resolved: Resolved) -> None:
+    entry_of = np.where(resolved.resolution.paid, resolved.resolution.entry, -1)
+    columns = _locations(resolved.tables)
+    files: list[object] = []
+    starts: list[int] = []
+    for table in resolved.tables:
+        starts.append(len(files))
+        files.extend(table.files)
+    seen: list[NDArray[np.void]] = []
+    for digests, positions in _all_lines(folder, run):
+        entry = entry_of[positions]
+        paid = entry >= 0
+        entries = np.empty(int(paid.sum()), dtype=ANSWERED)
+        entries["hi"], entries["lo"] = digests["hi"][paid], digests["lo"][paid]
+        for name in ("file", "offset", "length"):
+            entries[name] = columns[name][entry[paid]]
+        entries["file"] += np.asarray(starts, dtype=np.int32)[columns["table"][entry[paid]]]
+        seen.append(entries)
+    found = np.concatenate(seen) if seen else np.empty(0, dtype=ANSWERED)
+    folder.write_answered(found, [path for table in resolved.tables for path in table.files])
+
+
+def _locations(tables: Sequence[OutcomeTable]) -> dict[str, NDArray[np.int64]]:
+    columns: dict[str, NDArray[np.int64]] = {}
+    for name in ("file", "offset", "length"):
+        parts = [table.table[name].to_numpy() for table in tables]
+        columns[name] = np.concatenate(parts) if parts else _NOTHING
+    sizes = [len(table.table) for table in tables]
+    columns["table"] = np.repeat(np.arange(len(tables)), sizes)
+    return columns
+
+
+def _all_lines(
+    folder: RunFolder, run: RunRecord
+) -> list[tuple[NDArray[np.void], NDArray[np.int64]]]:
+    # Later rounds repeat lines of the first; held lines are copied when they are sent.
+    manifests = [folder.manifest(shard) for shard in run.shards if shard.round == 0 or shard.held]
+    manifests += [folder.kept_manifest(number) for number in folder.kept_numbers()]
+    return [(_digests(m), m["position"].astype(np.int64)) for m in manifests]

@@ -1,0 +1,371 @@
+"""Shows a run where its cell is: pictures of it as they come, and a way to cancel.
+
+It knows ipywidgets and the cell's display: a *receipt*, which stays in the saved file, and one
+live widget beside it. It refuses to know how a run goes: it never asks, waits, reads a clock or
+counts; it draws the `Snapshot` it is handed and calls back when a button is pressed.
+
+Receipt and widget stand in the same cell. While the widget is on the page it hides the receipt
+by a style of its own, so that one card is seen; wherever the widget is missing (a restarted
+kernel, a reopened file, nbconvert, GitHub) the style is missing too and the receipt shows. At the
+end the receipt is the final card, and the widget is gone.
+
+The trap is the thread. `update` is called from the background, where `print` and `display` would
+land in whatever cell ran last; only trait writes and `DisplayHandle.update` find their way home.
+Without a kernel there is no such place at all, so `TextPanel` keeps what it is told by the
+background and prints when the side that waits for the run asks it to, in that side's own thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import tzinfo
+from threading import Lock
+from typing import Any, Protocol
+
+from IPython.core.getipython import get_ipython
+from IPython.display import DisplayHandle
+from ipywidgets import HTML, Button, HBox, Layout, VBox, Widget
+
+from batch_magic.card import (
+    ACCENT,
+    BAD,
+    FRAME,
+    PROSE,
+    body_html,
+    card_html,
+    card_text,
+    foot_html,
+    head_html,
+    jobs_html,
+    line,
+    message_html,
+    state_words,
+)
+from batch_magic.records import Snapshot
+
+log = logging.getLogger(__name__)
+
+RECEIPT_S = 60.0
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+CANCEL = "Cancel"
+CONFIRM = "Really cancel? finished rows are kept"
+KEEP = "Keep running"
+CANCELLING = "cancelling"
+
+
+class Shown(Protocol):
+    """What a run may ask of its panel, whether drawn or printed."""
+
+    def show(self) -> None:
+        """Put the panel where the caller's output goes."""
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Take a newer picture; from any thread, never raising."""
+
+    def say(self, text: str) -> None:
+        """Take one line for the reader, such as where the result is; the last one counts."""
+
+    def tell(self) -> None:
+        """Say what is new in the caller's own thread, where that is the only way to say it."""
+
+
+class Output(Protocol):
+    """An output of a cell that can be replaced later, from any thread."""
+
+    def display(self, obj: Mapping[str, Any], *, raw: bool) -> None: ...
+    def update(self, obj: Mapping[str, Any], *, raw: bool) -> None: ...
+
+
+def open_panel(snapshot: Snapshot, *, on_cancel: Callable[[], None]) -> Shown:
+    """Make the panel that this place can show: a `Panel` in a kernel, else a `TextPanel`."""
+    if getattr(get_ipython(), "kernel", None) is None:
+        return TextPanel(snapshot)
+    return Panel(snapshot, on_cancel=on_cancel)
+
+
+class Panel:
+    """A run's receipt and live widget in a notebook.
+
+    `on_cancel` is called without arguments when the reader has confirmed a cancel; while a cell
+    runs, that is in another thread than the cell's. `zone` is that of the times shown; None is
+    the machine's own.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        *,
+        on_cancel: Callable[[], None],
+        zone: tzinfo | None = None,
+    ) -> None:
+        self._snapshot = snapshot
+        self._noted = snapshot  # the picture that the receipt shows
+        self._zone = zone
+        self._said = ""
+        self._receipt, self._place = _output(), _output()
+        self._is_shown = False
+        self._live = None if snapshot.is_ended else _Live(snapshot, on_cancel)
+        # Keeps the pictures on the page in order: without it a picture drawn late by one thread
+        # could take the place of the final card drawn by another.
+        self._order = Lock()
+
+    def show(self) -> None:
+        """Display the receipt, and the live widget while the run goes on, in the present cell.
+
+        Shown again in a later cell, both cells stay up to date.
+        """
+        with self._order:
+            self._is_shown = True
+            self._receipt.display(self._bundle(), raw=True)
+            if self._live is not None:
+                self._place.display(self._live.bundle(), raw=True)
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Draw a newer picture; one that is not newer than the last is dropped.
+
+        A picture that cannot be drawn, say because the kernel is going away, is logged and not
+        raised: the caller's business is the run, which goes on without being looked at.
+        """
+        try:
+            with self._order:
+                self._draw(snapshot)
+        except Exception:
+            log.exception("run %s could not be drawn", snapshot.run_id)
+
+    def say(self, text: str) -> None:
+        """Show one more line in the card, in place of the last one said; code in backticks."""
+        try:
+            with self._order:
+                self._say(text)
+        except Exception:
+            log.exception("%r could not be shown", text)
+
+    def tell(self) -> None:
+        """Do nothing: what is new is on the page already."""
+
+    def _draw(self, snapshot: Snapshot) -> None:
+        if snapshot == self._snapshot or snapshot.as_of < self._snapshot.as_of:
+            return
+        self._snapshot = snapshot
+        if snapshot.is_ended:
+            self._finish()
+            return
+        if self._live is not None:
+            self._live.draw(snapshot, self._said)
+        if _is_worth_noting(self._noted, snapshot):
+            self._note()
+
+    def _say(self, text: str) -> None:
+        if text == self._said:
+            return
+        self._said = text
+        if self._live is not None:
+            self._live.draw(self._snapshot, text)
+        self._note()
+
+    def _finish(self) -> None:
+        """Leave nothing but the final card in the cell."""
+        live, self._live = self._live, None
+        self._note()
+        if live is None:
+            return
+        if self._is_shown:
+            self._place.update({"text/html": "", "text/plain": ""}, raw=True)
+        live.close()
+
+    def _note(self) -> None:
+        """Bring the receipt up to date."""
+        self._noted = self._snapshot
+        if self._is_shown:
+            self._receipt.update(self._bundle(), raw=True)
+
+    def _bundle(self) -> dict[str, Any]:
+        """The receipt as it is to be seen now, wrapped for hiding while the widget lives."""
+        html = card_html(self._snapshot, said=self._said, zone=self._zone)
+        if self._live is not None:
+            html = f'<div class="{self._live.receipt_class}">{html}</div>'
+        text = card_text(self._snapshot, said=self._said, zone=self._zone)
+        return {"text/html": html, "text/plain": text}
+
+
+class TextPanel:
+    """A run in plain lines: the background tells it, the side that waits lets it speak.
+
+    Only a change of state is worth a line, so a run of hours prints a handful of them.
+    """
+
+    def __init__(self, snapshot: Snapshot, *, write: Callable[[str], None] = print) -> None:
+        self._write = write
+        self._snapshot = snapshot
+        self._said = ""
+        self._told: tuple[object, ...] = ()
+        self._repeated = ""
+
+    def show(self) -> None:
+        """Print how the run stands, from the caller's thread."""
+        self._told = ()
+        self.tell()
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Remember a newer picture; nothing is printed here, whichever thread this is."""
+        self._snapshot = snapshot
+
+    def say(self, text: str) -> None:
+        """Remember a line for the reader, to be printed once."""
+        self._said = text
+
+    def tell(self) -> None:
+        """Print what has changed since the last time, from the caller's thread."""
+        snapshot, said = self._snapshot, self._said
+        if (state := _state(snapshot)) != self._told:
+            self._told = state
+            self._write(card_text(snapshot, zone=None) if snapshot.is_ended else line(snapshot))
+        if said != self._repeated:
+            self._repeated = said
+            self._write(said)
+
+
+class _Live:
+    """The widget: four pieces of the card, each sent only when it has changed, and buttons."""
+
+    def __init__(self, snapshot: Snapshot, on_cancel: Callable[[], None]) -> None:
+        self._head, self._body, self._jobs, self._foot = (HTML(layout=_wide()) for _ in range(4))
+        self._buttons = _CancelButtons(on_cancel)
+        style = HTML(layout=Layout(display="none"))
+        pieces = [style, self._head, self._body, self._jobs, self._foot, self._buttons.box]
+        self._box = VBox(pieces, layout=_wide())
+        self.receipt_class = f"gptbatch-receipt-{self._box.model_id}"
+        style.value = _style(f"gptbatch-live-{self._box.model_id}", self.receipt_class)
+        self._box.add_class(f"gptbatch-live-{self._box.model_id}")
+        self.draw(snapshot, "")
+
+    def bundle(self) -> dict[str, Any]:
+        """The widget for the page, with nothing to read where there are no widgets."""
+        view = {"version_major": 2, "version_minor": 0, "model_id": self._box.model_id}
+        return {WIDGET: view, "text/plain": ""}
+
+    def draw(self, snapshot: Snapshot, said: str) -> None:
+        """Write the pieces; the widget itself sends only a value that differs."""
+        self._head.value = head_html(snapshot)
+        self._body.value = body_html(snapshot)
+        self._jobs.value = jobs_html(snapshot)
+        self._foot.value = foot_html(snapshot, said)
+        if snapshot.cancelling:
+            self._buttons.cancelling()
+
+    def close(self) -> None:
+        """Close every part, for a closed box leaves its children to the kernel."""
+        _close(self._box)
+
+
+class _CancelButtons:
+    """Cancel, asked twice.
+
+    The second question is another button in another place, so that a double click on the first
+    cannot answer it.
+    """
+
+    def __init__(self, on_cancel: Callable[[], None]) -> None:
+        self._on_cancel = on_cancel
+        self._ask, self._keep, self._confirm = (_button(text) for text in (CANCEL, KEEP, CONFIRM))
+        self._trouble = HTML()
+        self._ask.on_click(lambda _: self._question())
+        self._keep.on_click(lambda _: self._rest())
+        self._confirm.on_click(lambda _: self._cancel())
+        self._confirm.add_class("gptbatch-confirm")
+        self.box = HBox(layout=Layout(flex_flow="row wrap", margin="8px 0 0"))
+        self._rest()
+
+    def cancelling(self) -> None:
+        """Show that a cancel is under way, whoever asked for it."""
+        if not self._ask.disabled:
+            self._ask.disabled = True
+            self._ask.description = CANCELLING
+            self._trouble.value = ""
+            self._rest()
+
+    def _rest(self) -> None:
+        self.box.children = (self._ask, self._trouble)
+
+    def _question(self) -> None:
+        self.box.children = (self._keep, self._confirm)
+
+    def _cancel(self) -> None:
+        if self._ask.disabled:
+            return
+        self.cancelling()
+        try:
+            self._on_cancel()
+        except Exception as error:
+            log.exception("the run could not be cancelled")
+            self._give_back(error)
+
+    def _give_back(self, error: Exception) -> None:
+        """Offer the button again and say why: the page would show the error nowhere."""
+        self._ask.disabled = False
+        self._ask.description = CANCEL
+        self._trouble.value = message_html("not cancelled", str(error))
+
+
+def answer_while_busy(button: Button) -> None:
+    """Have clicks handled at once although the user's own cell is running.
+
+    ipykernel 7.4 sends a click to the shell that last wrote the widget: the main one, which is
+    busy. The page asks for a subshell by itself, so its wish is made to count again.
+    """
+    comm = button.comm
+    if hasattr(comm, "_reply_subshell_for"):
+        comm._reply_subshell_for = lambda data, default: default
+
+
+def _button(text: str) -> Button:
+    button = Button(description=text, layout=Layout(width="auto"))
+    answer_while_busy(button)
+    return button
+
+
+def _close(widget: Widget) -> None:
+    for child in getattr(widget, "children", ()):
+        _close(child)
+    for part in ("layout", "style"):
+        if (owned := getattr(widget, part, None)) is not None:
+            owned.close()
+    widget.close()
+
+
+def _output() -> Output:
+    handle: Output = DisplayHandle()  # type: ignore[no-untyped-call]  # IPython leaves it so
+    return handle
+
+
+def _wide() -> Layout:
+    return Layout(width="100%", margin="0")
+
+
+def _state(s: Snapshot) -> tuple[object, ...]:
+    """What makes a picture another one for a reader who looks away between changes."""
+    jobs = tuple((job.batch_id, job.stage, job.remote_status) for job in s.jobs)
+    return (state_words(s), s.fault, s.problem, s.notes, s.model_served, jobs)
+
+
+def _is_worth_noting(noted: Snapshot, snapshot: Snapshot) -> bool:
+    return _state(noted) != _state(snapshot) or snapshot.as_of - noted.as_of >= RECEIPT_S
+
+
+def _style(live: str, receipt: str) -> str:
+    """The widget's own style sheet, gone from the page when the widget is."""
+    return f"""<style>
+.{receipt} {{display:none}}
+.{live} {{{FRAME};overflow:visible}}
+.{live} .widget-html {{overflow:visible;min-width:0}}
+.{live} .widget-html-content {{{PROSE}}}
+.{live} .jupyter-button {{
+  height:28px;line-height:26px;padding:0 12px;margin:0 8px 4px 0;border-radius:6px;
+  border:1px solid rgba(128,128,128,0.5);background:transparent;box-shadow:none;
+  color:var(--jp-ui-font-color1,inherit);font-size:13px;max-width:100%}}
+.{live} .jupyter-button:hover:enabled {{background:rgba(128,128,128,0.14)}}
+.{live} .jupyter-button:focus-visible {{outline:2px solid {ACCENT};outline-offset:2px}}
+.{live} .jupyter-button.gptbatch-confirm {{border-color:{BAD}}}
+</style>"""

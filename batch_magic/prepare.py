@@ -1,0 +1,333 @@
+"""Rows out: from a held frame to shards on the disk, and one journal commit.
+
+It knows the order of a submit (render, encode, leave out what need not be sent, cut shards,
+store the frame, name it all in one commit) and refuses to talk to the service. A line is left
+out when an equal one stands before it in the run (a twin), when an earlier run of this home
+was answered it (kept), or when a run in flight will be (held).
+
+The trap is time: a large frame takes minutes, a cell may take one second. So a preparation is
+advanced in steps by whoever has time: the cell first, a thread for the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from itertools import count
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batch_magic import frame as frames
+from batch_magic import outcomes
+from batch_magic.digests import FirstSeen, SortedDigests, as_digests
+from batch_magic.folder import Answered, Home, KeptWriter, RunFolder, ShardWriter
+from batch_magic.journal import Journal
+from batch_magic.records import Lines, Outcomes, RowStatus, RunRecord
+from batch_magic.template import Template
+from batch_magic.wire import Encoder, Packer
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What this home knows of a service's answers: by ended runs, and by runs in flight."""
+
+    answered: tuple[Answered, ...] = ()
+    in_flight: Mapping[str, SortedDigests] = field(default_factory=dict)
+    kin: tuple[tuple[str, bool], ...] = ()  # the journal's word that this rests on
+
+
+def known_answers(home: Home, journal: Journal, draft: RunRecord, *, fresh: bool) -> Known:
+    """Look up which lines earlier runs of this home were answered, or wait for.
+
+    `fresh` knows of none: the user wants to pay again.
+    """
+    answered: list[Answered] = []
+    in_flight: dict[str, SortedDigests] = {}
+    kin = journal.kin(draft.backend.identity, draft.request.model)
+    for run_id, has_ended in kin:
+        if fresh:
+            break
+        folder = home.run_folder(run_id)
+        if has_ended:
+            found = folder.answered()
+            if found is not None:
+                answered.append(found)
+        else:
+            digests = outcomes.in_flight(folder, journal.run(run_id))
+            in_flight[run_id] = SortedDigests(digests, np.arange(len(digests)))
+    return Known(tuple(answered), in_flight, tuple(kin))
+
+
+class Preparation:
+    """A run on its way to the disk. Advance it until it is done, then take `record`."""
+
+    def __init__(
+        self,
+        home: Home,
+        draft: RunRecord,
+        *,
+        frame: Any,
+        template: Template,
+        known: Known,
+    ) -> None:
+        self.draft = draft
+        self.rows_done = 0
+        self.record: RunRecord | None = None
+        self._folder = home.run_folder(draft.run_id)
+        self.known = known
+        self._frame, self._template = frame, template
+        self._steps = self._run()
+
+    def advance(self, is_over: Callable[[], bool]) -> bool:
+        """Work until done (True) or until `is_over` says that the time is (False).
+
+        Raises TemplateError for a value that cannot be rendered, JournalError when the disk
+        refuses; the folder is removed then, and nothing has been sent.
+        """
+        try:
+            for _ in self._steps:
+                if is_over():
+                    return False
+        except BaseException:
+            self._steps.close()
+            self.discard()
+            raise
+        return True
+
+    def discard(self) -> None:
+        """Remove what was written: it is not wanted after all."""
+        if self._folder.path.exists():
+            self._folder.discard()
+
+    def _run(self) -> Iterator[None]:
+        self._folder.create()
+        out = _Out(self._folder, self.draft, self.known)
+        encoder = _encoder(self.draft, self._template)
+        chunks = frames.chunks(
+            self._frame, self._template.columns, with_index=self._template.reads_index
+        )
+        for chunk in chunks:
+            rendered = self._template.render(chunk)
+            out.skip(rendered.skipped)
+            out.missing_values += rendered.missing_values
+            out.take(encoder.encode(rendered))
+            self.rows_done += chunk.size
+            yield
+        stored = frames.store(self._frame, self._folder.frame_path)
+        yield
+        self.record = out.close(stored)
+
+
+class _Out:
+    """Sorts lines into shards, kept answers, twins and rows that are not sent."""
+
+    def __init__(self, folder: RunFolder, draft: RunRecord, known: Known) -> None:
+        self._folder, self._draft, self._known = folder, draft, known
+        numbers = count()
+        self._shards = ShardWriter(folder, draft.limits, numbers=numbers)
+        self._held = ShardWriter(folder, draft.limits, numbers=numbers, held=True)
+        self._kept = KeptWriter(folder, 0)
+        self._seen = FirstSeen()
+        self._twins: list[NDArray[np.int64]] = []
+        self._unsent: list[Outcomes] = []
+        self._lenders: set[str] = set()
+        self._hash = hashlib.sha256()
+        self._decided: Counter[RowStatus] = Counter()
+        self.missing_values = 0
+
+    def skip(self, positions: Any) -> None:
+        """Leave out rows with nothing to send."""
+        if len(positions):
+            self._hash.update(np.asarray(positions, dtype="<i8").tobytes())
+            reason = "every column that the template reads is missing here"
+            self._leave_out(list(positions), RowStatus.SKIPPED, [reason] * len(positions))
+
+    def take(self, lines: Lines) -> None:
+        """Sort a chunk's lines."""
+        if not len(lines.positions):
+            return
+        digests = as_digests(lines.digests)
+        positions = np.asarray(lines.positions, dtype=np.int64)
+        self._hash.update(digests.tobytes())
+        firsts = self._seen.add(digests, positions)
+        is_twin = firsts >= 0
+        if is_twin.any():
+            self._twins.append(np.stack([positions[is_twin], firsts[is_twin]], axis=1))
+        left = ~is_twin
+        left &= ~self._take_kept(digests, positions, left)
+        held = self._find_held(digests) & left
+        self._write(self._held, lines, held)
+        self._write(self._shards, lines, left & ~held)
+
+    def _take_kept(
+        self, digests: NDArray[np.void], positions: NDArray[np.int64], left: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        taken = np.zeros(len(digests), dtype=bool)
+        for answers in self._known.answered:
+            found = answers.find(digests)
+            hits = (found >= 0) & left & ~taken
+            if hits.any():
+                self._kept.write(
+                    positions[hits], digests[hits], answers.lines(found[hits].tolist())
+                )
+                taken |= hits
+        return taken
+
+    def _find_held(self, digests: NDArray[np.void]) -> NDArray[np.bool_]:
+        held = np.zeros(len(digests), dtype=bool)
+        for run_id, index in self._known.in_flight.items():
+            hits = (index.find(digests) >= 0) & ~held
+            if hits.any():
+                self._lenders.add(run_id)
+                held |= hits
+        return held
+
+    def _write(self, shards: ShardWriter, lines: Lines, wanted: NDArray[np.bool_]) -> None:
+        oversize = shards.write(_some(lines, wanted))
+        if oversize:
+            limit = self._draft.limits.max_bytes_per_job
+            positions = [position for position, _ in oversize]
+            said = [f"its line has {n:,} bytes, a job holds {limit:,}" for _, n in oversize]
+            self._leave_out(positions, RowStatus.FAILED, said)
+
+    def _leave_out(self, positions: list[int], status: RowStatus, said: list[str]) -> None:
+        self._decided[status] += len(positions)
+        self._unsent.append(_unsent(positions, status, said))
+
+    def close(self, stored: frames.Stored) -> RunRecord:
+        """Put every file in its place and return the run as it is to be written down."""
+        shards = sorted(self._shards.close() + self._held.close(), key=lambda shard: shard.number)
+        kept = self._kept.close()
+        if kept:
+            self._decided.update(outcomes.count_kept(self._folder, self._draft, 0))
+        self._folder.write_twins(self._twins)
+        self._folder.write_unsent(self._unsent)
+        twins = sum(len(some) for some in self._twins)
+        record = replace(
+            self._draft,
+            identity=self._identity(stored),
+            unstored=stored.unstored,
+            decided=dict(self._decided),
+            twins=twins,
+            lenders=tuple(sorted(self._lenders)),
+            shards=tuple(shards),
+        )
+        return replace(record, notes=self._draft.notes + _notes(record, kept, self.missing_values))
+
+    def _identity(self, stored: frames.Stored) -> str:
+        draft = self._draft
+        facts = (draft.name, draft.backend.identity, draft.rows, asdict(draft.layout))
+        for part in (stored.sha256, draft.fingerprint if stored.unstored else "", repr(facts)):
+            self._hash.update(part.encode())
+        return self._hash.hexdigest()
+
+
+def _notes(run: RunRecord, kept: int, missing_values: int) -> tuple[str, ...]:
+    held = sum(shard.rows for shard in run.shards if shard.held)
+    unstored = ", ".join(run.unstored)
+    said = {
+        f"{kept:,} rows were answered before: taken over, not paid again": kept,
+        f"{held:,} rows are in flight in an earlier run: not sent again": held,
+        f"{run.twins:,} rows repeat another row's request: sent once, answered all": run.twins,
+        f"{missing_values:,} rows were sent with a missing value, rendered as nothing": (
+            missing_values
+        ),
+        f"column {unstored} cannot be stored on disk: after a restart the result lacks it": (
+            len(run.unstored)
+        ),
+    }
+    return tuple(note for note, n in said.items() if n)
+
+
+def _some(lines: Lines, wanted: NDArray[np.bool_]) -> Lines:
+    if wanted.all():
+        return lines
+    at = np.flatnonzero(wanted).tolist()
+    return Lines(
+        [lines.positions[i] for i in at],
+        [lines.data[i] for i in at],
+        [lines.digests[i] for i in at],
+    )
+
+
+def _unsent(positions: list[int], status: RowStatus, said: list[str]) -> Outcomes:
+    n = len(positions)
+    nothing: list[None] = [None] * n
+    return Outcomes(
+        positions=positions,
+        statuses=[int(status)] * n,
+        text=nothing,
+        error=said,
+        finish_reason=nothing,
+        model=nothing,
+        http_status=[400] * n,  # not to be tried again by itself
+        code=nothing,
+        usage_input=nothing,
+        usage_cached=nothing,
+        usage_output=nothing,
+        usage_reasoning=nothing,
+        offsets=[0] * n,
+        lengths=[0] * n,
+    )
+
+
+# -- a dry run ------------------------------------------------------------------------------
+
+_SHOWN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a submit would do: rows by fate, jobs, bytes, and the first request lines."""
+
+    rows: int
+    to_send: int
+    twins: int
+    skipped: int
+    oversize: int
+    missing_values: int
+    jobs: int
+    bytes: int
+    first_lines: tuple[str, ...]
+
+
+def rehearse(draft: RunRecord, frame: Any, template: Template) -> DryRun:
+    """Render and count every row; write and send nothing. Raises as a submit would."""
+    encoder = _encoder(draft, template)
+    limits = draft.limits
+    packer = Packer(max_rows=limits.max_rows_per_job, max_bytes=limits.max_bytes_per_job)
+    seen, totals, first = FirstSeen(), Counter[str](), list[str]()
+    for chunk in frames.chunks(frame, template.columns, with_index=template.reads_index):
+        rendered = template.render(chunk)
+        lines = encoder.encode(rendered)
+        positions = np.asarray(lines.positions, dtype=np.int64)
+        is_new = seen.add(as_digests(lines.digests), positions) < 0
+        packed = packer.pack(_some(lines, is_new))
+        first += [line.decode() for line in lines.data[: _SHOWN - len(first)]]
+        totals["skipped"] += len(rendered.skipped)
+        totals["missing_values"] += rendered.missing_values
+        totals["twins"] += len(positions) - int(is_new.sum())
+        totals["oversize"] += len(packed.oversize)
+        for part in packed.parts:
+            totals["to_send"] += len(part.lines.data)
+            totals["bytes"] += sum(map(len, part.lines.data))
+            totals["jobs"] += part.opens
+    counts = {name: totals[name] for name in _DRY_COUNTS}
+    return DryRun(rows=len(frame), first_lines=tuple(first), **counts)
+
+
+_DRY_COUNTS = ("to_send", "twins", "skipped", "oversize", "missing_values", "jobs", "bytes")
+
+
+def _encoder(draft: RunRecord, template: Template) -> Encoder:
+    return Encoder(
+        run_id=draft.run_id,
+        endpoint=draft.request.endpoint,
+        model=draft.request.model,
+        params=draft.request.params,
+        messages=template.messages,
+    )

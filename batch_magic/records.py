@@ -1,0 +1,369 @@
+"""The nouns: frozen values and enums that every other room speaks in.
+
+It knows the words of the package (run, row, line, shard, job, outcome, snapshot, backend) and
+nothing else: no I/O, no clock, no rule. A *row* is known by its position, the 0-based integer
+place in the frame at submit; index labels may repeat and are never an identity. The trap is
+the two machines of a job: `JobStage` is ours and strict, `remote_status` is the service's word
+as it was said, and the one is never read as the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from typing import Any
+
+
+class Stage(Enum):
+    """Where a run is on its rail; the value is what a person reads."""
+
+    PREPARING = "preparing"  # rows are rendered and written to disk
+    UPLOADING = "uploading"  # shards go up, jobs are created
+    VALIDATING = "validating"  # the service checks the input files
+    IN_PROGRESS = "in progress"  # rows are being answered
+    FINALIZING = "finalizing"  # the service writes result files, or winds a cancel up
+    COLLECTING = "collecting"  # result files come down and are read
+    DONE = "done"  # every row has its outcome
+
+
+class Ending(Enum):
+    """How a run stands once nothing more happens by itself."""
+
+    FINISHED = "finished"  # every row has an outcome
+    CANCELLED = "cancelled"  # a cancel was asked for; rows that finished are kept
+    STOPPED = "stopped"  # a fault that is the same for all rows; attach goes on
+
+
+class JobStage(Enum):
+    """Our stage of a job: what has been written down as intended or done."""
+
+    PLANNED = "planned"  # the shard is on disk
+    UPLOADING = "uploading"  # an upload was intended; the file may or may not be there
+    UPLOADED = "uploaded"  # the service has the file
+    CREATING = "creating"  # a create was intended; the job may or may not exist
+    RUNNING = "running"  # the service has the job
+    ENDED = "ended"  # the service is done with it; results are not here yet
+    COLLECTED = "collected"  # whatever it gave is on disk and counted
+
+
+class RowStatus(IntEnum):
+    """What became of one row. The number is stored in files, so members keep theirs."""
+
+    OK = 0
+    TRUNCATED = 1
+    REFUSED = 2
+    UNPARSED = 3
+    FAILED = 4
+    EXPIRED = 5
+    CANCELLED = 6
+    MISSING = 7
+    SKIPPED = 8
+    PENDING = 9
+
+    @property
+    def label(self) -> str:
+        return self.name.lower()
+
+
+PAID = frozenset({RowStatus.OK, RowStatus.TRUNCATED, RowStatus.REFUSED, RowStatus.UNPARSED})
+"""Statuses of rows that were answered and billed: never sent again unless asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place in a prompt that each row fills with its own text: number `n` of the row's values."""
+
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a prompt: constant text and slots, in order."""
+
+    role: str
+    pieces: tuple[str | Slot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A few thousand rows of the columns that a template reads.
+
+    `columns` maps a column's name to its `size` values, missing ones as None; `index` holds
+    the index labels where the template asks for them. Row i is position `start + i`.
+    """
+
+    start: int
+    size: int
+    columns: Mapping[Hashable, Sequence[object]]
+    index: Sequence[object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A chunk after rendering: `slots[n][i]` is the text of slot n for row `positions[i]`."""
+
+    positions: Sequence[int]
+    slots: tuple[Sequence[str], ...]
+    skipped: Sequence[int]  # positions with nothing to send
+    missing_values: int  # rows sent with at least one missing value
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Request lines of a chunk: `data[i]` (newline included) asks for row `positions[i]`.
+
+    `digests[i]` is the line's identity: 16 bytes, the hash of all but its custom_id.
+    """
+
+    positions: Sequence[int]
+    data: Sequence[bytes]
+    digests: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What a stretch of a result file says, as columns: entry i of each belongs together.
+
+    `text` is the answer (None where there is none), `error` one line on what went wrong (None
+    when ok), `offsets` and `lengths` find the raw line in its file, in bytes. A row may occur
+    more than once; nothing is resolved here. `foreign` counts lines of other runs' rows,
+    `malformed` has the 1-based numbers of lines that are no result line at all.
+    """
+
+    positions: Sequence[int]
+    statuses: Sequence[int]  # RowStatus values
+    text: Sequence[str | None]
+    error: Sequence[str | None]
+    finish_reason: Sequence[str | None]
+    model: Sequence[str | None]
+    http_status: Sequence[int | None]  # None where the row had no HTTP answer
+    code: Sequence[str | None]  # the service's error code
+    usage_input: Sequence[int | None]
+    usage_cached: Sequence[int | None]
+    usage_output: Sequence[int | None]
+    usage_reasoning: Sequence[int | None]
+    offsets: Sequence[int]
+    lengths: Sequence[int]
+    foreign: int = 0
+    malformed: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the service counted them."""
+
+    input: int = 0
+    cached: int = 0
+    output: int = 0
+    reasoning: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input + other.input,
+            self.cached + other.cached,
+            self.output + other.output,
+            self.reasoning + other.reasoning,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Where jobs run. `name` is what the user typed, `base_url` the identity of the service.
+
+    The sandbox's port changes from life to life, so its identity is its home, not its URL.
+    """
+
+    name: str
+    base_url: str
+
+    @property
+    def is_sandbox(self) -> bool:
+        return self.name == "sandbox"
+
+    @property
+    def identity(self) -> str:
+        return self.name if self.is_sandbox else self.base_url
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of the model for every row: the run's choices, fixed at submit."""
+
+    endpoint: str  # the full path, "/v1/chat/completions"
+    model: str
+    template: str  # the cell's body as typed
+    params: Mapping[str, Any] = field(default_factory=dict)
+    extras: Sequence[str] = ()  # names given by --with
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the result frame looks like: output column, extra columns, clash rule."""
+
+    column: str
+    keep: tuple[str, ...] = ()
+    on_clash: str = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How large a shard may be, how often a row is tried, how long things are waited for."""
+
+    max_rows_per_job: int = 50_000
+    # 209,715,200 bytes is the service's limit on an input file; the margin is for our own
+    # miscounting, not theirs.
+    max_bytes_per_job: int = 209_715_200 - 1_048_576
+    retries: int = 2
+    poll_first_s: float = 2.0
+    poll_max_s: float = 60.0
+    retry_base_s: float = 1.0
+    doubt_grace_s: float = 10.0
+    collect_timeout_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The lines of one input file. `held` shards wait for another run's answers and have no job."""
+
+    number: int
+    rows: int
+    bytes: int
+    sha256: str
+    round: int = 0
+    held: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JobFault:
+    """One validation error of a job, as the service gave it. `line` is 1-based."""
+
+    code: str
+    message: str
+    param: str | None = None
+    line: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteJob:
+    """A batch object as the service says it is now, whatever dialect it was said in."""
+
+    batch_id: str
+    status: str  # lower case, otherwise as said; "" when not said
+    created_at: float | None = None
+    expires_at: float | None = None
+    in_progress_at: float | None = None
+    input_file_id: str | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    total: int | None = None
+    completed: int | None = None
+    failed: int | None = None
+    model: str | None = None
+    faults: tuple[JobFault, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One remote batch working on one shard, as the journal has it."""
+
+    number: int
+    shard: int
+    round: int
+    rows: int
+    bytes: int
+    stage: JobStage
+    token: str  # in the file name and in the metadata: how we know our own again
+    due_at: float = 0.0  # nothing is to be done for it before
+    tries: int = 0  # failed calls in a row, for the back-off
+    file_id: str | None = None
+    batch_id: str | None = None
+    intended_at: float | None = None  # when the last create was about to be sent
+    remote: RemoteJob | None = None
+    changed_at: float | None = None  # when the service's status last changed, by our clock
+    ended_at: float | None = None  # when we first saw it ended, by our clock
+    cancel_sent_at: float | None = None
+    counts: Mapping[RowStatus, int] = field(default_factory=dict)  # after collecting
+    retryable: int = 0  # of these, rows that may be sent again by themselves
+    usage: Usage | None = None  # after collecting
+    model: str | None = None  # after collecting: who answered, in the answers' own words
+    problem: str | None = None  # what went wrong last, in one line
+
+    @property
+    def remote_status(self) -> str:
+        """The service's own word for the job's state, "" before there is one."""
+        return self.remote.status if self.remote else ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run as the journal has it: all that is needed to go on with it, by whoever comes next."""
+
+    run_id: str
+    name: str  # the variable that receives the result
+    backend: Backend
+    request: Request
+    layout: Layout
+    limits: Limits
+    created_at: float
+    rows: int
+    identity: str  # same cell, same rows, same order: hash over lines, frame and layout
+    fingerprint: str  # recognises the live frame again
+    unstored: tuple[str, ...] = ()  # columns that the frame snapshot could not hold
+    decided: Mapping[RowStatus, int] = field(default_factory=dict)  # rows settled without a job
+    twins: int = 0  # rows that share another row's line
+    notes: tuple[str, ...] = ()
+    lenders: tuple[str, ...] = ()  # runs in flight that answer some of the rows
+    shards: tuple[Shard, ...] = ()
+    jobs: tuple[Job, ...] = ()
+    cancel_at: float | None = None
+    ending: Ending | None = None
+    ended_at: float | None = None
+    fault: str | None = None
+    counts: Mapping[RowStatus, int] = field(default_factory=dict)  # every row, once ended
+    model_served: str | None = None
+
+    @property
+    def round(self) -> int:
+        return max((job.round for job in self.jobs), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A frozen picture of a run at the instant `as_of`. Times are Unix seconds.
+
+    `counts` covers every row: its values add up to `rows`. While jobs run, rows that the
+    service says it has done are still `PENDING` here; `claimed_ok` and `claimed_failed` are
+    its own words, which are no inventory.
+    """
+
+    run_id: str
+    name: str
+    backend: Backend
+    request: Request
+    stage: Stage
+    as_of: float
+    created_at: float
+    rows: int
+    counts: Mapping[RowStatus, int]
+    jobs: tuple[Job, ...] = ()
+    prepared: int = 0  # rows rendered so far, while preparing
+    claimed_ok: int = 0
+    claimed_failed: int = 0
+    model_served: str | None = None
+    usage: Usage | None = None
+    ending: Ending | None = None
+    ended_at: float | None = None
+    fault: str | None = None  # why it stopped, and what to do
+    problem: str | None = None  # what is being waited out just now
+    notes: tuple[str, ...] = ()  # said once: reuse, duplicates, missing values
+    cancelling: bool = False
+    round: int = 0
+    eta_s: float | None = None
+    wake_at: float | None = None  # when the engine looks again
+    lenders: tuple[str, ...] = ()  # runs whose answers it waits for
+
+    @property
+    def is_ended(self) -> bool:
+        return self.ending is not None

@@ -1,0 +1,133 @@
+"""From what result files say to one outcome per row: pure arithmetic on arrays.
+
+It knows the rules of precedence and refuses to know files or frames. A row may be named by no
+line, one or several, in any order, by jobs of several rounds. The rules: the first answer that
+was paid for wins and nothing replaces it; failing that, the latest word counts. The trap is
+position against index: everything here is by position, 0-based.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batch_magic.records import PAID, RowStatus
+
+RETRYABLE_HTTP = (0, 408, 409, 429)
+RETRYABLE_CODES = frozenset({"request_timeout"})
+"""Failures of one row that may pass by themselves; 5xx and rows without outcome besides."""
+
+_PAID = np.zeros(256, dtype=bool)
+_PAID[[int(status) for status in PAID]] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What one file of outcomes says: entry i of the arrays belongs together.
+
+    `retryable[i]` tells that the failure may pass. `rows` are all positions that the file
+    should have named; those it does not name get `default`. `first` is the number of the
+    file's first entry when all files are read one after another.
+    """
+
+    first: int
+    positions: NDArray[np.int64]
+    statuses: NDArray[np.uint8]
+    retryable: NDArray[np.bool_]
+    rows: NDArray[np.int64]
+    default: RowStatus
+    default_retryable: bool
+    note: int = -1  # which of the caller's texts explains the default
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """One outcome per row. `entry` is the winning entry's number, -1 where a default applies."""
+
+    statuses: NDArray[np.uint8]
+    entry: NDArray[np.int64]
+    retryable: NDArray[np.bool_]
+    notes: NDArray[np.int32]
+
+    def counts(self) -> dict[RowStatus, int]:
+        """Count the rows of each status that occurs."""
+        found, numbers = np.unique(self.statuses, return_counts=True)
+        return {RowStatus(int(s)): int(n) for s, n in zip(found, numbers, strict=True)}
+
+    @property
+    def paid(self) -> NDArray[np.bool_]:
+        return _PAID[self.statuses]
+
+
+def resolve(
+    rows: int, sources: Iterable[Source], twins: NDArray[np.int64] | None = None
+) -> Resolution:
+    """Give each of `rows` rows its outcome.
+
+    `sources` in order of time; `twins` (k × 2) pairs a row with the row whose line it shares.
+    Rows that no source covers are PENDING.
+    """
+    result = Resolution(
+        statuses=np.full(rows, int(RowStatus.PENDING), dtype=np.uint8),
+        entry=np.full(rows, -1, dtype=np.int64),
+        retryable=np.zeros(rows, dtype=bool),
+        notes=np.full(rows, -1, dtype=np.int32),
+    )
+    for source in sources:
+        _apply_default(result, source)
+        _apply(result, source)
+    if twins is not None and len(twins):
+        for column in (result.statuses, result.entry, result.retryable, result.notes):
+            column[twins[:, 0]] = column[twins[:, 1]]
+    return result
+
+
+def _apply_default(result: Resolution, source: Source) -> None:
+    rows = source.rows[~_PAID[result.statuses[source.rows]]]
+    result.statuses[rows] = int(source.default)
+    result.entry[rows] = -1
+    result.retryable[rows] = source.default_retryable
+    result.notes[rows] = source.note
+
+
+def _apply(result: Resolution, source: Source) -> None:
+    for mask in (~_PAID[source.statuses], _PAID[source.statuses]):
+        # Reversed, so that of several lines for one row the first is written last and stays.
+        order = np.flatnonzero(mask)[::-1]
+        at = source.positions[order]
+        order = order[~_PAID[result.statuses[at]]]
+        at = source.positions[order]
+        result.statuses[at] = source.statuses[order]
+        result.entry[at] = source.first + order
+        result.retryable[at] = source.retryable[order]
+        result.notes[at] = -1
+
+
+def is_retryable(
+    statuses: Sequence[int], http_statuses: Sequence[int | None], codes: Sequence[str | None]
+) -> NDArray[np.bool_]:
+    """Tell for each entry whether the row may be sent again by itself."""
+    return np.fromiter(
+        (
+            status == RowStatus.EXPIRED
+            or (
+                status == RowStatus.FAILED
+                and (
+                    code in RETRYABLE_CODES
+                    or http in RETRYABLE_HTTP
+                    or (http is not None and http >= 500)
+                )
+            )
+            for status, http, code in zip(statuses, http_statuses, codes, strict=True)
+        ),
+        dtype=bool,
+        count=len(statuses),
+    )
+
+
+def without_paid(positions: NDArray[np.int64], paid: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return those positions whose row has no answer that was paid for."""
+    return positions[~paid[positions]]

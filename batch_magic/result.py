@@ -1,0 +1,161 @@
+"""The merged DataFrame: a run's outcomes put onto the frame as it was at submit.
+
+It knows which outcome goes into which column and refuses to store anything: a result is made
+from files and manifests whenever it is asked for, whole or partial. The trap is memory: texts
+are taken from mapped Arrow files in one go, never row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from batch_magic import frame as frames
+from batch_magic import lifecycle
+from batch_magic.errors import CellError
+from batch_magic.folder import RunFolder
+from batch_magic.outcomes import Resolved, resolve_run
+from batch_magic.records import RunRecord
+
+KEEP: Mapping[str, tuple[str, ...]] = {
+    "usage": ("usage_input", "usage_cached", "usage_output", "usage_reasoning"),
+    "finish_reason": ("finish_reason",),
+    "custom_id": (),
+    "model": ("model",),
+    "raw": (),
+}
+"""What `--keep` can add, and which outcome columns it takes."""
+
+
+def check_keep(keep: tuple[str, ...]) -> None:
+    """Refuse a name that `--keep` does not know. Raises CellError."""
+    for name in keep:
+        if name not in KEEP:
+            raise CellError(f"--keep knows no {name!r}; it knows {', '.join(KEEP)}")
+
+
+def added_columns(column: str, keep: tuple[str, ...]) -> list[str]:
+    """Return the names of all columns that a result adds, in their order."""
+    kept = [f"gpt_{part}" for name in keep for part in KEEP[name] or (name,)]
+    return [column, "gpt_status", "gpt_error", *kept]
+
+
+def result_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -> pd.DataFrame:
+    """Return the frame of a run (n rows) with its answers, as far as there are any.
+
+    `live` is the frame as held at submit, if this process still has it; else it is read from
+    the run's snapshot. Same rows, order, index and dtypes; rows without outcome are `pending`.
+    Raises JournalError when the files cannot be read.
+    """
+    frame, missing = (live, []) if live is not None else frames.load(folder.frame_path)
+    resolved = resolve_run(folder, run)
+    columns = {
+        run.layout.column: frames.text_column(_taken(resolved, "text")),
+        "gpt_error": frames.text_column(_errors(resolved)),
+        **_kept(folder, run, resolved),
+    }
+    statuses = resolved.resolution.statuses
+    result = frames.attach(frame, statuses, columns, on_clash="replace")
+    result.attrs["gptbatch"] = _facts(run, missing)
+    return result
+
+
+def _taken(resolved: Resolved, name: str) -> Any:
+    """Take one outcome column, an entry for each row; null where a row has no entry."""
+    import pyarrow as pa
+
+    parts = [chunk for one in resolved.tables for chunk in one.table[name].chunks]
+    kind = parts[0].type if parts else pa.large_binary()
+    if not parts:
+        return pa.nulls(len(resolved.resolution.entry), kind)
+    entry = resolved.resolution.entry
+    return pa.chunked_array(parts, type=kind).take(pa.array(entry, mask=entry < 0))
+
+
+def _errors(resolved: Resolved) -> Any:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    said = _taken(resolved, "error")
+    notes = resolved.resolution.notes
+    if not (notes >= 0).any():
+        return said
+    texts = pa.array([note.encode("utf-8", "surrogatepass") for note in resolved.notes],
+                     pa.large_binary())
+    of_notes = texts.take(pa.array(notes, mask=notes < 0))
+    return pc.coalesce(of_notes, said)
+
+
+def _kept(folder: RunFolder, run: RunRecord, resolved: Resolved) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for name in run.layout.keep:
+        for part in KEEP[name]:
+            columns[f"gpt_{part}"] = _kept_column(resolved, part)
+        if name == "custom_id":
+            ids = [f"{run.run_id}-{position}" for position in range(run.rows)]
+            columns["gpt_custom_id"] = frames.text_column(ids)
+        if name == "raw":
+            columns["gpt_raw"] = frames.text_column(_raw_lines(folder, resolved))
+    return columns
+
+
+def _kept_column(resolved: Resolved, part: str) -> Any:
+    taken = _taken(resolved, part)
+    if part.startswith("usage_"):
+        return pd.array(taken.to_pylist(), dtype="Int64")
+    return frames.text_column(taken.to_pylist())
+
+
+def _raw_lines(folder: RunFolder, resolved: Resolved) -> list[str | None]:
+    raw: list[str | None] = [None] * len(resolved.resolution.entry)
+    paths = [path for table in resolved.tables for path in table.files]
+    starts = np.cumsum([0, *(len(table.files) for table in resolved.tables)])
+    firsts = np.cumsum([0, *(len(table.table) for table in resolved.tables)])
+    for position, entry in enumerate(resolved.resolution.entry.tolist()):
+        if entry < 0:
+            continue
+        at = int(np.searchsorted(firsts, entry, side="right")) - 1
+        row = resolved.tables[at].table.slice(entry - int(firsts[at]), 1)
+        offset, length = row["offset"][0].as_py(), row["length"][0].as_py()
+        if length:
+            path = paths[int(starts[at]) + row["file"][0].as_py()]
+            line = folder.raw_line(path, offset, length)
+            raw[position] = line.decode("utf-8", "replace").rstrip("\n")
+    return raw
+
+
+def _facts(run: RunRecord, missing: list[str]) -> dict[str, Any]:
+    """What the result says of itself, as plain values that any file format can hold."""
+    picture = lifecycle.snapshot(run, run.ended_at or run.created_at)
+    usage = picture.usage
+    return {
+        "run_id": run.run_id,
+        "backend": run.backend.identity,
+        "answered_by": "sandbox: answers are made on this machine"
+        if run.backend.is_sandbox
+        else run.backend.base_url,
+        "endpoint": run.request.endpoint,
+        "model": run.request.model,
+        "model_served": picture.model_served,
+        "template": run.request.template,
+        "params": dict(run.request.params),
+        "schema": None,
+        "job_ids": [job.batch_id for job in run.jobs if job.batch_id],
+        "created_at": run.created_at,
+        "ended_at": run.ended_at,
+        "ending": run.ending.value if run.ending else None,
+        "tokens": None
+        if usage is None
+        else {
+            "input": usage.input,
+            "cached": usage.cached,
+            "output": usage.output,
+            "reasoning": usage.reasoning,
+        },
+        "cost_usd": None,  # unknown, which is not 0
+        "notes": list(run.notes),
+        "columns_lost": missing,
+    }

@@ -1,0 +1,158 @@
+"""The table of things this service can be told to do wrong, and the choice of rows they hit.
+
+Knows every switch by name, where it applies and what it takes. Refuses to carry any of them
+out: the gate does the HTTP ones, the lifecycle those of a batch, the run those of a row. The
+trap: a share of rows must be exact and repeatable, so rows are sampled by a seeded choice over
+their numbers, never by a coin per row.
+"""
+
+import fnmatch
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from .refusals import Refusal
+
+METADATA_PREFIX = "sandbox_fault_"
+
+
+class Scope(StrEnum):
+    """Where a switch applies."""
+
+    HTTP = "http"  # the whole service; set by PUT /sandbox/faults
+    BATCH = "batch"  # one batch by its metadata, or all new ones by PUT /sandbox/faults
+    ROW = "row"  # as BATCH, and takes a choice of rows
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One named fault."""
+
+    name: str
+    scope: Scope
+    takes: str  # what its value looks like
+    gloss: str
+
+
+_ROWS = 'rows: {"share": 0.3} | {"every": 3} | {"custom_id": "r-1*"} | {"text": "words"} | true'
+_CALLS = '{"route": "batches.create", "times": 1, ...}, or a list of these'
+
+SWITCHES: tuple[Switch, ...] = (
+    Switch("validating_s", Scope.BATCH, "seconds", "time in validating, before the time scale"),
+    Switch("in_progress_s", Scope.BATCH, "seconds", "least time in in_progress"),
+    Switch("finalizing_s", Scope.BATCH, "seconds", "time in finalizing"),
+    Switch("cancelling_s", Scope.BATCH, "seconds", "time in cancelling"),
+    Switch("row_status", Scope.ROW, '{"status": 429, rows}, or a list; 0 = transport loss, '
+           '"timeout" = request_timeout; "once": true = a second try succeeds',
+           "rows end with an HTTP error"),
+    Switch("row_missing", Scope.ROW, _ROWS, "rows are answered and in neither file"),
+    Switch("row_twice", Scope.ROW, _ROWS, "rows are in the output file two times"),
+    Switch("row_malformed", Scope.ROW, _ROWS, "rows are a cut line of the output file"),
+    Switch("row_refused", Scope.ROW, _ROWS, "the model refuses: a refusal instead of content"),
+    Switch("row_null", Scope.ROW, _ROWS, "content is null and nothing says why"),
+    Switch("row_filtered", Scope.ROW, _ROWS, "finish_reason content_filter, content empty"),
+    Switch("row_cut", Scope.ROW, _ROWS, "finish_reason length, content cut to half"),
+    Switch("row_no_choices", Scope.ROW, _ROWS, "choices (or output) is an empty list"),
+    Switch("expire_after_share", Scope.BATCH, "0..1", "the batch expires with this share done"),
+    Switch("cancel_after_share", Scope.BATCH, "0..1", "someone cancels it with this share done"),
+    Switch("stall_after_share", Scope.BATCH, "0..1", "no progress beyond this share until its end"),
+    Switch("validation_error", Scope.BATCH,
+           'a code, or {"code", "message", "param", "line"}, or a list',
+           "the batch fails validation with these"),
+    Switch("token_cap", Scope.BATCH, "tokens", "enqueued prompt tokens per model; over it: "
+           "token_limit_exceeded, freed when batches end"),
+    Switch("status_text", Scope.BATCH, "a string", "reported instead of in_progress"),
+    Switch("counts_null", Scope.BATCH, "true", "request_counts is null"),
+    Switch("counts_all_completed", Scope.BATCH, "true", "failed rows are counted as completed"),
+    Switch("error_file_id_empty", Scope.BATCH, "true", 'an absent error_file_id is "", not null'),
+    Switch("file_ids_late_s", Scope.BATCH, "seconds", "file ids are null so long after the end"),
+    Switch("output_order", Scope.BATCH, '"shuffled" | "input" | "reversed"', "order of results"),
+    Switch("vanished", Scope.BATCH, "true", "retrieving the batch is a 404 after its creation"),
+    Switch("http_status", Scope.HTTP, _CALLS + ': {"status": 429, "retry_after_s": 1, "code", '
+           '"message", "after_commit": true}', "calls are answered with an error"),
+    Switch("http_drop", Scope.HTTP, _CALLS + ': {"after_commit": true}',
+           "the connection is closed without an answer"),
+    Switch("http_delay", Scope.HTTP, _CALLS + ': {"delay_s": 5, "after_commit": true}',
+           "the answer is late"),
+    Switch("http_cut", Scope.HTTP, _CALLS + ': {"share": 0.5}',
+           "the connection is closed half-way through the body"),
+    Switch("insufficient_quota", Scope.HTTP, _CALLS, "429 insufficient_quota"),
+    Switch("file_404_s", Scope.HTTP, "seconds", "a file cannot be retrieved so long after upload"),
+    Switch("content_404_s", Scope.HTTP, "seconds", "results cannot be downloaded so long"),
+)
+BY_NAME = {switch.name: switch for switch in SWITCHES}
+
+
+def check_switches(given: Mapping[str, Any]) -> None:
+    """Refuse names that are not in the table. Raises Refusal (400)."""
+    for name in given:
+        if name not in BY_NAME:
+            known = ", ".join(BY_NAME)
+            raise Refusal(400, f"unknown fault {name!r}; known: {known}", param=name)
+
+
+def batch_faults(general: Mapping[str, Any], metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return the faults of a new batch: the general ones under those of its metadata."""
+    chosen = {name: value for name, value in general.items() if BY_NAME[name].scope != Scope.HTTP}
+    for key, text in (metadata or {}).items():
+        if key.startswith(METADATA_PREFIX):
+            name = key.removeprefix(METADATA_PREFIX)
+            check_switches({name: text})
+            chosen[name] = _value(text)
+    return chosen
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return one value or a list of them as a list."""
+    return value if isinstance(value, list) else [value]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a choice of rows may look at."""
+
+    number: int  # 1-based line
+    custom_id: str
+    line: bytes
+
+
+Choice = Callable[[Row], bool]
+
+
+def row_choice(value: Any, total: int, seed: str) -> Choice:
+    """Return the test of whether a row is chosen. Raises Refusal (400) on an unknown shape."""
+    if value is True:
+        return lambda row: True
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = {"share": value}
+    if not isinstance(value, dict):
+        raise Refusal(400, f"a choice of rows is an object, not {value!r}")
+    if "share" in value:
+        numbers = sample_rows(total, float(value["share"]), seed)
+        return lambda row: row.number in numbers
+    if "every" in value:
+        step = int(value["every"])
+        return lambda row: row.number % step == 0
+    if "custom_id" in value:
+        pattern = str(value["custom_id"])
+        return lambda row: fnmatch.fnmatchcase(row.custom_id, pattern)
+    if "text" in value:
+        words = str(value["text"]).encode()
+        return lambda row: words in row.line
+    return lambda row: True
+
+
+def sample_rows(total: int, share: float, seed: str) -> frozenset[int]:
+    """Return exactly `round(total * share)` row numbers, the same for the same arguments."""
+    count = min(total, max(0, round(total * share)))
+    return frozenset(random.Random(f"{seed}:{total}").sample(range(1, total + 1), count))

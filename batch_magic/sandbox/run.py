@@ -1,0 +1,191 @@
+"""The answering of one batch's rows, and the record of each row as soon as it is answered.
+
+Knows the input file, the answerer and the append-only record from which results are made.
+Refuses to know statuses or clocks: it is told how many rows may be done by now. The traps: a
+row's record is on disk before the row counts, so a killed server never answers it again; the
+last line of a killed server's record may be torn, and is cut off before going on.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+
+from .answerers import Answer, Desk
+from .answerers.desk import server_error_answer
+from .records import BatchRecord, Counts, Usage
+from .rows import Outcome, RowPlan, usage_of
+from .store import Store
+
+_SLICE_S = 0.2  # the longest a worker answers before it reports
+
+
+class Tally(msgspec.Struct):
+    """What has been counted over a batch's answered rows."""
+
+    answered: int = 0
+    paid: int = 0
+    completed: int = 0
+    failed: int = 0
+    usage: Usage = Usage()
+
+
+class Run:
+    """The rows of one batch, answered once each."""
+
+    def __init__(self, store: Store, desk: Desk, pool: ThreadPoolExecutor, batch: BatchRecord):
+        self._desk = desk
+        self._pool = pool
+        self._endpoint = batch.endpoint
+        self._record_path = store.run_path(batch.id)
+        self._input_path = store.run_input_path(batch.id)
+        self._plan = RowPlan.of(batch, store)
+        self._done, self.tally = read_record(self._record_path, batch.counts.total)
+        self._record = _append_to(self._record_path)
+        self._lines = self._open_rows()
+        self._waiting: deque[tuple[int, str, bytes, Future[Answer]]] = deque()
+        self.is_exhausted = False
+
+    def _open_rows(self) -> Iterator[tuple[int, bytes]]:
+        with self._input_path.open("rb", buffering=1 << 18) as lines:
+            for number, line in enumerate(lines, 1):
+                if not self._done[number - 1] and self._plan.is_wanted(number):
+                    yield number, line
+
+    @property
+    def counts(self) -> Counts:
+        """`request_counts` as they stand."""
+        return Counts(len(self._done), self.tally.completed, self.tally.failed)
+
+    def answer_some(self, allowed: int, now: float) -> None:
+        """Answer rows until `allowed` are answered in all, none is left, or time is up."""
+        ends = time.monotonic() + _SLICE_S
+        while time.monotonic() < ends:
+            started = self._start_rows(allowed, now)
+            if self._waiting:
+                self._settle_one()
+            elif not started:
+                break
+        self._record.flush()
+        if self.is_done:
+            os.fsync(self._record.fileno())
+
+    def finish_rows_in_flight(self) -> None:
+        """Wait for the rows that have been given to the answerer, and close the record."""
+        while self._waiting:
+            self._settle_one()
+        self._record.close()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every wanted row is answered."""
+        is_full = self.tally.answered >= len(self._done)
+        return not self._waiting and (self.is_exhausted or is_full)
+
+    def _start_rows(self, allowed: int, now: float) -> bool:
+        started = False
+        window = self._desk.parallel
+        while len(self._waiting) < window and self.tally.answered + len(self._waiting) < allowed:
+            row = next(self._lines, None)
+            if row is None:
+                self.is_exhausted = True
+                break
+            started = True
+            self._start_row(*row, now, inline=window == 1)
+            if window == 1:
+                break
+        return started
+
+    def _start_row(self, number: int, line: bytes, now: float, *, inline: bool) -> None:
+        parsed = orjson.loads(line)
+        custom_id, body = parsed["custom_id"], parsed["body"]
+        if inline:
+            answer = self._answer(body, now)
+            self._settle(number, custom_id, line, answer)
+        else:
+            future = self._pool.submit(self._answer, body, now)
+            self._waiting.append((number, custom_id, line, future))
+
+    def _answer(self, body: dict[str, Any], now: float) -> Answer:
+        try:
+            return self._desk.answer(self._endpoint, body, now)
+        except Exception:  # noqa: BLE001  # one row that breaks the answerer must not end the batch
+            return server_error_answer()
+
+    def _settle_one(self) -> None:
+        number, custom_id, line, future = self._waiting.popleft()
+        self._settle(number, custom_id, line, future.result())
+        self._record.flush()
+
+    def _settle(self, number: int, custom_id: str, line: bytes, answer: Answer) -> None:
+        outcome = self._plan.outcome(number, custom_id, line, answer)
+        self._record.write(record_line(number, outcome, usage_of(answer)))
+        _count(self.tally, outcome, usage_of(answer))
+        self._done[number - 1] = 1
+
+
+def record_line(number: int, outcome: Outcome, usage: tuple[int, int, int, int]) -> bytes:
+    """Return one line of the record: kind, status, row number, usage, then the result line."""
+    head = f"{outcome.kind} {outcome.status} {number} {usage[0]} {usage[1]} {usage[2]} {usage[3]} "
+    return head.encode() + outcome.line + b"\n"
+
+
+def read_record(path: Path, total: int) -> tuple[bytearray, Tally]:
+    """Return which rows are in a record, and the tally over them; a torn tail is ignored."""
+    done, tally = bytearray(total), Tally()
+    if not path.exists():
+        return done, tally
+    with path.open("rb") as lines:
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break
+            kind, status, number, *usage, rest = line.split(b" ", 7)
+            done[int(number) - 1] = 1
+            tokens = tuple(int(token) for token in usage)
+            outcome = Outcome(kind.decode(), int(status), rest)
+            _count(tally, outcome, (tokens[0], tokens[1], tokens[2], tokens[3]))
+    return done, tally
+
+
+def _count(tally: Tally, outcome: Outcome, usage: tuple[int, int, int, int]) -> None:
+    tally.answered += 1
+    is_paid = 200 <= outcome.status < 300
+    # A transport loss is counted as completed by the real service.
+    if is_paid or outcome.status == 0:
+        tally.completed += 1
+    else:
+        tally.failed += 1
+    if is_paid:
+        tally.paid += 1
+        before = tally.usage
+        tally.usage = Usage(
+            before.input_tokens + usage[0],
+            before.cached_tokens + usage[1],
+            before.output_tokens + usage[2],
+            before.reasoning_tokens + usage[3],
+        )
+
+
+def _append_to(path: Path) -> Any:
+    """Open a record for appending, its torn last line cut off."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    record = os.fdopen(descriptor, "r+b", buffering=1 << 18)
+    size = record.seek(0, os.SEEK_END)
+    end = size
+    while end > 0:
+        start = max(0, end - 65536)
+        record.seek(start)
+        at = record.read(end - start).rfind(b"\n")
+        if at >= 0:
+            end = start + at + 1
+            break
+        end = start
+    record.truncate(end)
+    record.seek(end)
+    return record

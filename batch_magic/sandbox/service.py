@@ -1,0 +1,41 @@
+"""What every part of the running service shares: its store, clock, faults and answers.
+
+Knows nothing but these parts and the identity of this life of the server. The trap: it is the
+one object that both the event loop and the workers hold, so what hangs on it is either safe to
+share (store, clock) or touched by the loop only (faults, counters).
+"""
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from .answerers import Desk
+from .clock import Clock
+from .store import Store
+
+ORGANIZATION = "org-sandbox"
+
+
+@dataclass
+class Service:
+    """One life of the server."""
+
+    store: Store
+    clock: Clock
+    desk: Desk
+    instance: str
+    faults: dict[str, Any] = field(default_factory=dict)  # general faults, kept in the store
+    calls: Counter[str] = field(default_factory=Counter)  # requests by route, this life
+    statuses: Counter[str] = field(default_factory=Counter)  # "route status", this life
+    last_call: float = field(default_factory=time.monotonic)
+
+    def keep_faults(self, faults: dict[str, Any]) -> None:
+        """Replace the general faults, over restarts too."""
+        self.faults = faults
+        self.store.keep_setting("faults", faults)
+
+    def advance_clock(self, seconds: float) -> None:
+        """Move the clock forward, over restarts too."""
+        self.clock.advance(seconds)
+        self.store.keep_setting("clock_offset_s", self.clock.offset_s)

@@ -1,0 +1,667 @@
+"""The Python API and the composition root: `submit`, `attach`, `runs`, `Run`.
+
+It puts the rooms together for one home of this process, hands out ids and the wall clock, and
+holds no rule about jobs: those are `lifecycle`'s. A `Run` is a handle: everything it says is
+read from the journal or from the last published snapshot. The traps: nothing here runs on the
+heartbeat's thread except what was handed to it, and a blocking wait must neither starve the
+loop of its host nor swallow an interrupt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pandas as pd
+
+from batch_magic import frame as frames
+from batch_magic import lifecycle, result, settings, wire
+from batch_magic.engine import Engine, plan_jobs
+from batch_magic.errors import (
+    BatchMagicError,
+    CellError,
+    JournalError,
+    ServiceError,
+    StillRunning,
+)
+from batch_magic.folder import Home
+from batch_magic.heartbeat import Heartbeat
+from batch_magic.journal import Journal, Outdated
+from batch_magic.prepare import DryRun, Preparation, known_answers, rehearse
+from batch_magic.records import (
+    Backend,
+    Ending,
+    Layout,
+    Request,
+    RowStatus,
+    RunRecord,
+    Snapshot,
+    Stage,
+)
+from batch_magic.settings import Settings
+from batch_magic.template import Template, compile_template
+
+log = logging.getLogger("batch_magic")
+
+# A cell has 1 s for 10,000 rows and 2 s at most: what is not on disk by then goes on behind.
+_CELL_S = 0.6
+_WAIT_SLICE_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a cell or a call asks for, before anything is looked up."""
+
+    out: str
+    model: str = ""
+    endpoint: str = "chat"
+    column: str = "answer"
+    params: Mapping[str, Any] | None = None
+    extras: Mapping[str, object] | None = None
+    on: str = ""
+    retries: int | None = None
+    keep: tuple[str, ...] = ()
+    fresh: bool = False
+    on_clash: str = "error"
+    frame_name: str = "the frame"
+
+
+class Session:
+    """One home in this process: its journal, its engine, its runs."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = Home(home)
+        self.journal = Journal(self.home.journal_path)
+        self._runs: dict[str, Run] = {}
+        self._apis: dict[Backend, Any] = {}
+        self._settings = Settings()
+        self._environ: Mapping[str, str] = {}
+
+    # -- submit -----------------------------------------------------------------------------
+
+    def submit(self, frame: object, template: str, options: Options, use: Settings) -> Run:
+        """Start a run, or go on with the one that is just this. Raises before anything is sent."""
+        self._environ, self._settings = settings.environment(Path.cwd()), use
+        draft, held, compiled = _draft(frame, template, options, use, self._environ)
+        settings.find_credentials(draft.backend, self._environ)
+        if draft.backend.is_sandbox:
+            _check_sandbox()
+        run = Run(self, draft, held)
+        self._runs[draft.run_id] = run
+        try:
+            self._prepare(run, draft, held, compiled, fresh=options.fresh)
+        except BaseException:
+            del self._runs[draft.run_id]
+            raise
+        return run
+
+    def _prepare(
+        self, run: Run, draft: RunRecord, held: pd.DataFrame, template: Template, *, fresh: bool
+    ) -> None:
+        """Write what a cell has time for; a thread writes the rest."""
+        known = known_answers(self.home, self.journal, draft, fresh=fresh)
+        work = Preparation(self.home, draft, frame=held, template=template, known=known)
+        ends = time.monotonic() + _CELL_S
+        if work.advance(lambda: time.monotonic() >= ends):
+            self._commit(run, work, held, template, fresh=fresh)
+            return
+        run._preparing(work.rows_done)
+        self._heartbeat.submit(self._finish_preparing(run, work, held, template, fresh))
+
+    async def _finish_preparing(
+        self, run: Run, work: Preparation, held: pd.DataFrame, template: Template, fresh: bool
+    ) -> None:
+        try:
+            while not run._is_abandoned and not await asyncio.to_thread(_advance_a_little, work):
+                run._preparing(work.rows_done)
+            if run._is_abandoned:
+                work.discard()
+                run._give_up("cancelled before anything was sent", Ending.CANCELLED)
+                return
+            await asyncio.to_thread(self._commit, run, work, held, template, fresh=fresh)
+        except BatchMagicError as error:
+            run._give_up(str(error), Ending.STOPPED)
+        except Exception as error:
+            log.exception("preparing run %s failed", run.run_id)
+            run._give_up(f"{type(error).__name__}: {error} (a bug of batch_magic's)", Ending.STOPPED)
+
+    def _commit(
+        self, run: Run, work: Preparation, held: pd.DataFrame, template: Template, *, fresh: bool
+    ) -> None:
+        """Name the run in the journal, or attach to the one in flight that is just the same."""
+        record = work.record
+        assert record is not None, "a preparation that is done has its record"
+        now = time.time()
+        same = None if fresh else self.journal.find_identical(record.identity)
+        if same is not None:
+            work.discard()
+            run._become(same)
+            run._said = "the same rows are in flight already: attached, nothing is sent again"
+            self.journal.reopen(same, now)
+        else:
+            record = replace(record, jobs=plan_jobs(record.shards, _token))
+            try:
+                self.journal.add_run(record, owner=_OWNER, now=now, kin=work.known.kin)
+            except Outdated:
+                work.discard()
+                self._prepare(run, work.draft, held, template, fresh=fresh)
+                return
+            except BaseException:
+                work.discard()
+                raise
+            for lender in record.lenders:
+                self.journal.reopen(lender, now)
+        self._drive(run)
+
+    # -- attach, list -----------------------------------------------------------------------
+
+    def attach(self, word: str, use: Settings) -> Run:
+        """Go on with the run that `word` means: a name, a run id or a batch id."""
+        self._environ, self._settings = settings.environment(Path.cwd()), use
+        run = self.find(word)
+        if run._is_recorded:
+            record = self.journal.run(run.run_id)
+            if record.ending in (None, Ending.STOPPED):
+                settings.find_credentials(record.backend, self._environ)
+                self.journal.reopen(run.run_id, time.time())
+            self._drive(run)
+        return run
+
+    def find(self, word: str) -> Run:
+        """Return the handle of a run without touching it. Raises CellError if there is none."""
+        preparing = [r for r in self._runs.values() if word in (r.name, r.run_id)]
+        if preparing and not preparing[-1]._is_recorded:
+            return preparing[-1]
+        run_id = self.journal.find(word)
+        if run_id is None:
+            known = ", ".join(dict.fromkeys(run.name for run in self.journal.runs()[:8]))
+            hint = f"known are {known}" if known else "there are no runs yet"
+            raise CellError(f"no run is called {word!r} in {self.home.path}; {hint}")
+        return self._handle(run_id)
+
+    def snapshots(self) -> list[Snapshot]:
+        """Return a picture of every run of this home, newest first."""
+        now = time.time()
+        preparing = [run.snapshot() for run in self._runs.values() if not run._is_recorded]
+        return preparing[::-1] + [lifecycle.snapshot(run, now) for run in self.journal.runs()]
+
+    def _handle(self, run_id: str) -> Run:
+        if run_id not in self._runs:
+            self._runs[run_id] = Run(self, self.journal.run(run_id), None, is_recorded=True)
+        return self._runs[run_id]
+
+    def _drive(self, run: Run) -> None:
+        run._is_recorded = True
+        run._ended.clear()
+        self._engine.drive(run.run_id)
+        run._take(lifecycle.snapshot(self.journal.run(run.run_id), time.time()))
+        self._heartbeat.wake()
+
+    def ask_cancel(self, run_id: str) -> None:
+        """Write the wish down and see to it that it is carried out."""
+        self.journal.ask_cancel(run_id, time.time())
+        self._drive(self._handle(run_id))
+
+    # -- machinery --------------------------------------------------------------------------
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return Engine(
+            self.home,
+            self.journal,
+            owner=_OWNER,
+            connect=self._connect,
+            disconnect=self._disconnect,
+            clock=time.time,
+            token=_token,
+            publish=self._publish,
+        )
+
+    @cached_property
+    def _heartbeat(self) -> Heartbeat:
+        beat = Heartbeat(self._engine.step, on_error=self._on_error, at_stop=self._at_stop)
+        beat.start()
+        return beat
+
+    async def _connect(self, backend: Backend) -> Any:
+        """Return the service of a backend, connecting first if need be."""
+        if backend not in self._apis:
+            from batch_magic.api import Api
+
+            credentials = settings.find_credentials(backend, self._environ)
+            url = backend.base_url
+            if backend.is_sandbox:
+                url = await asyncio.to_thread(_sandbox_url, self.home.sandbox_path, self._settings)
+            self._apis[backend] = Api(
+                url,
+                credentials.api_key,
+                organization=credentials.organization,
+                project=credentials.project,
+            )
+        return self._apis[backend]
+
+    async def _disconnect(self, backend: Backend) -> None:
+        """Forget a connection that brings nothing; the next call makes a new one."""
+        api = self._apis.pop(backend, None)
+        if api is not None:
+            await api.close()
+
+    async def _at_stop(self) -> None:
+        for backend in list(self._apis):
+            await self._disconnect(backend)
+        self._engine.release()
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        run = self._runs.get(snapshot.run_id)
+        if run is not None:
+            run._take(snapshot)
+
+    def _on_error(self, error: BaseException) -> None:
+        log.error("the engine stumbled: %s", error, exc_info=error)
+        for run in list(self._runs.values()):
+            if self._engine.drives(run.run_id):
+                run._take(replace(run.snapshot(), problem=f"{type(error).__name__}: {error}"))
+
+    def close(self) -> None:
+        """Stop the heartbeat and give leases back; runs go on when attached again."""
+        if "_heartbeat" in self.__dict__:
+            self._heartbeat.stop()
+            del self.__dict__["_heartbeat"]
+            self.__dict__.pop("_engine", None)
+        self.journal.close()
+
+
+class Run:
+    """A handle on one run. It holds the place of the result until there is one.
+
+    Used as a frame before the end it says, in one line, how far it is and how to wait.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        record: RunRecord,
+        held: pd.DataFrame | None,
+        *,
+        is_recorded: bool = False,
+    ) -> None:
+        self._session = session
+        self._run_id = record.run_id
+        self._name = record.name
+        self._held = held  # the frame at submit, shared by copy-on-write
+        self._is_recorded = is_recorded
+        self._is_abandoned = False
+        self._said: str | None = None
+        self._ended = threading.Event()
+        self._listeners: list[Callable[[Snapshot], None]] = []
+        self._snapshot = lifecycle.snapshot(record, record.created_at)
+        if not is_recorded:
+            self._preparing(0)
+        elif record.ending is not None:
+            self._ended.set()
+
+    @property
+    def run_id(self) -> str:
+        return self._run_id
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def snapshot(self) -> Snapshot:
+        """Return a frozen picture of the run: stage, counts, jobs, times."""
+        return self._snapshot
+
+    def result(self) -> pd.DataFrame:
+        """Return the frame with its answers: n rows as at submit, same order, index and dtypes.
+
+        Raises StillRunning before the end, ServiceError when the run has stopped on a fault.
+        """
+        picture = self._snapshot
+        if picture.ending is None:
+            raise StillRunning(self._hint())
+        if picture.ending is Ending.STOPPED:
+            raise ServiceError(f"{picture.name} has stopped: {picture.fault}")
+        return self.partial()
+
+    def partial(self) -> pd.DataFrame:
+        """Return the frame with the answers so far; rows without one are `pending`."""
+        if not self._is_recorded:
+            raise StillRunning(self._hint())
+        record = self._session.journal.run(self._run_id)
+        folder = self._session.home.run_folder(self._run_id)
+        return result.result_frame(folder, record, self._held)
+
+    def wait(self, timeout_s: float | None = None) -> pd.DataFrame:
+        """Block until the run has ended and return its frame.
+
+        Raises StillRunning after `timeout_s` seconds, ServiceError when the run stops on a
+        fault. An interrupt leaves the run alone.
+        """
+        loop = _host_loop()
+        if loop is None or not _nest(loop):
+            self._block(timeout_s)
+        else:
+            loop.run_until_complete(self._until_ended(timeout_s))
+        return self.result()
+
+    def __await__(self) -> Generator[Any, None, pd.DataFrame]:
+        return self._frame().__await__()
+
+    async def _frame(self) -> pd.DataFrame:
+        await self._until_ended(None)
+        return await asyncio.to_thread(self.result)
+
+    def cancel(self) -> None:
+        """Cancel the run; rows that have finished are kept. Returns at once."""
+        if self._is_recorded:
+            self._session.ask_cancel(self._run_id)
+        else:
+            self._is_abandoned = True
+
+    def listen(self, listener: Callable[[Snapshot], None]) -> None:
+        """Call `listener` with every new snapshot, from the heartbeat's thread."""
+        self._listeners.append(listener)
+        listener(self._snapshot)
+
+    # -- what the session tells it ----------------------------------------------------------
+
+    def _take(self, snapshot: Snapshot) -> None:
+        if self._said and self._said not in snapshot.notes:
+            snapshot = replace(snapshot, notes=(self._said, *snapshot.notes))
+        self._snapshot = snapshot
+        for listener in list(self._listeners):
+            listener(snapshot)
+        if snapshot.ending is not None:
+            self._ended.set()
+
+    def _preparing(self, rows_done: int) -> None:
+        picture = replace(
+            self._snapshot, stage=Stage.PREPARING, prepared=rows_done, as_of=time.time()
+        )
+        self._take(replace(picture, counts={RowStatus.PENDING: picture.rows} if picture.rows else {}))
+
+    def _give_up(self, fault: str, ending: Ending) -> None:
+        self._take(replace(self._snapshot, ending=ending, fault=fault, ended_at=time.time()))
+
+    def _become(self, run_id: str) -> None:
+        """Turn into the handle of another run, the one that is just the same."""
+        self._session._runs.pop(self._run_id, None)
+        self._run_id = run_id
+        self._session._runs[run_id] = self
+
+    def _block(self, timeout_s: float | None) -> None:
+        ends = None if timeout_s is None else time.monotonic() + timeout_s
+        # In slices: a lock without a time limit cannot be interrupted on every platform.
+        while not self._ended.wait(_WAIT_SLICE_S):
+            if ends is not None and time.monotonic() >= ends:
+                raise StillRunning(self._hint())
+
+    async def _until_ended(self, timeout_s: float | None) -> None:
+        ends = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self._ended.is_set():
+            if ends is not None and time.monotonic() >= ends:
+                raise StillRunning(self._hint())
+            await asyncio.sleep(_WAIT_SLICE_S / 2)
+
+    # -- used as a frame --------------------------------------------------------------------
+
+    def _hint(self) -> str:
+        s, name = self._snapshot, self._snapshot.name
+        if s.ending is Ending.STOPPED:
+            return f"{name} has stopped: {s.fault}"
+        if s.ending is not None:
+            return f"{name} has ended; its frame is {name}.result() or `%gptbatch take {name}`"
+        pending = s.counts.get(RowStatus.PENDING, 0)
+        done = min(s.rows, s.rows - pending + s.claimed_ok + s.claimed_failed)
+        return (
+            f"{name} has not ended yet ({s.stage.value}, {done:,} of {s.rows:,} rows); wait for it:"
+            f" `%gptbatch wait {name}` or `await {name}`, or take what is there: {name}.partial()"
+        )
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise StillRunning(self._hint())
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_"):
+            raise AttributeError(attribute)
+        raise StillRunning(self._hint())
+
+    __getitem__ = __setitem__ = __len__ = __iter__ = __contains__ = _refuse
+
+    def __repr__(self) -> str:
+        return f"<Run {self._run_id}: {self._hint()}>"
+
+
+# -- one home, one session ------------------------------------------------------------------
+
+_OWNER = secrets.token_hex(8)
+_sessions: dict[Path, Session] = {}
+
+
+def session_for(home: str) -> Session:
+    """Return this process's session for a home folder. Raises JournalError if it is unusable."""
+    path = Path(home).expanduser().resolve()
+    if path not in _sessions:
+        _sessions[path] = Session(path)
+    return _sessions[path]
+
+
+def close_sessions() -> None:
+    """Stop all heartbeats of this process; nothing that runs at a service is touched."""
+    while _sessions:
+        _sessions.popitem()[1].close()
+
+
+atexit.register(close_sessions)
+
+
+def submit(
+    frame: pd.DataFrame,
+    template: str,
+    *,
+    out: str = "result",
+    model: str | None = None,
+    endpoint: str = "chat",
+    column: str = "answer",
+    params: Mapping[str, Any] | None = None,
+    with_: Mapping[str, object] | None = None,
+    on: str | None = None,
+    retries: int | None = None,
+    keep: Sequence[str] = (),
+    fresh: bool = False,
+    on_clash: str = "error",
+    home: str | None = None,
+) -> Run:
+    """Send every row of `frame` (n rows) through `template` and return the run's handle.
+
+    The keywords are the options of `%%gptbatch`; `with_` gives names that the template may use
+    besides columns. Raises CellError and its kin before anything is sent, JournalError when
+    the home folder cannot be used.
+    """
+    use = settings.from_environment(settings.environment(Path.cwd()))
+    use = replace(use, home=home or use.home)
+    options = Options(
+        out=out,
+        model=model or "",
+        endpoint=endpoint,
+        column=column,
+        params=params,
+        extras=with_,
+        on=on or "",
+        retries=retries,
+        keep=tuple(keep),
+        fresh=fresh,
+        on_clash=on_clash,
+    )
+    return session_for(use.home).submit(frame, template, options, use)
+
+
+def attach(word: str, *, home: str | None = None) -> Run:
+    """Go on with a run, by its name, its run id or the id of one of its jobs."""
+    use = settings.from_environment(settings.environment(Path.cwd()))
+    return session_for(home or use.home).attach(word, use)
+
+
+def runs(*, home: str | None = None) -> pd.DataFrame:
+    """Return all runs of this project, newest first: one row each."""
+    use = settings.from_environment(settings.environment(Path.cwd()))
+    return runs_frame(session_for(home or use.home).snapshots())
+
+
+def runs_frame(pictures: Sequence[Snapshot]) -> pd.DataFrame:
+    """Return snapshots as a frame: one row a run, times as UTC timestamps."""
+    rows = [
+        {
+            "name": s.name,
+            "run_id": s.run_id,
+            "state": s.ending.value if s.ending else s.stage.value,
+            "rows": s.rows,
+            "ok": s.counts.get(RowStatus.OK, 0),
+            "pending": s.counts.get(RowStatus.PENDING, 0),
+            "jobs": len(s.jobs),
+            "backend": s.backend.name,
+            "model": s.request.model,
+            "created": pd.Timestamp(s.created_at, unit="s", tz="UTC").floor("s"),
+        }
+        for s in pictures
+    ]
+    columns = ["name", "run_id", "state", "rows", "ok", "pending", "jobs", "backend", "model"]
+    return pd.DataFrame(rows, columns=[*columns, "created"])
+
+
+def dry_run(frame: object, template: str, options: Options, use: Settings) -> DryRun:
+    """Render, check and count without a key, a home or a call. Raises as `submit` would."""
+    environ = settings.environment(Path.cwd())
+    word = options.on or use.backend or "openai"
+    draft, held, compiled = _draft(frame, template, replace(options, on=word), use, environ)
+    return rehearse(draft, held, compiled)
+
+
+# -- drafting a run -------------------------------------------------------------------------
+
+
+def _draft(
+    frame: object, template: str, options: Options, use: Settings, environ: Mapping[str, str]
+) -> tuple[RunRecord, pd.DataFrame, Template]:
+    """Check all that can be checked before a row is read."""
+    checked = frames.check_frame(frame, options.frame_name)
+    if not options.out.isidentifier():
+        raise CellError(f"the result's name {options.out!r} is no Python name; name one with -o")
+    model = options.model or use.model
+    if not model:
+        raise CellError("no model: name one with -m, or set %config GPTBatch.model")
+    backend = settings.find_backend(options.on or use.backend, environ)
+    result.check_keep(options.keep)
+    frames.check_clash(checked, result.added_columns(options.column, options.keep), options.on_clash)
+    compiled = compile_template(
+        template,
+        columns=frames.column_names(checked),
+        extras=dict(options.extras or {}),
+        frame_name=options.frame_name,
+    )
+    params = dict(options.params or {})
+    wire.check_params(params)
+    held = frames.hold(checked)
+    now = time.time()
+    record = RunRecord(
+        run_id=_run_id(now),
+        name=options.out,
+        backend=backend,
+        request=Request(
+            endpoint=wire.endpoint_path(options.endpoint),
+            model=model,
+            template=template,
+            params=params,
+            extras=tuple(options.extras or ()),
+        ),
+        layout=Layout(options.column, options.keep, options.on_clash),
+        limits=use.limits(options.retries),
+        created_at=now,
+        rows=len(checked),
+        identity="",
+        fingerprint=frames.fingerprint(held),
+    )
+    return record, held, compiled
+
+
+def _run_id(now: float) -> str:
+    """A name that sorts by time and that no other run will get."""
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)) + "-" + secrets.token_hex(3)
+
+
+def _token() -> str:
+    return secrets.token_hex(12)
+
+
+def _advance_a_little(work: Preparation) -> bool:
+    ends = time.monotonic() + 0.5
+    return work.advance(lambda: time.monotonic() >= ends)
+
+
+# -- the sandbox, by name of its launcher ---------------------------------------------------
+
+
+def _check_sandbox() -> None:
+    from batch_magic.sandbox import launcher
+
+    try:
+        launcher.check_installed()
+    except launcher.SandboxError as error:
+        raise CellError(str(error)) from None
+
+
+def _sandbox_url(home: Path, use: Settings) -> str:
+    from batch_magic.sandbox import launcher
+
+    try:
+        return launcher.ensure(
+            home,
+            time_scale=use.sandbox_time_scale or None,
+            answerer=use.sandbox_answerer,
+            model_file=use.sandbox_model_file or None,
+            upstream=use.sandbox_upstream or None,
+        ).url
+    except launcher.SandboxError as error:
+        raise ServiceError(str(error)) from error
+
+
+# -- waiting inside somebody else's loop ----------------------------------------------------
+
+
+def _host_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop that already runs in this thread, unless it is an ipykernel's.
+
+    A kernel's panel and comms go on in their own threads while a cell blocks, and patching
+    its loop loses cells (measured with ipykernel 7.2 to 7.4), so there we just block.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return None if getattr(shell, "kernel", None) is not None else loop
+
+
+def _nest(loop: asyncio.AbstractEventLoop) -> bool:
+    """Let a loop that runs already run once more inside; False where it cannot (uvloop)."""
+    import nest_asyncio2
+
+    try:
+        nest_asyncio2.apply(loop)
+    except ValueError:
+        return False
+    return True
+
+

@@ -1,0 +1,1 @@
+"""Ratios that the package promises, measured in one run: `python -m benchmarks`."""

@@ -16,3 +16,17 @@ def __getattr__(name: str) -> Any:
 
         return getattr(session, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load_ipython_extension(ipython: Any) -> None:
+    """Register `%%gptbatch` and `%gptbatch`."""
+    from batch_magic import magic
+
+    magic.load(ipython)
+
+
+def unload_ipython_extension(ipython: Any) -> None:
+    """Take the magics out again; runs at a service go on and can be attached later."""
+    from batch_magic import magic
+
+    magic.unload(ipython)

@@ -168,6 +168,11 @@ class RunFolder:
         if held:
             yield _as_lines(held)
 
+    def first_line(self, shard: Shard) -> str:
+        """Return the first line of a shard as text."""
+        with disk_errors(self.path), self.shard_path(shard.number).open("rb") as lines:
+            return lines.readline().decode()
+
     def _paired_lines(self, shard: Shard) -> Iterator[tuple[bytes, Any]]:
         with disk_errors(self.path), self.shard_path(shard.number).open("rb") as lines:
             yield from zip(lines, self.manifest(shard), strict=False)

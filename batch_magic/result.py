@@ -83,8 +83,9 @@ def _errors(resolved: Resolved) -> Any:
     notes = resolved.resolution.notes
     if not (notes >= 0).any():
         return said
-    texts = pa.array([note.encode("utf-8", "surrogatepass") for note in resolved.notes],
-                     pa.large_binary())
+    texts = pa.array(
+        [note.encode("utf-8", "surrogatepass") for note in resolved.notes], pa.large_binary()
+    )
     of_notes = texts.take(pa.array(notes, mask=notes < 0))
     return pc.coalesce(of_notes, said)
 

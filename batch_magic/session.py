@@ -133,7 +133,9 @@ class Session:
             run._give_up(str(error), Ending.STOPPED)
         except Exception as error:
             log.exception("preparing run %s failed", run.run_id)
-            run._give_up(f"{type(error).__name__}: {error} (a bug of batch_magic's)", Ending.STOPPED)
+            run._give_up(
+                f"{type(error).__name__}: {error} (a bug of batch_magic's)", Ending.STOPPED
+            )
 
     def _commit(
         self, run: Run, work: Preparation, held: pd.DataFrame, template: Template, *, fresh: bool
@@ -202,15 +204,29 @@ class Session:
 
     def _drive(self, run: Run) -> None:
         run._is_recorded = True
-        run._ended.clear()
-        self._engine.drive(run.run_id)
-        run._take(lifecycle.snapshot(self.journal.run(run.run_id), time.time()))
+        if not self._engine.drives(run.run_id):
+            # Before it is driven: what the engine says later must not be overwritten.
+            run._start(lifecycle.snapshot(self.journal.run(run.run_id), time.time()))
+            self._engine.drive(run.run_id)
         self._heartbeat.wake()
 
     def ask_cancel(self, run_id: str) -> None:
         """Write the wish down and see to it that it is carried out."""
         self.journal.ask_cancel(run_id, time.time())
         self._drive(self._handle(run_id))
+
+    def deliver(self, run: Run, callback: Callable[[pd.DataFrame | BatchMagicError], None]) -> None:
+        """Make a run's result once it has ended, off every loop, and hand it to `callback`."""
+        self._heartbeat.submit(self._deliver(run, callback))
+
+    async def _deliver(
+        self, run: Run, callback: Callable[[pd.DataFrame | BatchMagicError], None]
+    ) -> None:
+        await run._until_ended(None)
+        try:
+            callback(await asyncio.to_thread(run.result))
+        except BatchMagicError as error:
+            callback(error)
 
     # -- machinery --------------------------------------------------------------------------
 
@@ -329,7 +345,7 @@ class Run:
         """
         picture = self._snapshot
         if picture.ending is None:
-            raise StillRunning(self._hint())
+            raise StillRunning(self.hint())
         if picture.ending is Ending.STOPPED:
             raise ServiceError(f"{picture.name} has stopped: {picture.fault}")
         return self.partial()
@@ -337,7 +353,7 @@ class Run:
     def partial(self) -> pd.DataFrame:
         """Return the frame with the answers so far; rows without one are `pending`."""
         if not self._is_recorded:
-            raise StillRunning(self._hint())
+            raise StillRunning(self.hint())
         record = self._session.journal.run(self._run_id)
         folder = self._session.home.run_folder(self._run_id)
         return result.result_frame(folder, record, self._held)
@@ -374,7 +390,24 @@ class Run:
         self._listeners.append(listener)
         listener(self._snapshot)
 
+    def when_ended(self, callback: Callable[[pd.DataFrame | BatchMagicError], None]) -> None:
+        """Call back with the result, or with why there is none, from a background thread."""
+        self._session.deliver(self, callback)
+
+    def example(self) -> str | None:
+        """Return the first request line of the run as it was sent, None if nothing was."""
+        if not self._is_recorded:
+            return None
+        record = self._session.journal.run(self._run_id)
+        folder = self._session.home.run_folder(self._run_id)
+        return next((folder.first_line(shard) for shard in record.shards), None)
+
     # -- what the session tells it ----------------------------------------------------------
+
+    def _start(self, snapshot: Snapshot) -> None:
+        """Take the picture from which the engine goes on, even after an end."""
+        self._ended.clear()
+        self._take(snapshot)
 
     def _take(self, snapshot: Snapshot) -> None:
         if self._said and self._said not in snapshot.notes:
@@ -389,7 +422,9 @@ class Run:
         picture = replace(
             self._snapshot, stage=Stage.PREPARING, prepared=rows_done, as_of=time.time()
         )
-        self._take(replace(picture, counts={RowStatus.PENDING: picture.rows} if picture.rows else {}))
+        self._take(
+            replace(picture, counts={RowStatus.PENDING: picture.rows} if picture.rows else {})
+        )
 
     def _give_up(self, fault: str, ending: Ending) -> None:
         self._take(replace(self._snapshot, ending=ending, fault=fault, ended_at=time.time()))
@@ -405,18 +440,19 @@ class Run:
         # In slices: a lock without a time limit cannot be interrupted on every platform.
         while not self._ended.wait(_WAIT_SLICE_S):
             if ends is not None and time.monotonic() >= ends:
-                raise StillRunning(self._hint())
+                raise StillRunning(self.hint())
 
     async def _until_ended(self, timeout_s: float | None) -> None:
         ends = None if timeout_s is None else time.monotonic() + timeout_s
         while not self._ended.is_set():
             if ends is not None and time.monotonic() >= ends:
-                raise StillRunning(self._hint())
+                raise StillRunning(self.hint())
             await asyncio.sleep(_WAIT_SLICE_S / 2)
 
     # -- used as a frame --------------------------------------------------------------------
 
-    def _hint(self) -> str:
+    def hint(self) -> str:
+        """Say in one line how far the run is and what to do."""
         s, name = self._snapshot, self._snapshot.name
         if s.ending is Ending.STOPPED:
             return f"{name} has stopped: {s.fault}"
@@ -430,17 +466,17 @@ class Run:
         )
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise StillRunning(self._hint())
+        raise StillRunning(self.hint())
 
     def __getattr__(self, attribute: str) -> Any:
         if attribute.startswith("_"):
             raise AttributeError(attribute)
-        raise StillRunning(self._hint())
+        raise StillRunning(self.hint())
 
     __getitem__ = __setitem__ = __len__ = __iter__ = __contains__ = _refuse
 
     def __repr__(self) -> str:
-        return f"<Run {self._run_id}: {self._hint()}>"
+        return f"<Run {self._run_id}: {self.hint()}>"
 
 
 # -- one home, one session ------------------------------------------------------------------
@@ -563,7 +599,9 @@ def _draft(
         raise CellError("no model: name one with -m, or set %config GPTBatch.model")
     backend = settings.find_backend(options.on or use.backend, environ)
     result.check_keep(options.keep)
-    frames.check_clash(checked, result.added_columns(options.column, options.keep), options.on_clash)
+    frames.check_clash(
+        checked, result.added_columns(options.column, options.keep), options.on_clash
+    )
     compiled = compile_template(
         template,
         columns=frames.column_names(checked),
@@ -663,5 +701,3 @@ def _nest(loop: asyncio.AbstractEventLoop) -> bool:
     except ValueError:
         return False
     return True
-
-

@@ -166,5 +166,7 @@ def find_credentials(backend: Backend, environ: Mapping[str, str]) -> Credential
     if not key and backend.name == "openai":
         raise CellError("no key: set OPENAI_API_KEY in the environment or in a .env file")
     return Credentials(
-        key or "none", environ.get("OPENAI_ORG_ID") or None, environ.get("OPENAI_PROJECT_ID") or None
+        key or "none",
+        environ.get("OPENAI_ORG_ID") or None,
+        environ.get("OPENAI_PROJECT_ID") or None,
     )

@@ -16,11 +16,11 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
@@ -52,6 +52,9 @@ SETTINGS = {
 }
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
 class Server:
     """A running JupyterLab: its files, its address and the word that opens it."""
@@ -69,7 +72,7 @@ class MissingChromium(Exception):
 
 
 @contextmanager
-def serving(home: Path, python_path: Path) -> Iterator[Server]:
+def serving(home: Path, python_path: Sequence[Path]) -> Iterator[Server]:
     """Run JupyterLab on a free port with a home and an environment of its own."""
     root, token = home / "notebooks", secrets.token_hex(16)
     root.mkdir()
@@ -101,12 +104,17 @@ def serving(home: Path, python_path: Path) -> Iterator[Server]:
             process.kill()
 
 
-def _environment(home: Path, python_path: Path) -> dict[str, str]:
+def _environment(home: Path, python_path: Sequence[Path]) -> dict[str, str]:
     """Nothing of the caller's but the interpreter: no keys, no proxies, no settings."""
     folders = {"HOME": home, "JUPYTER_CONFIG_DIR": home / "config", "IPYTHONDIR": home / "ipython"}
     runtime = {"JUPYTER_DATA_DIR": home / "data", "JUPYTER_RUNTIME_DIR": home / "runtime"}
     path = os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"])
-    words = {"PATH": path, "LANG": "C.UTF-8", "PYTHONPATH": str(python_path), "NO_PROXY": "*"}
+    words = {
+        "PATH": path,
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": os.pathsep.join(map(str, python_path)),
+        "NO_PROXY": "*",
+    }
     return words | {name: str(folder) for name, folder in (folders | runtime).items()}
 
 
@@ -132,7 +140,7 @@ def _await_address(home: Path, process: subprocess.Popen[bytes]) -> str:
     return until(address, "JupyterLab listens", timeout_s=90)
 
 
-def until[T](look: Callable[[], T | None], what: str, *, timeout_s: float = WAIT_S) -> T:
+def until(look: Callable[[], T | None], what: str, *, timeout_s: float = WAIT_S) -> T:
     """What `look` sees as soon as it sees something; looks again every 50 ms."""
     end = time.monotonic() + timeout_s
     while not (seen := look()):
@@ -140,3 +148,230 @@ def until[T](look: Callable[[], T | None], what: str, *, timeout_s: float = WAIT
             raise TimeoutError(f"after {timeout_s:g} s still not: {what}")
         time.sleep(0.05)
     return seen
+
+
+# ── the browser ───────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def browsing() -> Iterator[Browser]:
+    """Run a headless Chromium that can reach nothing but this machine."""
+    if not CHROMIUM.exists():
+        raise MissingChromium(f"no browser at {CHROMIUM}: install Debian's package `chromium`")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+class Lab:
+    """One Lab page. Notebooks are opened in it one after the other, each with its own kernel."""
+
+    def __init__(self, server: Server, browser: Browser, artefacts: Path) -> None:
+        self.server = server
+        self.artefacts = artefacts
+        self.strayed: list[str] = []  # addresses outside this machine that the page asked for
+        self.errors: list[str] = []  # exceptions thrown in the page
+        self._context = self._open_context(browser)
+        self.page: Page = self._context.new_page()
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.width(1400)
+
+    def open(self, *cells: str, name: str = "") -> Notebook:
+        """Write a notebook of code cells, open it, and wait until its kernel is there."""
+        return self.open_json(_notebook(cells), name=name)
+
+    def open_json(self, content: Mapping[str, Any], *, name: str = "") -> Notebook:
+        """Write a notebook as given, outputs and all, open it and wait for its kernel.
+
+        Lab trusts only what it has signed itself: outputs written here are sanitized by it.
+        """
+        path = f"{name or secrets.token_hex(4)}.ipynb"
+        (self.server.root / path).write_text(json.dumps(content))
+        notebook = Notebook(self, path)
+        notebook.load()
+        return notebook
+
+    def width(self, pixels: int, height: int = 1000) -> None:
+        self.page.set_viewport_size({"width": pixels, "height": height})
+
+    def theme(self, shade: str) -> None:
+        """Turn the page `light` or `dark`."""
+        self.command("apputils:change-theme", theme=f"JupyterLab {shade.title()}")
+        bright = "true" if shade == "light" else "false"
+        self.page.wait_for_selector(f'body[data-jp-theme-light="{bright}"]', state="attached")
+
+    def command(self, name: str, **arguments: object) -> None:
+        """Run one of Lab's commands and wait for it, as a menu or a key would."""
+        self.page.evaluate(f"args => jupyterapp.commands.execute('{name}', args)", arguments)
+
+    def evaluate(self, script: str, argument: object = None) -> Any:
+        """Run JavaScript in the page: the last resort."""
+        return self.page.evaluate(script, argument)
+
+    def close(self) -> None:
+        self._context.close()
+
+    def _open_context(self, browser: Browser) -> BrowserContext:
+        context = browser.new_context(reduced_motion="reduce", locale="en-GB", timezone_id="UTC")
+        context.set_default_timeout(WAIT_S * 1000)
+        context.on("request", lambda request: self._watch(request.url))
+        return context
+
+    def _watch(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https", "ws", "wss") and parts.hostname not in LOOPBACK:
+            self.strayed.append(url)
+
+
+@dataclass
+class Notebook:
+    """A notebook open in Lab. Cells are counted from 0."""
+
+    lab: Lab
+    path: str
+    _page: Page = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._page = self.lab.page
+
+    # ── running ──
+
+    def run_all(self) -> None:
+        """Start all cells, as Run All does; returns at once."""
+        self._start("notebook:run-all-cells")
+
+    def run(self, cell: int) -> None:
+        """Start one cell; returns at once."""
+        self._page.evaluate(f"n => {{ {CURRENT}.content.activeCellIndex = n }}", cell)
+        self._start("notebook:run-cell")
+
+    def interrupt(self) -> None:
+        self.lab.command("notebook:interrupt-kernel")
+
+    def restart_kernel(self) -> None:
+        """Restart the kernel as its button does, and wait until it is there again."""
+        self._start("notebook:restart-kernel")
+        self._page.click(".jp-Dialog .jp-mod-accept")
+        self._page.wait_for_selector(".jp-Dialog", state="detached")
+        self._wait_for_kernel()
+
+    def wait_idle(self, *, timeout_s: float = WAIT_S) -> None:
+        """Wait until every cell that was started has ended."""
+        self._page.wait_for_function(IDLE, timeout=timeout_s * 1000)
+
+    # ── looking ──
+
+    def cell(self, cell: int) -> Locator:
+        return self._page.locator(f"{PANEL} .jp-Notebook .jp-Cell").nth(cell)
+
+    def output(self, cell: int) -> Locator:
+        return self.cell(cell).locator(".jp-Cell-outputArea")
+
+    def text(self, cell: int) -> str:
+        """What a reader sees below the cell: text that is hidden is not in it."""
+        area = self.output(cell)
+        return area.inner_text() if area.count() else ""
+
+    def wait_for(self, text: str, cell: int, *, timeout_s: float = WAIT_S) -> None:
+        """Wait until a reader sees this text below the cell."""
+        self._await(lambda: text in self.text(cell), cell, f"shows {text!r}", timeout_s)
+
+    def wait_gone(self, text: str, cell: int, *, timeout_s: float = WAIT_S) -> None:
+        """Wait until a reader no longer sees this text below the cell."""
+        self._await(lambda: text not in self.text(cell), cell, f"hides {text!r}", timeout_s)
+
+    def shoot(self, name: str) -> Path:
+        """Take a picture of the whole notebook into the folder of artefacts."""
+        old = self._page.viewport_size
+        assert old is not None
+        tall = self._page.evaluate(f"{CURRENT}.content.node.scrollHeight") + 140
+        inner = self._page.evaluate(HEIGHT)
+        self.lab.width(old["width"], max(old["height"], tall, inner))
+        path = self.lab.artefacts / f"{name}.png"
+        self._page.locator(f"{PANEL} .jp-Notebook").screenshot(path=path)
+        self.lab.width(old["width"], old["height"])
+        return path
+
+    # ── touching ──
+
+    def click(self, text: str, cell: int) -> None:
+        """Click the button that says this below the cell."""
+        self.output(cell).get_by_role("button", name=text, exact=True).click()
+
+    def save(self) -> dict[str, Any]:
+        """Save the file as Ctrl-S does and return what is in it."""
+        self.lab.command("docmanager:save")
+        return self.saved()
+
+    def saved(self) -> dict[str, Any]:
+        """What is in the file now."""
+        content: dict[str, Any] = json.loads((self.lab.server.root / self.path).read_text())
+        return content
+
+    def load(self) -> None:
+        """Load the page afresh, as the browser's reload does; a live kernel is found again."""
+        server = self.lab.server
+        self._page.goto(f"{server.url}doc/tree/{self.path}?token={server.token}")
+        self._page.wait_for_selector(f"{PANEL} .jp-Notebook .jp-Cell")
+        self._wait_for_kernel()
+
+    reload = load
+
+    def reopen_elsewhere(self) -> Notebook:
+        """Open what is saved as somebody else's file: untrusted, with a kernel of its own."""
+        content = self.saved()
+        content["cells"] += _notebook(["# sent by a colleague"])["cells"]
+        return self.lab.open_json(content)
+
+    def close(self) -> None:
+        """Shut the kernel down and leave the page empty."""
+        self._page.evaluate(f"async () => {{ await {CURRENT}.sessionContext.shutdown() }}")
+        self._page.goto("about:blank")
+
+    # ── inside ──
+
+    def _start(self, command: str) -> None:
+        self._page.evaluate(f"() => {{ void jupyterapp.commands.execute('{command}') }}")
+
+    def _wait_for_kernel(self) -> None:
+        self._page.wait_for_function(KERNEL)
+
+    def _await(self, seen: Callable[[], bool], cell: int, what: str, timeout_s: float) -> None:
+        try:
+            until(seen, what, timeout_s=timeout_s)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}; cell {cell} shows:\n{self.text(cell)}") from None
+
+
+PANEL = ".jp-NotebookPanel:not(.lm-mod-hidden)"
+CURRENT = "jupyterapp.shell.currentWidget"
+KERNEL = f"""() => {{
+  const context = window.jupyterapp && {CURRENT} && {CURRENT}.sessionContext;
+  return context && context.isReady && context.session && context.session.kernel.status === 'idle';
+}}"""
+IDLE = f"""() => {CURRENT}.sessionContext.session.kernel.status === 'idle' &&
+  {CURRENT}.content.widgets.every(c => c.model.executionState !== 'running')"""
+HEIGHT = """() => Math.max(...Array.from(
+  document.querySelectorAll('.jp-WindowedPanel-outer'), e => e.scrollHeight), 0) + 140"""
+
+
+def _notebook(cells: Sequence[str]) -> dict[str, Any]:
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return {
+        "cells": [_cell(source) for source in cells],
+        "metadata": {"kernelspec": kernel},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+
+
+def _cell(source: str) -> dict[str, Any]:
+    return {
+        "cell_type": "code",
+        "id": secrets.token_hex(4),
+        "execution_count": None,
+        "metadata": {},
+        "outputs": [],
+        "source": source,
+    }

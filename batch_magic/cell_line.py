@@ -1,0 +1,182 @@
+"""The magic's line, taken apart: words, options, durations.
+
+It knows how a line is split and what each option is, and refuses to know names of the notebook
+or what an option leads to. Words are split at blanks outside quotes and brackets, so that
+`reviews[reviews.lang == 'ko']` and `-p stop=["a", "b"]` need no quoting; quotes around a whole
+word are taken off. The trap: the line must reach us as typed, `{…}` and `$…` included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from batch_magic.errors import CellError
+
+_OPEN, _CLOSE = "([{", ")]}"
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_UNIT_S = (86_400, 3_600, 60, 1)
+
+
+def split(line: str) -> list[str]:
+    """Split a line into words. Raises CellError for an open quote or bracket."""
+    words: list[str] = []
+    word, quote, depth = "", "", 0
+    for char in line:
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "'\"":
+            quote = char
+        elif char in _OPEN:
+            depth += 1
+        elif char in _CLOSE:
+            depth = max(0, depth - 1)
+        elif char.isspace() and depth == 0:
+            words += [word] if word else []
+            word = ""
+            continue
+        word += char
+    if quote or depth:
+        raise CellError(f"the line has an open {'quote' if quote else 'bracket'}: {line.strip()}")
+    return [_unquoted(one) for one in words + ([word] if word else [])]
+
+
+def _unquoted(word: str) -> str:
+    is_quoted = len(word) > 1 and word[0] in "'\"" and word[0] == word[-1]
+    return word[1:-1] if is_quoted and word[0] not in word[1:-1] else word
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that neither prints nor exits, and knows `_` for `-` in option names."""
+
+    def error(self, message: str) -> NoReturn:
+        raise CellError(f"%%gptbatch: {message}; see %%gptbatch --help")
+
+    def options(self) -> list[str]:
+        return [name for action in self._actions for name in action.option_strings]
+
+
+def cell_parser() -> _Parser:
+    """Return the parser of `%%gptbatch`'s line."""
+    parser = _Parser(prog="%%gptbatch", add_help=False, allow_abbrev=False)
+    add = parser.add_argument
+    add("frame", metavar="FRAME", nargs="?", help="a DataFrame of the notebook, or an expression")
+    add("-o", "--out", metavar="NAME", help="the variable to receive the result; FRAME_out")
+    add("-m", "--model", metavar="MODEL", help="the model; required unless configured")
+    add("-e", "--endpoint", metavar="NAME", default="chat", help="chat, or /v1/chat/completions")
+    add("-c", "--column", metavar="NAME", default="answer", help="output column; answer")
+    add(
+        "-p",
+        "--param",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="request-body parameter, value read as JSON, else text; repeatable",
+    )
+    add(
+        "--with",
+        dest="extras",
+        metavar="NAMES",
+        default="",
+        help="notebook variables that the template may use: --with codebook,today",
+    )
+    add("--on", metavar="BACKEND", default="", help="openai, sandbox or a base URL")
+    add("--dry-run", action="store_true", help="render, check and count; send nothing")
+    add("--retries", metavar="N", help="automatic rounds for retryable rows; 2")
+    add(
+        "--keep",
+        metavar="COLS",
+        default="",
+        help="extra columns: usage, finish_reason, custom_id, model, raw",
+    )
+    add("--fresh", action="store_true", help="do not reuse earlier answers: pay again")
+    add(
+        "--wait",
+        dest="wait",
+        action="store_const",
+        const="always",
+        help="block until the run has ended",
+    )
+    add("--no-wait", dest="wait", action="store_const", const="never", help="return at once")
+    add(
+        "--on-clash",
+        metavar="WHAT",
+        default="error",
+        help="when an output column exists already: error, replace",
+    )
+    add("--help", action="store_true", help="this table")
+    return parser
+
+
+def parse_cell(line: str) -> argparse.Namespace:
+    """Read the line of `%%gptbatch`. Raises CellError that names what is wrong."""
+    parser = cell_parser()
+    words = _with_hyphens(split(line))
+    known, unknown = parser.parse_known_args(words)
+    if unknown:
+        raise CellError(_unknown(unknown[0], parser.options()))
+    if known.on_clash not in ("error", "replace"):
+        raise CellError(f"--on-clash is error or replace, not {known.on_clash!r}")
+    known.params = _read_params(known.param)
+    known.extras = _names(known.extras)
+    known.keep = tuple(_names(known.keep))
+    known.retries = None if known.retries is None else _count("--retries", known.retries)
+    return known
+
+
+def _with_hyphens(words: Sequence[str]) -> list[str]:
+    def fixed(word: str) -> str:
+        name, sep, value = word.partition("=")
+        return name.replace("_", "-") + sep + value if word.startswith("--") else word
+
+    return [fixed(word) for word in words]
+
+
+def _unknown(word: str, known: Sequence[str]) -> str:
+    if not word.startswith("-"):
+        return f"%%gptbatch takes one FRAME; {word!r} is one word too many (quote it?)"
+    name = word.split("=")[0]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else "see %%gptbatch --help"
+    return f"%%gptbatch knows no option {name}; {hint}"
+
+
+def _read_params(pairs: Sequence[str]) -> Mapping[str, Any]:
+    params: dict[str, Any] = {}
+    for pair in pairs:
+        key, sep, value = pair.partition("=")
+        if not sep or not key.strip():
+            raise CellError(f"-p wants KEY=VALUE, not {pair!r}")
+        if key in params:
+            raise CellError(f"-p {key} is given twice")
+        params[key.strip()] = _json_or_text(value)
+    return params
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return _unquoted(value)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _count(option: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise CellError(f"{option} is a whole number, not {text!r}")
+    return int(text)
+
+
+def duration_s(text: str) -> float:
+    """Read `90s`, `10m`, `3h`, `1h30m` or `1d` as seconds. Raises CellError."""
+    found = _DURATION.fullmatch(text.strip())
+    if not text.strip() or found is None:
+        raise CellError(f"{text!r} is no duration; write 90s, 10m, 3h, 1h30m or 1d")
+    return float(sum(int(n) * unit for n, unit in zip(found.groups(), _UNIT_S, strict=True) if n))

@@ -1,0 +1,526 @@
+"""`%%gptbatch` and `%gptbatch`: take the line apart, ask the session, show the panel, hand over.
+
+It knows IPython (magics, events, the namespace, which cells can be awaited) and holds no rule
+that could not be asked of `session` without a notebook. The traps: the user's namespace is
+touched in the main thread only, never inside a running cell; a blocking cell in a kernel is an
+async cell, so that Cancel and Interrupt work; and a mistake is one line, but it still raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
+from traitlets import Float, Integer, Unicode
+
+from batch_magic import cell_line, session, settings
+from batch_magic.errors import BatchMagicError, CellError, StillRunning
+from batch_magic.panel import Shown, open_panel
+from batch_magic.records import Ending
+from batch_magic.session import Options, Run
+from batch_magic.settings import Settings
+
+AWAITED = "_gptbatch_awaited"
+"""The magic that a waiting cell is rewritten to: it returns something to await."""
+
+_TRAITS = {str: Unicode, int: Integer, float: Float}
+_TELL_S = 0.2
+
+VERBS = {
+    "list": "all runs of this project",
+    "status": "[NAME] the panel again",
+    "wait": "NAME [--timeout 10m] block until it has ended",
+    "cancel": "NAME … or --all: cancel; rows that finished are kept",
+    "attach": "NAME | run id | batch_…: bind NAME again and go on",
+    "take": "NAME put the result in the namespace now",
+    "show": "NAME template, parameters and one rendered request",
+    "help": "this table",
+}
+
+# One trait a setting, so that `%config GPTBatch` lists and sets them.
+_Configured: Any = type(Magics)(
+    "_Configured",
+    (Magics,),
+    {
+        one.name: _TRAITS[type(one.default)](one.default, help=one.metadata["help"]).tag(
+            config=True
+        )
+        for one in fields(Settings)
+    },
+)
+
+
+@magics_class
+class GPTBatch(_Configured):  # type: ignore[misc]
+    """The magics of one shell."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        given = settings.from_environment(settings.environment(Path.cwd()))
+        configured = set(shell.config.get("GPTBatch", {}))
+        from_env = {
+            one.name: getattr(given, one.name)
+            for one in fields(Settings)
+            if one.name not in configured
+        }
+        super().__init__(shell, **from_env)
+        self._handover = HandOver(shell)
+        self._panels: dict[str, Shown] = {}
+
+    # -- the cell ---------------------------------------------------------------------------
+
+    @no_var_expand
+    @cell_magic
+    def gptbatch(self, line: str, cell: str) -> None:
+        """Send every row of a DataFrame through a prompt template, by OpenAI's Batch API.
+
+        `%%gptbatch FRAME -o NAME -m MODEL`, then the template: `{{ column }}`, Jinja2. A line
+        of its own `system:`, `user:`, `assistant:` or `developer:` starts a message. The cell
+        returns at once; NAME is the frame with its answers when the run has ended.
+        `%%gptbatch --help` lists the options, `%gptbatch help` the verbs.
+        """
+        started = self._start(line, cell)
+        if started is not None and self.must_wait(line):
+            self._block(started)
+
+    @no_var_expand
+    @cell_magic(AWAITED)
+    def gptbatch_awaited(self, line: str, cell: str) -> Coroutine[Any, Any, None]:
+        """Do what `%%gptbatch` does, to be awaited."""
+        started = self._start(line, cell)
+        return self._until_ended(started)
+
+    def must_wait(self, line: str) -> bool:
+        """Tell whether a cell with this line is to block until its run has ended."""
+        try:
+            asked = cell_line.parse_cell(line)
+        except BatchMagicError:
+            return False  # the magic itself says what is wrong
+        wish = asked.wait or self.wait
+        return wish == "always" or (wish == "auto" and _is_headless(self.shell))
+
+    def _start(self, line: str, cell: str) -> Run | None:
+        """Do the cell; return the run that it may have to wait for."""
+        asked = cell_line.parse_cell(line)
+        if asked.help:
+            print(cell_line.cell_parser().format_help())
+            return None
+        frame = self._frame(asked.frame)
+        options = Options(
+            out=asked.out or _default_out(asked.frame),
+            model=asked.model or "",
+            endpoint=asked.endpoint,
+            column=asked.column,
+            params=asked.params,
+            extras={name: self._variable(name) for name in asked.extras},
+            on=asked.on,
+            retries=asked.retries,
+            keep=asked.keep,
+            fresh=asked.fresh,
+            on_clash=asked.on_clash,
+            frame_name=asked.frame if asked.frame.isidentifier() else "the frame",
+        )
+        use = self._settings()
+        if asked.dry_run:
+            _print_dry_run(session.dry_run(frame, cell, options, use), options)
+            return None
+        run = session.session_for(use.home).submit(frame, cell, options, use)
+        self._present(run)
+        return run
+
+    def _frame(self, expression: str | None) -> object:
+        if not expression:
+            raise CellError("%%gptbatch wants a DataFrame: %%gptbatch FRAME -o NAME -m MODEL")
+        if expression.isidentifier():
+            return self._variable(expression)
+        try:
+            return eval(expression, self.shell.user_global_ns, self.shell.user_ns)
+        except Exception as error:
+            raise CellError(
+                f"FRAME {expression!r} fails: {type(error).__name__}: {error}"
+            ) from None
+
+    def _variable(self, name: str) -> object:
+        if name in self.shell.user_ns:
+            return self.shell.user_ns[name]
+        near = difflib.get_close_matches(name, list(self.shell.user_ns), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "run the cell that makes it first"
+        raise CellError(f"there is no variable {name!r}; {hint}")
+
+    def _settings(self) -> Settings:
+        return settings.check(
+            Settings(**{one.name: getattr(self, one.name) for one in fields(Settings)})
+        )
+
+    # -- the line ---------------------------------------------------------------------------
+
+    @no_var_expand
+    @line_magic("gptbatch")
+    def gptbatch_line(self, line: str) -> Any:
+        """Look after runs: `%gptbatch VERB`; `%gptbatch help` lists the verbs."""
+        verb, words = self._verb(line)
+        if verb == "wait":
+            run, timeout_s = self._waited_for(words)
+            return self._block(run, timeout_s)
+        do: Callable[[list[str]], Any] = getattr(self, f"_do_{verb}")
+        return do(words)
+
+    @no_var_expand
+    @line_magic(AWAITED)
+    def gptbatch_line_awaited(self, line: str) -> Coroutine[Any, Any, None]:
+        """Do what `%gptbatch wait` does, to be awaited."""
+        _, words = self._verb(line)
+        run, timeout_s = self._waited_for(words)
+        return self._until_ended(run, timeout_s)
+
+    def _verb(self, line: str) -> tuple[str, list[str]]:
+        verb, *words = cell_line.split(line) or ["list"]
+        if verb not in VERBS:
+            near = difflib.get_close_matches(verb, VERBS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(VERBS)}"
+            raise CellError(f"%gptbatch knows no verb {verb!r}; {hint}")
+        return verb, words
+
+    def _do_list(self, words: list[str]) -> pd.DataFrame:
+        _want(words, 0, "%gptbatch list")
+        return session.runs_frame(self._session().snapshots())
+
+    def _do_help(self, words: list[str]) -> None:
+        for verb, what in VERBS.items():
+            print(f"%gptbatch {verb:8} {what}")
+        print("%%gptbatch --help   the options of the cell")
+
+    def _do_status(self, words: list[str]) -> Any:
+        if not words:
+            return self._do_list([])
+        _want(words, 1, "%gptbatch status NAME")
+        run = self._session().find(words[0])
+        self._show(run)
+        return None
+
+    def _do_attach(self, words: list[str]) -> None:
+        _want(words, 1, "%gptbatch attach NAME")
+        self._present(self._session().attach(words[0], self._settings()))
+
+    def _do_take(self, words: list[str]) -> None:
+        _want(words, 1, "%gptbatch take NAME")
+        run = self._session().find(words[0])
+        self._handover.give(run, run.result())
+        print(f"the result is in {run.name}")
+
+    def _do_cancel(self, words: list[str]) -> None:
+        home = self._session()
+        if words == ["--all"]:
+            words = [s.run_id for s in home.snapshots() if not s.is_ended]
+        if not words:
+            raise CellError("say which: %gptbatch cancel NAME, or --all")
+        for run in [home.find(word) for word in words]:
+            if run.snapshot().is_ended:
+                print(f"{run.name} has ended already")
+                continue
+            run.cancel()
+            print(f"{run.name}: cancel asked for; rows that finish until then are kept")
+
+    def _do_show(self, words: list[str]) -> None:
+        _want(words, 1, "%gptbatch show NAME")
+        run = self._session().find(words[0])
+        s = run.snapshot()
+        print(f"run       {s.run_id} ({s.name}), {s.rows:,} rows, {len(s.jobs)} jobs")
+        print(f"backend   {s.backend.name} {s.backend.base_url}")
+        print(f"endpoint  {s.request.endpoint}\nmodel     {s.request.model}")
+        print(f"params    {json.dumps(dict(s.request.params), ensure_ascii=False)}")
+        print(f"template\n{_indented(s.request.template)}")
+        example = run.example()
+        if example is not None:
+            print(f"first request\n{_indented(_pretty(example))}")
+
+    def _waited_for(self, words: list[str]) -> tuple[Run, float | None]:
+        timeout_s = None
+        if "--timeout" in words:
+            at = words.index("--timeout")
+            if at + 1 == len(words):
+                raise CellError("--timeout wants a duration, such as 10m")
+            timeout_s = cell_line.duration_s(words[at + 1])
+            words = words[:at] + words[at + 2 :]
+        _want(words, 1, "%gptbatch wait NAME")
+        run = self._session().attach(words[0], self._settings())
+        if run.run_id not in self._panels and not run.snapshot().is_ended:
+            self._present(run)
+        return run, timeout_s
+
+    def _session(self) -> session.Session:
+        return session.session_for(self._settings().home)
+
+    # -- showing and waiting ----------------------------------------------------------------
+
+    def _present(self, run: Run) -> None:
+        """Bind the run's name to its handle, show its panel, and hand over when it ends."""
+        panel = self._show(run)
+        self._handover.promise(run, panel)
+
+    def _show(self, run: Run) -> Shown:
+        panel = open_panel(run.snapshot(), on_cancel=run.cancel)
+        self._panels[run.run_id] = panel
+        panel.show()
+        run.listen(panel.update)
+        return panel
+
+    def _block(self, run: Run, timeout_s: float | None = None) -> None:
+        """Wait in a plain loop: where cells cannot be awaited."""
+        panel = self._panels.get(run.run_id)
+        left_s = timeout_s
+        try:
+            while not run.snapshot().is_ended:
+                if panel is not None:
+                    panel.tell()
+                slice_s = _TELL_S if left_s is None else min(_TELL_S, left_s)
+                if _ended_within(run, slice_s):
+                    break
+                left_s = None if left_s is None else left_s - slice_s
+                if left_s is not None and left_s <= 0:
+                    raise StillRunning(run.hint())
+        except KeyboardInterrupt:
+            _print_detached(run)
+            raise
+        self._finish(run, run.result())
+
+    async def _until_ended(self, run: Run | None, timeout_s: float | None = None) -> None:
+        """Wait without holding the kernel's loop: Cancel and Interrupt are answered at once."""
+        if run is None:
+            return
+        try:
+            frame = await asyncio.wait_for(_frame_of(run), timeout_s)
+        except TimeoutError:
+            raise StillRunning(run.hint()) from None
+        except asyncio.CancelledError:
+            _print_detached(run)
+            raise KeyboardInterrupt from None
+        self._finish(run, frame)
+
+    def _finish(self, run: Run, frame: pd.DataFrame) -> None:
+        panel = self._panels.get(run.run_id)
+        if panel is not None:
+            panel.update(run.snapshot())
+            panel.tell()
+        self._handover.give(run, frame)
+
+    def greet(self) -> None:
+        """Say which runs of this project are unfinished, if there is a project here."""
+        if not (Path(self.home).expanduser() / "journal.db").exists():
+            return
+        try:
+            left = [s for s in self._session().snapshots() if s.ending in (None, Ending.STOPPED)]
+        except BatchMagicError as error:
+            print(f"batch_magic: {error}")
+            return
+        for s in left:
+            state = f"stopped: {s.fault}" if s.ending else s.stage.value
+            print(f"unfinished: {s.name} ({s.rows:,} rows, {state}) · %gptbatch attach {s.name}")
+
+    def close(self) -> None:
+        """Take the hooks out of the shell."""
+        self._handover.close()
+
+
+class HandOver:
+    """Puts results in the namespace: when the kernel is idle, or just before the next cell.
+
+    A background thread only ever leaves a result here and asks the main thread to look.
+    """
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self._shell = shell
+        self._is_busy = True  # the cell that loads the extension is running
+        self._ready: list[tuple[Run, pd.DataFrame | BatchMagicError, Shown]] = []
+        try:
+            self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            self._loop = None
+        shell.events.register("pre_run_cell", self._before_cell)
+        shell.events.register("post_run_cell", self._after_cell)
+
+    def promise(self, run: Run, panel: Shown) -> None:
+        """Bind the run's name to its handle now, and to its frame once there is one."""
+        self._shell.user_ns[run.name] = run
+        run.when_ended(lambda result: self._deliver(run, result, panel))
+
+    def give(self, run: Run, frame: pd.DataFrame) -> None:
+        """Bind a frame at once: the running cell has asked for it."""
+        self._shell.user_ns[run.name] = frame
+
+    def _deliver(self, run: Run, result: pd.DataFrame | BatchMagicError, panel: Shown) -> None:
+        self._ready.append((run, result, panel))
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._when_idle)
+
+    def _when_idle(self) -> None:
+        if not self._is_busy:
+            self._swap()
+
+    def _before_cell(self, *_: object) -> None:
+        self._swap()
+        self._is_busy = True
+
+    def _after_cell(self, *_: object) -> None:
+        self._is_busy = False
+        self._swap()
+
+    def _swap(self) -> None:
+        while self._ready:
+            run, result, panel = self._ready.pop(0)
+            bound = self._shell.user_ns.get(run.name)
+            if isinstance(result, BatchMagicError):
+                panel.say(str(result))
+            elif bound is run:
+                self._shell.user_ns[run.name] = result
+                panel.say(f"the result is in `{run.name}`")
+            elif not isinstance(bound, pd.DataFrame) or "gptbatch" not in bound.attrs:
+                panel.say(
+                    f"`{run.name}` was bound to something else; the result is one line away:"
+                    f" `%gptbatch take {run.name}`"
+                )
+
+    def close(self) -> None:
+        """Take the hooks out of the shell."""
+        self._shell.events.unregister("pre_run_cell", self._before_cell)
+        self._shell.events.unregister("post_run_cell", self._after_cell)
+
+
+# -- cells that wait ------------------------------------------------------------------------
+
+
+def async_cells(shell: InteractiveShell, magics: GPTBatch) -> Callable[[list[str]], list[str]]:
+    """Return an input transformer that turns a waiting cell or line into one that is awaited.
+
+    An async cell is the one way to wait that leaves the kernel free for a Cancel, is
+    interrupted cleanly and needs no patched loop (measured with ipykernel 7.0 to 7.4).
+    """
+
+    def rewrite(lines: list[str]) -> list[str]:
+        if not lines or not shell.autoawait:
+            return lines
+        first = lines[0].rstrip("\n")
+        if first.startswith("%%"):
+            name, _, line = first.partition(" ")
+            if name != "%%gptbatch" or not magics.must_wait(line):
+                return lines
+            body = "".join(lines[1:])
+            return [f"await get_ipython().run_cell_magic({AWAITED!r}, {line!r}, {body!r})\n"]
+        return [_awaited_line(line) for line in lines]
+
+    return rewrite
+
+
+def _awaited_line(line: str) -> str:
+    if not line.startswith("%gptbatch wait"):
+        return line
+    rest = line.rstrip("\n").partition(" ")[2]
+    return f"await get_ipython().run_line_magic({AWAITED!r}, {rest!r})\n"
+
+
+def _is_headless(shell: InteractiveShell) -> bool:
+    """Tell whether nobody is there to come back later: nbclient, papermill, a script.
+
+    `allow_stdin: false` in the execute request is all that tells an executor from a notebook.
+    """
+    kernel = getattr(shell, "kernel", None)
+    if kernel is None:
+        return not getattr(shell, "keep_running", False)
+    content = kernel.get_parent().get("content", {})
+    return content.get("allow_stdin") is False
+
+
+async def _frame_of(run: Awaitable[pd.DataFrame]) -> pd.DataFrame:
+    return await run
+
+
+def _ended_within(run: Run, seconds: float) -> bool:
+    try:
+        run.wait(timeout_s=seconds)
+    except StillRunning:
+        return run.snapshot().is_ended
+    return True
+
+
+# -- what is printed ------------------------------------------------------------------------
+
+
+def _print_detached(run: Run) -> None:
+    print(f"detached: {run.name} goes on without this cell; %gptbatch wait {run.name}")
+
+
+def _print_dry_run(dry: session.DryRun, options: Options) -> None:
+    said = {
+        f"{dry.twins:,} rows repeat another row's request: sent once": dry.twins,
+        f"{dry.skipped:,} rows have nothing to send: skipped": dry.skipped,
+        f"{dry.oversize:,} rows are larger than a job may be: failed": dry.oversize,
+        f"{dry.missing_values:,} rows have a missing value, rendered as nothing": (
+            dry.missing_values
+        ),
+    }
+    print(
+        f"dry run: {dry.rows:,} rows, {dry.to_send:,} requests in {dry.jobs:,} jobs,"
+        f" {dry.bytes:,} bytes; nothing was sent"
+    )
+    for line in (line for line, n in said.items() if n):
+        print(f"  {line}")
+    print("  the price is unknown: this version knows no prices")
+    for line in dry.first_lines:
+        print(_indented(_pretty(line)))
+
+
+def _pretty(line: str) -> str:
+    return json.dumps(json.loads(line), indent=2, ensure_ascii=False)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def _want(words: list[str], n: int, usage: str) -> None:
+    if len(words) != n:
+        raise CellError(f"it is {usage}")
+
+
+def _default_out(frame: str | None) -> str:
+    if frame and frame.isidentifier():
+        return f"{frame}_out"
+    raise CellError("name the result with -o NAME: FRAME is no plain name")
+
+
+# -- loading --------------------------------------------------------------------------------
+
+_loaded: dict[InteractiveShell, tuple[GPTBatch, Callable[[list[str]], list[str]]]] = {}
+
+
+def load(shell: InteractiveShell) -> None:
+    """Register the magics with a shell; again, it does nothing."""
+    if shell in _loaded:
+        return
+    magics = GPTBatch(shell)
+    shell.register_magics(magics)
+    transformer = async_cells(shell, magics)
+    shell.input_transformers_cleanup.append(transformer)
+    _loaded[shell] = (magics, transformer)
+    magics.greet()
+
+
+def unload(shell: InteractiveShell) -> None:
+    """Take everything out of the shell again and stop the background thread."""
+    found = _loaded.pop(shell, None)
+    if found is None:
+        return
+    magics, transformer = found
+    shell.input_transformers_cleanup.remove(transformer)
+    magics.close()
+    for kind in ("line", "cell"):
+        for name in ("gptbatch", AWAITED):
+            shell.magics_manager.magics[kind].pop(name, None)
+    session.close_sessions()

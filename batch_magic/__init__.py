@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 __all__ = ["Run", "attach", "load_ipython_extension", "runs", "submit", "unload_ipython_extension"]
 if TYPE_CHECKING:
-    from batch_magic.session import Run, attach, runs, submit
+    from batch_magic.run import Run
+    from batch_magic.session import attach, runs, submit
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Run", "attach", "runs", "submit"):
+    if name == "Run":
+        from batch_magic.run import Run
+
+        return Run
+    if name in ("attach", "runs", "submit"):
         from batch_magic import session
 
         return getattr(session, name)

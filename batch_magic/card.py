@@ -72,8 +72,9 @@ PROSE = (
 MONO = "font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace"
 CODE = f"{MONO};font-size:12px;padding:1px 4px;border-radius:3px;background-color:{TRACK}"
 SOFT = "opacity:0.74"
+CLEAR = "background-color:rgba(0,0,0,0)"  # Lab paints every other row of a table
 ROW = "display:flex;flex-wrap:wrap;align-items:baseline;gap:2px 14px"
-CELL = "box-sizing:border-box;padding:2px 0;border:0;font-weight:400;background-color:rgba(0,0,0,0)"
+CELL = f"box-sizing:border-box;padding:2px 0;border:0;line-height:1.5;font-weight:400;{CLEAR}"
 
 # Ends of lines, the rest of the control characters, bidirectional overrides, lone surrogates.
 _UNPRINTABLE = re.compile(
@@ -103,7 +104,7 @@ def card_html(s: Snapshot, *, said: str = "", zone: tzinfo | None = UTC) -> str:
 
     `said` is one more line for the reader. Times are told in `zone`; None is the machine's own.
     """
-    inside = (head_html(s), body_html(s), jobs_html(s), foot_html(s, said), stamp_html(s, zone))
+    inside = (head_html(s), body_html(s), jobs_html(s), foot_html(s, said, stamp(s, zone)))
     return _tag("section", f"{FRAME};{PROSE}", *inside, class_="gptbatch-card", lang="en")
 
 
@@ -121,7 +122,7 @@ def card_text(s: Snapshot, *, said: str = "", zone: tzinfo | None = UTC) -> str:
         *(f"  note: {note}" for note in notes(s)),
         *(f"  next: {step}" for step in next_steps(s)),
         *([f"  {clip(said, TEXT_LENGTH)}"] if said else []),
-        f"  {way_back(s)} · as of {moment(s.as_of, zone)}",
+        f"  {way_back(s)} · {stamp(s, zone)}",
     ]
     return "\n".join(lines)
 
@@ -146,7 +147,7 @@ def head_html(s: Snapshot) -> Html:
     """Name, state, backend, models and the rail: what changes only when the state does."""
     name = _tag("strong", f"{MONO};font-size:15px;font-weight:600", clip(s.name, NAME_LENGTH))
     pill = (
-        "padding:1px 9px;border-radius:999px;font-weight:600;font-size:12px;"
+        "padding:1px 9px;border-radius:10px;font-weight:600;font-size:12px;"
         f"background-color:{_mood_tint(s)}"
     )
     state = _tag("span", pill, f"{_mood_mark(s)} {state_words(s)}", role="status")
@@ -159,11 +160,11 @@ def body_html(s: Snapshot) -> Html:
     """The bar, the counts and the times: what changes at every refresh."""
     counts = [_count(status, number) for status, number in _counted(s)]
     total = _tag("span", SOFT, f"of {rows_words(s.rows)}")
-    times = _tag("div", SOFT, " · ".join(time_words(s)))
     figures = _tag("div", ROW, *_spaced([*counts, total]))
+    times = _tag("div", SOFT, " · ".join(time_words(s)))
     under = _tag("div", f"{ROW};justify-content:space-between", figures, " ", times)
-    claims = [_tag("div", f"{SOFT};font-size:12px", words) for words in progress_words(s)]
-    return Html(_bar(s) + under + "".join(claims))
+    progress = [_tag("div", "", _square(ACCENT), words) for words in progress_words(s)]
+    return Html(_bar(s) + under + "".join(progress))
 
 
 def jobs_html(s: Snapshot) -> Html:
@@ -172,7 +173,7 @@ def jobs_html(s: Snapshot) -> Html:
     if not jobs:
         return Html("")
     style = "display:block;width:100%;margin:10px 0 0;font-size:12px;border:0"
-    block = "display:block"
+    block = "display:block;border:0"
     head = _tag("thead", block, _job_row(("batch", "status", "rows", "age", "time left"), "th"))
     rows = [_job_row(_job_cells(job, s.as_of), "td") for job in jobs]
     body = _tag("tbody", block, *rows, role="rowgroup")
@@ -180,21 +181,17 @@ def jobs_html(s: Snapshot) -> Html:
     return Html(_tag("table", style, head, body, role="table") + "".join(more))
 
 
-def foot_html(s: Snapshot, said: str = "") -> Html:
+def foot_html(s: Snapshot, said: str = "", stamped: str = "") -> Html:
     """What went wrong, what is worth knowing, what to do next and how to get the run back."""
     boxes = [message_html(word, text) for word, text in messages(s)]
-    steps = [_tag("li", "margin:0;padding:0", *_coded(step)) for step in next_steps(s)]
+    remarks = _list("notes", notes(s), SOFT)
+    steps = _list("next", next_steps(s))
     told = [_tag("div", "margin:8px 0 0", *_coded(clip(said, TEXT_LENGTH)))] if said else []
-    back = _tag("div", f"margin:8px 0 0;font-size:12px;{SOFT}", *_coded(way_back(s)))
-    remarks = [_tag("li", "margin:0;padding:0", *_coded(note)) for note in notes(s)]
-    listed = _list("notes", remarks, SOFT) + _list("next", steps)
-    return Html("".join(boxes) + listed + "".join(told) + back)
-
-
-def stamp_html(s: Snapshot, zone: tzinfo | None) -> Html:
-    """Which run this was, and when the picture was taken: for a reader of the saved file."""
-    words = f"run {clip(s.run_id, NAME_LENGTH)} · as of {moment(s.as_of, zone)}"
-    return _tag("div", f"font-size:12px;{SOFT}", words)
+    ends = [_tag("span", "", *_coded(way_back(s))), _tag("span", "", stamped)]
+    small = f"{ROW};justify-content:space-between;margin:8px 0 0;font-size:12px;{SOFT}"
+    return Html(
+        "".join(boxes) + remarks + steps + "".join(told) + _tag("div", small, *_spaced(ends))
+    )
 
 
 # ── words ─────────────────────────────────────────────────────────────────────────────────────
@@ -326,12 +323,17 @@ def duration(seconds: float) -> str:
 
 
 def short_duration(seconds: float) -> str:
-    """Tell the same without seconds, so that a table of it changes once a minute at most."""
-    if seconds < 60:
-        return "< 1 min"
-    if seconds < 3600:
-        return f"{int(seconds) // 60} min"
-    return duration(seconds)
+    """Tell it to the minute and narrow: a table of it changes once a minute at most."""
+    minutes = max(0, int(seconds)) // 60
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60}:{minutes % 60:02} h" if minutes < 2880 else f"{minutes // 1440} d"
+
+
+def stamp(s: Snapshot, zone: tzinfo | None) -> str:
+    """Say which run this is and of when the picture: for a reader of the saved file."""
+    when = "as of" if s.ended_at is None else "ended"
+    return f"run {clip(s.run_id, NAME_LENGTH)} · {when} {moment(s.ended_at or s.as_of, zone)}"
 
 
 def moment(at: float, zone: tzinfo | None) -> str:
@@ -352,7 +354,11 @@ def clip(text: str, length: int) -> str:
 
 
 def _roughly(seconds: float) -> str:
-    return "less than a minute" if seconds < 60 else f"about {short_duration(seconds)}"
+    """A guess is not told to the second."""
+    if seconds < 60:
+        return "less than a minute"
+    told = duration(seconds)
+    return f"about {told if ' d ' in told else told.partition(' min')[0] + ' min'}"
 
 
 def _step(stage: Stage) -> int:
@@ -441,13 +447,13 @@ def _job_line(job: Job, now: float) -> str:
 
 def _job_row(cells: tuple[str, ...], kind: str) -> Html:
     role = "columnheader" if kind == "th" else "cell"
-    tone = f";{SOFT}" if kind == "th" else ""
+    tone = SOFT if kind == "th" else ""
     shapes = (
         f"flex:1 1 280px;text-align:left;{MONO if kind == 'td' else ''}",
-        "flex:1 1 76px;text-align:left",
-        "flex:0 1 64px;text-align:right",
-        "flex:0 1 72px;text-align:right",
-        "flex:0 1 76px;text-align:right",
+        "flex:1 1 70px;text-align:left",
+        "flex:0 1 44px;text-align:right",
+        "flex:0 1 40px;text-align:right",
+        "flex:0 1 54px;text-align:right",
     )
     made = [
         _tag(
@@ -459,7 +465,7 @@ def _job_row(cells: tuple[str, ...], kind: str) -> Html:
         for shape, c in zip(shapes, cells, strict=True)
     ]
     lined = "border-top:1px solid rgba(128,128,128,0.22);" if kind == "td" else ""
-    style = f"display:flex;flex-wrap:wrap;gap:0 8px;{lined}background-color:rgba(0,0,0,0){tone}"
+    style = f"display:flex;flex-wrap:wrap;gap:0 6px;padding:0;{CLEAR};{lined}{tone}"
     return _tag("tr", style, *made, role="row")
 
 
@@ -507,23 +513,31 @@ def _mood_tint(s: Snapshot) -> str:
 
 def _rail(s: Snapshot) -> Html:
     """The stages in order: passed ones ticked, the present one bold, those to come hollow."""
-    here = len(Stage) if s.ending is Ending.FINISHED else _step(s.stage)
-    steps = [_stage(stage, number, here) for number, stage in enumerate(Stage)]
+    is_over = s.is_ended and s.stage is Stage.DONE
+    here = len(Stage) if is_over else _step(s.stage)
+    steps = [_stage(stage, number - here, s.ending) for number, stage in enumerate(Stage)]
     style = f"{ROW};list-style:none;margin:8px 0 0;padding:0;font-size:12px"
     return _tag("ol", style, *steps, aria_label="stages")
 
 
-def _stage(stage: Stage, number: int, here: int) -> Html:
+def _stage(stage: Stage, ahead: int, ending: Ending | None) -> Html:
+    """One stage of the rail, `ahead` of the present one by so many."""
     place = "margin:0;padding:0;white-space:nowrap"
-    if number < here:
-        mark = _tag("span", f"color:{GOOD};font-weight:700", "✓", aria_label="passed", role="img")
+    if ahead < 0:
+        mark = _mark("✓", "passed", f"color:{GOOD};font-weight:700")
         return _tag("li", place, mark, _tag("span", SOFT, f" {stage.value}"))
-    if number == here:
-        mark = _tag("span", f"color:{ACCENT}", "●", aria_label="now", role="img")
-        text = _tag("strong", "font-weight:700", f" {stage.value}")
-        return _tag("li", place, mark, text, aria_current="step")
-    mark = _tag("span", "", "○", aria_label="to come", role="img")
-    return _tag("li", f"{place};opacity:0.62", mark, f" {stage.value}")
+    if ahead > 0:
+        return _tag("li", f"{place};opacity:0.66", _mark("○", "to come", ""), f" {stage.value}")
+    mark = _mark("●", "now", f"color:{ACCENT}")
+    if ending is not None:
+        mark = _mark("■", "ended here", f"color:{BAD if ending is Ending.STOPPED else QUIET}")
+    text = _tag("strong", "font-weight:700", f" {stage.value}")
+    return _tag("li", place, mark, text, aria_current="step")
+
+
+def _mark(sign: str, words: str, style: str) -> Html:
+    """A sign that is also told in words, to those who point at it and those who hear it."""
+    return _tag("span", style, sign, role="img", aria_label=words, title=words)
 
 
 def _bar(s: Snapshot) -> Html:
@@ -553,13 +567,17 @@ def _stretch(share: Share, rows: int) -> Html:
 
 
 def _count(status: RowStatus, number: int) -> Html:
-    square = (
-        "display:inline-block;width:8px;height:8px;margin:0 5px 0 0;border-radius:2px;"
-        f"background-color:{COLOURS[status] if number else TRACK}"
-    )
     figure = _tag("strong", "font-weight:600", f"{number:,}")
-    style = "white-space:nowrap"
-    return _tag("span", style, _tag("span", square), figure, _tag("span", SOFT, f" {status.label}"))
+    square = _square(COLOURS[status]) if number else ""
+    return _tag(
+        "span", "white-space:nowrap", square, figure, _tag("span", SOFT, f" {status.label}")
+    )
+
+
+def _square(colour: str) -> Html:
+    """A patch of the bar's colour before the words that explain it."""
+    shape = "display:inline-block;width:8px;height:8px;margin:0 5px 0 0;border-radius:2px"
+    return _tag("span", f"{shape};background-color:{colour}")
 
 
 def message_html(word: str, text: str) -> Html:
@@ -581,11 +599,12 @@ def message_html(word: str, text: str) -> Html:
     )
 
 
-def _list(word: str, entries: list[Html], tone: str = "") -> Html:
+def _list(word: str, entries: list[str], tone: str = "") -> Html:
     """A short list with its word in front; nothing at all when it is empty."""
     if not entries:
         return Html("")
-    label = _tag("span", "flex:0 0 38px;font-weight:600", word)
-    style = "flex:1 1 220px;list-style:none;margin:0;padding:0"
+    label = _tag("strong", "flex:0 0 38px;font-weight:600", word)
+    listed = [_tag("li", "margin:0;padding:0", *_coded(entry)) for entry in entries]
+    style = "flex:1 1 180px;list-style:none;margin:0;padding:0"
     outer = f"display:flex;gap:8px;margin:8px 0 0;font-size:12px;{tone}"
-    return _tag("div", outer, label, " ", _tag("ul", style, *entries))
+    return _tag("div", outer, label, " ", _tag("ul", style, *listed))

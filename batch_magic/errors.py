@@ -43,7 +43,7 @@ class JournalError(BatchMagicError):
 class ServiceError(BatchMagicError):
     """The service refused, failed or could not be reached.
 
-    `status` is the HTTP status, None when there was no answer; `code` and `param` are the
+    `status` is the HTTP status, None when there was no answer (200 when the answer broke off); `code` and `param` are the
     service's own; `retry_after_s` is its wish. `in_doubt` says that the call may have been
     carried out although no answer says so.
     """

@@ -88,7 +88,7 @@ def _copies_on_write() -> bool:
 
 
 def chunks(
-    frame: pd.DataFrame, columns: Sequence[Hashable], *, with_index: bool, size: int = 4096
+    frame: pd.DataFrame, columns: Sequence[Hashable], *, with_index: bool, size: int = 1024
 ) -> Iterator[Chunk]:
     """The rows in order, `size` at a time, of just these columns; missing values are None.
 

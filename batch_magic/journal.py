@@ -43,6 +43,7 @@ from batch_magic.records import (
 
 APPLICATION_ID = 0x67707462  # "gptb": how `file` and we know the database as ours
 LEASE_S = 30.0
+_BUSY_S = 10.0  # how long to wait for another process's commit
 
 SCHEMA = """
 CREATE TABLE runs (
@@ -182,11 +183,14 @@ class Journal:
         return None
 
     def find_identical(self, identity: str) -> str | None:
-        """Return the newest run of the same lines, frame and layout that has not ended well."""
+        """Return the newest run of the same lines, frame and layout that can go on.
+
+        One that is being cancelled cannot: whoever asks again wants the rows.
+        """
         with self._read() as db:
             found = db.execute(
                 "SELECT run_id FROM runs WHERE identity = ? AND (ending IS NULL OR ending = ?)"
-                " ORDER BY created_at DESC, rowid DESC LIMIT 1",
+                " AND cancel_at IS NULL ORDER BY created_at DESC, rowid DESC LIMIT 1",
                 (identity, Ending.STOPPED.value),
             ).fetchone()
         return None if found is None else str(found[0])
@@ -217,26 +221,31 @@ class Journal:
     # -- what happens to a run --------------------------------------------------------------
 
     def ask_cancel(self, run_id: str, now: float) -> None:
-        """Write down that the user wants the run cancelled. Needs no lease; asked once."""
+        """Write down that the user wants the run cancelled. Needs no lease.
+
+        A stopped run goes on for it, however often: its jobs may be in flight.
+        """
         with self._write() as db:
             done = db.execute(
-                "UPDATE runs SET cancel_at = ?, ending = NULL, fault = NULL"
-                " WHERE run_id = ? AND cancel_at IS NULL AND (ending IS NULL OR ending = ?)",
+                "UPDATE runs SET cancel_at = coalesce(cancel_at, ?), ending = NULL,"
+                " ended_at = NULL, fault = NULL"
+                " WHERE run_id = ? AND (ending = ? OR ending IS NULL AND cancel_at IS NULL)",
                 (now, run_id, Ending.STOPPED.value),
             )
             if done.rowcount:
                 _note(db, now, run_id, None, "cancel asked for")
 
     def reopen(self, run_id: str, now: float) -> None:
-        """Let a stopped run go on: its fault is taken to be mended."""
+        """Let a stopped run, and those whose answers it waits for, go on: the fault is mended."""
         with self._write() as db:
-            done = db.execute(
-                "UPDATE runs SET ending = NULL, ended_at = NULL, fault = NULL"
-                " WHERE run_id = ? AND ending = ?",
-                (run_id, Ending.STOPPED.value),
-            )
-            if done.rowcount:
-                _note(db, now, run_id, None, "goes on after it had stopped")
+            for one in _with_lenders(db, run_id):
+                done = db.execute(
+                    "UPDATE runs SET ending = NULL, ended_at = NULL, fault = NULL"
+                    " WHERE run_id = ? AND ending = ?",
+                    (one, Ending.STOPPED.value),
+                )
+                if done.rowcount:
+                    _note(db, now, one, None, "goes on after it had stopped")
 
     def rename(self, run_id: str, name: str) -> None:
         """Give a run another variable for its result."""
@@ -276,7 +285,8 @@ class Journal:
     ) -> None:
         """Write down that the lenders' answers were taken over, and what is sent for the rest.
 
-        `decided` counts all rows settled without a job by now.
+        `decided` counts all rows settled without a job by now; jobs are numbered as in
+        `add_work`.
         """
         with self._leased(run_id, owner) as db:
             db.execute(
@@ -311,7 +321,10 @@ class Journal:
         jobs: Iterable[Job] = (),
         closed: Job | None = None,
     ) -> None:
-        """Add shards and jobs to a run, closing the job that they replace, in one commit."""
+        """Add shards and jobs to a run, closing the job that they replace, in one commit.
+
+        The jobs get the next free numbers: others may have been added since they were thought of.
+        """
         with self._leased(run_id, owner) as db:
             if closed is not None:
                 db.execute(
@@ -330,8 +343,10 @@ class Journal:
             held = db.execute(
                 "SELECT owner, pid, host, expires_at FROM leases WHERE run_id = ?", (run_id,)
             ).fetchone()
-            if held is not None and held[0] != owner and _is_held(*held[1:], now):
-                return False
+            if held is not None and held[0] != owner:
+                _, pid, host, expires_at = held
+                if _is_held(pid, host, expires_at, now):
+                    return False
             _take_lease(db, run_id, owner, now)
             return True
 
@@ -352,11 +367,16 @@ class Journal:
     def _connection(self) -> sqlite3.Connection:
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is None:
-            db = sqlite3.connect(self.path, timeout=10, isolation_level=None)
-            # FULL: a commit is on the disk before the money is spent; WAL: readers never wait.
-            db.executescript(
-                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
-            )
+            db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
+            try:
+                _check_ours(db)
+                # FULL: a commit is on the disk before the money is spent.
+                # WAL: readers never wait for a writer.
+                for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+                    db.execute(f"PRAGMA {pragma}")
+            except BaseException:
+                db.close()
+                raise
             self._local.db = db
         return db
 
@@ -375,19 +395,13 @@ class Journal:
             try:
                 yield db
             finally:
-                db.execute("COMMIT")
+                _roll_back(db)
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
         with self._errors():
-            db = self._connection()
-            db.execute("BEGIN IMMEDIATE")
-            try:
+            with _transaction(self._connection()) as db:
                 yield db
-            except BaseException:
-                db.execute("ROLLBACK")
-                raise
-            db.execute("COMMIT")
 
     @contextmanager
     def _leased(self, run_id: str, owner: str) -> Iterator[sqlite3.Connection]:
@@ -398,14 +412,34 @@ class Journal:
             yield db
 
 
-def _prepare(db: sqlite3.Connection) -> None:
-    """Bring the database to this version's schema, or say why that cannot be done."""
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     db.execute("BEGIN IMMEDIATE")
     try:
-        (app_id,) = db.execute("PRAGMA application_id").fetchone()
-        (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables and app_id != APPLICATION_ID:
-            raise JournalError("journal.db in the home folder is not batch_magic's; move it away")
+        yield db
+        db.execute("COMMIT")
+    finally:
+        _roll_back(db)
+
+
+def _roll_back(db: sqlite3.Connection) -> None:
+    # A full disk rolls back by itself, and a commit that fails leaves the transaction open.
+    if db.in_transaction:
+        db.execute("ROLLBACK")
+
+
+def _check_ours(db: sqlite3.Connection) -> None:
+    """Refuse a database of somebody else's before anything in it is changed."""
+    (app_id,) = db.execute("PRAGMA application_id").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if tables and app_id != APPLICATION_ID:
+        raise JournalError("journal.db in the home folder is not batch_magic's; move it away")
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    """Bring the database to this version's schema, or say why that cannot be done."""
+    with _transaction(db):
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY)")
         applied = [row[0] for row in db.execute("SELECT name FROM migrations ORDER BY rowid")]
         known = [name for name, _ in MIGRATIONS]
@@ -417,11 +451,6 @@ def _prepare(db: sqlite3.Connection) -> None:
         for name, sql in MIGRATIONS[len(applied) :]:
             _execute_all(db, sql)
             db.execute("INSERT INTO migrations VALUES (?)", (name,))
-        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
 
 
 def _execute_all(db: sqlite3.Connection, sql: str) -> None:
@@ -492,7 +521,7 @@ def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
         twins=facts["twins"],
         notes=tuple(facts["notes"]),
         lenders=tuple(json.loads(lenders)),
-        shards=tuple(Shard(*one[:5], held=bool(one[5])) for one in shards),
+        shards=tuple(Shard(*one, held=bool(held)) for *one, held in shards),
         jobs=tuple(_read_job(*one) for one in jobs),
         cancel_at=cancel_at,
         ending=None if ending is None else Ending(ending),
@@ -542,6 +571,18 @@ def _kin(db: sqlite3.Connection, backend_id: str, model: str) -> list[tuple[str,
     return [(str(row[0]), bool(row[1])) for row in found]
 
 
+def _with_lenders(db: sqlite3.Connection, run_id: str) -> list[str]:
+    """Return a run and all those whose answers it waits for, directly or not."""
+    found, left = list[str](), [run_id]
+    while left:
+        one = left.pop()
+        row = db.execute("SELECT lenders FROM runs WHERE run_id = ?", (one,)).fetchone()
+        if row is not None and one not in found:
+            found.append(one)
+            left += json.loads(row[0])
+    return found
+
+
 def _insert_shards(db: sqlite3.Connection, run_id: str, shards: Iterable[Shard]) -> None:
     db.executemany(
         "INSERT INTO shards VALUES (?,?,?,?,?,?,?)",
@@ -550,9 +591,15 @@ def _insert_shards(db: sqlite3.Connection, run_id: str, shards: Iterable[Shard])
 
 
 def _insert_jobs(db: sqlite3.Connection, run_id: str, jobs: Iterable[Job]) -> None:
+    (first,) = db.execute(
+        "SELECT coalesce(max(number) + 1, 0) FROM jobs WHERE run_id = ?", (run_id,)
+    ).fetchone()
     db.executemany(
         "INSERT INTO jobs VALUES (?,?,?,?,?)",
-        [(run_id, job.number, job.stage.value, job.batch_id, _job_facts(job)) for job in jobs],
+        [
+            (run_id, number, job.stage.value, job.batch_id, _job_facts(job))
+            for number, job in enumerate(jobs, start=first)
+        ],
     )
 
 

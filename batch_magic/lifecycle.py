@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from batch_magic.errors import ServiceError
 from batch_magic.records import (
@@ -52,10 +53,13 @@ ENDED_STATUSES = frozenset({"completed", "failed", "expired", "cancelled"})
 
 _UPLOADS_AT_ONCE = 3
 _SETTLING_S = 10.0  # `completed` may be said a few seconds before the result files have ids
-_LOST_AFTER_S = 600.0  # a job the service does not know may be lag, a wrong key, or a loss
+_LOST_AFTER_TRIES = 15  # ten minutes: an unknown job may be lag, another project's key, or a loss
+_DOWNLOAD_TRIES = 3  # given up by the clock alone, one bad answer after a night's sleep would do
 _UNREACHED_S = 45.0  # so long without any answer, with nothing sent, is "no network"
 _BACKOFF_MAX_S = 60.0
-_QUEUE_FULL_S = 30.0
+_LONGEST_WAIT_S = 900.0  # what is due later than this was written by a clock since set back
+_QUEUE_FULL_FACTOR = 30.0  # room is made by the end of other jobs: wait in half minutes, not seconds
+_FILE_LAG_ATTEMPTS = 5
 
 QUEUE_FULL_CODES = frozenset({"token_limit_exceeded"})
 """Failures that mean "wait for room": the enqueued tokens of the account's other jobs."""
@@ -189,15 +193,19 @@ class Plan:
     wake_at: float | None
 
 
-def next_actions(run: RunRecord, now: float, ended_lenders: frozenset[str] = frozenset()) -> Plan:
-    """Decide what is to be done for a run at `now`. Empty with no wake-up once it has ended."""
+def next_actions(
+    run: RunRecord, now: float, lender_endings: Mapping[str, Ending | None] = MappingProxyType({})
+) -> Plan:
+    """Decide what is to be done for a run at `now`. Empty with no wake-up once it has ended.
+
+    `lender_endings` tells how each run that this one waits for stands.
+    """
     if run.ending is not None:
         return Plan((), None)
     open_jobs = [job for job in run.jobs if job.stage is not JobStage.COLLECTED]
-    due = [job for job in open_jobs if job.due_at <= now or _is_abandoned(job, run)]
-    actions = _bounded([_job_action(job, run, now) for job in due])
-    if run.lenders and ended_lenders.issuperset(run.lenders):
-        actions.append(TakeOver(run.lenders))
+    actions = _bounded([_job_action(job, run, now) for job in open_jobs if _is_due(job, run, now)])
+    if run.lenders:
+        actions += _lender_actions(run, lender_endings, is_idle=not open_jobs)
     if actions:
         return Plan(tuple(actions), now)
     if open_jobs:
@@ -205,6 +213,28 @@ def next_actions(run: RunRecord, now: float, ended_lenders: frozenset[str] = fro
     if run.lenders:
         return Plan((), now + run.limits.poll_first_s)
     return Plan((_close(run),), now)
+
+
+def _is_due(job: Job, run: RunRecord, now: float) -> bool:
+    if not now < job.due_at <= now + _LONGEST_WAIT_S or _is_abandoned(job, run):
+        return True
+    return _is_to_be_cancelled(job, run) and job.tries == 0
+
+
+def _lender_actions(
+    run: RunRecord, endings: Mapping[str, Ending | None], *, is_idle: bool
+) -> list[Action]:
+    """Decide about held rows. A lender that has stopped may have them in flight all the same."""
+    known = [endings.get(lender) for lender in run.lenders]
+    if run.cancel_at is not None or all(one in _SETTLED for one in known):
+        return [TakeOver(run.lenders)]
+    stopped = [a for a, b in zip(run.lenders, known, strict=True) if b is Ending.STOPPED]
+    if stopped and is_idle:
+        return [Stop(f"it waits for answers of run {stopped[0]}, which has stopped")]
+    return []
+
+
+_SETTLED = (Ending.FINISHED, Ending.CANCELLED)
 
 
 def _bounded(actions: list[Action]) -> list[Action]:
@@ -217,6 +247,11 @@ def _is_abandoned(job: Job, run: RunRecord) -> bool:
     return run.cancel_at is not None and job.stage in before_create
 
 
+def _is_to_be_cancelled(job: Job, run: RunRecord) -> bool:
+    asked = run.cancel_at is not None and job.cancel_sent_at is None
+    return asked and job.stage is JobStage.RUNNING
+
+
 def _job_action(job: Job, run: RunRecord, now: float) -> Action:
     if _is_abandoned(job, run):
         return Abandon(job)
@@ -226,38 +261,55 @@ def _job_action(job: Job, run: RunRecord, now: float) -> Action:
         case JobStage.UPLOADED:
             return Create(job)
         case JobStage.CREATING:
-            in_doubt_s = now - (job.intended_at or now)
-            return Search(job, give_up=in_doubt_s >= run.limits.doubt_grace_s)
+            # The first search begins the grace: how long ago the intent was says nothing of
+            # how long the service has had, if the call itself took a minute to fail.
+            is_sought = job.doubted_at is not None
+            grace_s = run.limits.doubt_grace_s
+            return Search(job, give_up=is_sought and _since(job.doubted_at, now) >= grace_s)
         case JobStage.RUNNING:
-            if run.cancel_at is not None and job.cancel_sent_at is None:
-                return CancelRemote(job)
-            return Poll(job)
+            return CancelRemote(job) if _is_to_be_cancelled(job, run) else Poll(job)
         case JobStage.ENDED:
-            return _after_end(job, run.limits, now)
+            return _after_end(job, run, now)
         case JobStage.COLLECTED:
             raise AssertionError("a collected job has nothing left to do")
 
 
-def _after_end(job: Job, limits: Limits, now: float) -> Action:
-    remote = job.remote
-    ended_s = now - (job.ended_at or now)
+def _since(then: float | None, now: float) -> float:
+    """Return the seconds since `then`; a clock that was set back counts as well as one that ran."""
+    return 0.0 if then is None else abs(now - then)
+
+
+def _after_end(job: Job, run: RunRecord, now: float) -> Action:
+    remote, timeout_s = job.remote, run.limits.collect_timeout_s
+    ended_s = _since(job.ended_at, now)
     if remote is not None and remote.status == "failed":
-        return _after_failure(job, remote)
-    has_files = remote is not None and (remote.output_file_id or remote.error_file_id)
-    if not has_files and ended_s < min(_SETTLING_S, limits.collect_timeout_s):
+        return _after_failure(job, remote, run)
+    if remote is not None and _lacks_files(remote) and ended_s < min(_SETTLING_S, timeout_s):
         return Poll(job)
-    return Collect(job, last_try=ended_s >= limits.collect_timeout_s)
+    return Collect(job, last_try=ended_s >= timeout_s and job.tries >= _DOWNLOAD_TRIES)
 
 
-def _after_failure(job: Job, remote: RemoteJob) -> Action:
+def _lacks_files(remote: RemoteJob) -> bool:
+    """Tell whether a file is to be expected that has no id yet. Counts are a hint, no proof."""
+    no_output, no_errors = not remote.output_file_id, not remote.error_file_id
+    expected = (remote.completed and no_output) or (remote.failed and no_errors)
+    return bool(expected) or (no_output and no_errors)
+
+
+def _after_failure(job: Job, remote: RemoteJob, run: RunRecord) -> Action:
     codes = {fault.code for fault in remote.faults}
+    backoff_s = run.limits.retry_base_s * 2 ** min(job.attempt, 10)
+    if run.cancel_at is not None:
+        return Collect(job, last_try=True)
     if codes & QUEUE_FULL_CODES:
-        wait_s = min(_QUEUE_FULL_S * 2 ** min(job.tries, 5), 900.0)
+        wait_s = min(_QUEUE_FULL_FACTOR * backoff_s, _LONGEST_WAIT_S)
         return Replace(job, fresh_upload=False, wait_s=wait_s, why=_said(remote.faults))
     if codes & FATAL_CODES:
         return Stop(f"{_said(remote.faults)}; {_cure(codes)}", job)
-    if _is_file_lag(remote) and job.tries == 0:
-        return Replace(job, fresh_upload=True, wait_s=1.0, why=_said(remote.faults))
+    if _is_file_lag(remote) and job.attempt < _FILE_LAG_ATTEMPTS:
+        # Not there yet, or (after 30 days) no longer: wait first, then bring it again.
+        why, fresh = _said(remote.faults), job.attempt > 0
+        return Replace(job, fresh_upload=fresh, wait_s=min(backoff_s, _BACKOFF_MAX_S), why=why)
     return Collect(job, last_try=True)
 
 
@@ -326,11 +378,11 @@ def after_trouble(job: Job, error: ServiceError, limits: Limits, now: float) -> 
     """Return the job after a call that brought nothing: the same, later, with the reason."""
     wait_s = min(limits.retry_base_s * 2 ** min(job.tries, 10), _BACKOFF_MAX_S)
     if error.retry_after_s is not None:
-        wait_s = max(wait_s, error.retry_after_s)
+        wait_s = min(max(wait_s, error.retry_after_s), _LONGEST_WAIT_S)
     return replace(job, due_at=now + wait_s, tries=job.tries + 1, problem=str(error))
 
 
-def is_fatal(error: ServiceError, job: Job, now: float, *, unreached_s: float) -> bool:
+def is_fatal(error: ServiceError, job: Job, *, unreached_s: float) -> bool:
     """Tell whether a call's failure would be the same for all rows of the run.
 
     `unreached_s`: for how long nothing at all has been heard, 0 once anything was sent.
@@ -340,8 +392,15 @@ def is_fatal(error: ServiceError, job: Job, now: float, *, unreached_s: float) -
     if error.status in (401, 403) or error.code in FATAL_CODES:
         return True
     if job.stage is JobStage.RUNNING:
-        return error.status == 404 and now - (job.changed_at or now) >= _LOST_AFTER_S
+        return error.status == 404 and job.tries >= _LOST_AFTER_TRIES
+    if _is_unseen_file(error, job):
+        return job.tries >= _FILE_LAG_ATTEMPTS
     return job.stage is not JobStage.ENDED and error.status in (400, 404, 413, 422)
+
+
+def _is_unseen_file(error: ServiceError, job: Job) -> bool:
+    # Hosts that look at the file when the job is created may not see it straight away.
+    return job.stage is JobStage.UPLOADED and "file" in str(error) and error.status in (400, 404)
 
 
 # -- the picture ----------------------------------------------------------------------------

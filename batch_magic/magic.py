@@ -24,8 +24,10 @@ from traitlets import Float, Integer, Unicode
 from batch_magic import cell_line, session, settings
 from batch_magic.errors import BatchMagicError, CellError, StillRunning
 from batch_magic.panel import Shown, open_panel
+from batch_magic.prepare import DryRun
 from batch_magic.records import Ending
-from batch_magic.session import Options, Run
+from batch_magic.run import Run
+from batch_magic.session import Options
 from batch_magic.settings import Settings
 
 AWAITED = "_gptbatch_awaited"
@@ -46,7 +48,8 @@ VERBS = {
 }
 
 # One trait a setting, so that `%config GPTBatch` lists and sets them.
-_Configured: Any = type(Magics)(
+_meta: Any = type(Magics)
+_Configured: Any = _meta(
     "_Configured",
     (Magics,),
     {
@@ -91,7 +94,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             self._block(started)
 
     @no_var_expand
-    @cell_magic(AWAITED)
+    @cell_magic(AWAITED)  # type: ignore[arg-type]  # a name, as IPython documents it
     def gptbatch_awaited(self, line: str, cell: str) -> Coroutine[Any, Any, None]:
         """Do what `%%gptbatch` does, to be awaited."""
         started = self._start(line, cell)
@@ -104,7 +107,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         except BatchMagicError:
             return False  # the magic itself says what is wrong
         wish = asked.wait or self.wait
-        return wish == "always" or (wish == "auto" and _is_headless(self.shell))
+        return bool(wish == "always" or (wish == "auto" and _is_headless(self.shell)))
 
     def _start(self, line: str, cell: str) -> Run | None:
         """Do the cell; return the run that it may have to wait for."""
@@ -162,7 +165,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
     # -- the line ---------------------------------------------------------------------------
 
     @no_var_expand
-    @line_magic("gptbatch")
+    @line_magic("gptbatch")  # type: ignore[arg-type]
     def gptbatch_line(self, line: str) -> Any:
         """Look after runs: `%gptbatch VERB`; `%gptbatch help` lists the verbs."""
         verb, words = self._verb(line)
@@ -173,7 +176,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         return do(words)
 
     @no_var_expand
-    @line_magic(AWAITED)
+    @line_magic(AWAITED)  # type: ignore[arg-type]
     def gptbatch_line_awaited(self, line: str) -> Coroutine[Any, Any, None]:
         """Do what `%gptbatch wait` does, to be awaited."""
         _, words = self._verb(line)
@@ -456,7 +459,7 @@ def _print_detached(run: Run) -> None:
     print(f"detached: {run.name} goes on without this cell; %gptbatch wait {run.name}")
 
 
-def _print_dry_run(dry: session.DryRun, options: Options) -> None:
+def _print_dry_run(dry: DryRun, options: Options) -> None:
     said = {
         f"{dry.twins:,} rows repeat another row's request: sent once": dry.twins,
         f"{dry.skipped:,} rows have nothing to send: skipped": dry.skipped,

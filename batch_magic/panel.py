@@ -360,7 +360,7 @@ def _style(live: str, receipt: str) -> str:
 .{receipt} {{display:none}}
 .{live} {{{FRAME};overflow:visible}}
 .{live} .widget-html {{overflow:visible;min-width:0}}
-.{live} .widget-html-content {{{PROSE}}}
+.{live} .widget-html-content {{{PROSE};min-width:0}}
 .{live} .jupyter-button {{
   height:28px;line-height:26px;padding:0 12px;margin:0 8px 4px 0;border-radius:6px;
   border:1px solid rgba(128,128,128,0.5);background:transparent;box-shadow:none;

@@ -277,9 +277,11 @@ class Job:
     token: str  # in the file name and in the metadata: how we know our own again
     due_at: float = 0.0  # nothing is to be done for it before
     tries: int = 0  # failed calls in a row, for the back-off
+    attempt: int = 0  # how many jobs had this one's place before it and were replaced
     file_id: str | None = None
     batch_id: str | None = None
     intended_at: float | None = None  # when the last create was about to be sent
+    doubted_at: float | None = None  # since when a create without a receipt is looked for
     remote: RemoteJob | None = None
     changed_at: float | None = None  # when the service's status last changed, by our clock
     ended_at: float | None = None  # when we first saw it ended, by our clock

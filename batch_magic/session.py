@@ -13,14 +13,12 @@ import asyncio
 import atexit
 import logging
 import secrets
-import sys
-import threading
 import time
-from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pandas as pd
 
@@ -30,9 +28,7 @@ from batch_magic.engine import Engine, plan_jobs
 from batch_magic.errors import (
     BatchMagicError,
     CellError,
-    JournalError,
     ServiceError,
-    StillRunning,
 )
 from batch_magic.folder import Home
 from batch_magic.heartbeat import Heartbeat
@@ -46,8 +42,8 @@ from batch_magic.records import (
     RowStatus,
     RunRecord,
     Snapshot,
-    Stage,
 )
+from batch_magic.run import Run
 from batch_magic.settings import Settings
 from batch_magic.template import Template, compile_template
 
@@ -96,8 +92,7 @@ class Session:
         settings.find_credentials(draft.backend, self._environ)
         if draft.backend.is_sandbox:
             _check_sandbox()
-        run = Run(self, draft, held)
-        self._runs[draft.run_id] = run
+        run = self._new_handle(draft, held, is_recorded=False)
         try:
             self._prepare(run, draft, held, compiled, fresh=options.fresh)
         except BaseException:
@@ -147,7 +142,9 @@ class Session:
         same = None if fresh else self.journal.find_identical(record.identity)
         if same is not None:
             work.discard()
+            del self._runs[run.run_id]
             run._become(same)
+            self._runs[same] = run
             run._said = "the same rows are in flight already: attached, nothing is sent again"
             self.journal.reopen(same, now)
         else:
@@ -199,8 +196,26 @@ class Session:
 
     def _handle(self, run_id: str) -> Run:
         if run_id not in self._runs:
-            self._runs[run_id] = Run(self, self.journal.run(run_id), None, is_recorded=True)
+            self._new_handle(self.journal.run(run_id), None, is_recorded=True)
         return self._runs[run_id]
+
+    def _new_handle(
+        self, record: RunRecord, held: pd.DataFrame | None, *, is_recorded: bool
+    ) -> Run:
+        run = Run(
+            record,
+            home=self.home,
+            journal=self.journal,
+            held=held,
+            is_recorded=is_recorded,
+            cancel=self._ask_cancel,
+            spawn=self._spawn,
+        )
+        self._runs[record.run_id] = run
+        return run
+
+    def _spawn(self, work: Callable[[], None]) -> None:
+        self._heartbeat.submit(asyncio.to_thread(work))
 
     def _drive(self, run: Run) -> None:
         run._is_recorded = True
@@ -210,23 +225,10 @@ class Session:
             self._engine.drive(run.run_id)
         self._heartbeat.wake()
 
-    def ask_cancel(self, run_id: str) -> None:
+    def _ask_cancel(self, run_id: str) -> None:
         """Write the wish down and see to it that it is carried out."""
         self.journal.ask_cancel(run_id, time.time())
         self._drive(self._handle(run_id))
-
-    def deliver(self, run: Run, callback: Callable[[pd.DataFrame | BatchMagicError], None]) -> None:
-        """Make a run's result once it has ended, off every loop, and hand it to `callback`."""
-        self._heartbeat.submit(self._deliver(run, callback))
-
-    async def _deliver(
-        self, run: Run, callback: Callable[[pd.DataFrame | BatchMagicError], None]
-    ) -> None:
-        await run._until_ended(None)
-        try:
-            callback(await asyncio.to_thread(run.result))
-        except BatchMagicError as error:
-            callback(error)
 
     # -- machinery --------------------------------------------------------------------------
 
@@ -295,188 +297,6 @@ class Session:
             del self.__dict__["_heartbeat"]
             self.__dict__.pop("_engine", None)
         self.journal.close()
-
-
-class Run:
-    """A handle on one run. It holds the place of the result until there is one.
-
-    Used as a frame before the end it says, in one line, how far it is and how to wait.
-    """
-
-    def __init__(
-        self,
-        session: Session,
-        record: RunRecord,
-        held: pd.DataFrame | None,
-        *,
-        is_recorded: bool = False,
-    ) -> None:
-        self._session = session
-        self._run_id = record.run_id
-        self._name = record.name
-        self._held = held  # the frame at submit, shared by copy-on-write
-        self._is_recorded = is_recorded
-        self._is_abandoned = False
-        self._said: str | None = None
-        self._ended = threading.Event()
-        self._listeners: list[Callable[[Snapshot], None]] = []
-        self._snapshot = lifecycle.snapshot(record, record.created_at)
-        if not is_recorded:
-            self._preparing(0)
-        elif record.ending is not None:
-            self._ended.set()
-
-    @property
-    def run_id(self) -> str:
-        return self._run_id
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    def snapshot(self) -> Snapshot:
-        """Return a frozen picture of the run: stage, counts, jobs, times."""
-        return self._snapshot
-
-    def result(self) -> pd.DataFrame:
-        """Return the frame with its answers: n rows as at submit, same order, index and dtypes.
-
-        Raises StillRunning before the end, ServiceError when the run has stopped on a fault.
-        """
-        picture = self._snapshot
-        if picture.ending is None:
-            raise StillRunning(self.hint())
-        if picture.ending is Ending.STOPPED:
-            raise ServiceError(f"{picture.name} has stopped: {picture.fault}")
-        return self.partial()
-
-    def partial(self) -> pd.DataFrame:
-        """Return the frame with the answers so far; rows without one are `pending`."""
-        if not self._is_recorded:
-            raise StillRunning(self.hint())
-        record = self._session.journal.run(self._run_id)
-        folder = self._session.home.run_folder(self._run_id)
-        return result.result_frame(folder, record, self._held)
-
-    def wait(self, timeout_s: float | None = None) -> pd.DataFrame:
-        """Block until the run has ended and return its frame.
-
-        Raises StillRunning after `timeout_s` seconds, ServiceError when the run stops on a
-        fault. An interrupt leaves the run alone.
-        """
-        loop = _host_loop()
-        if loop is None or not _nest(loop):
-            self._block(timeout_s)
-        else:
-            loop.run_until_complete(self._until_ended(timeout_s))
-        return self.result()
-
-    def __await__(self) -> Generator[Any, None, pd.DataFrame]:
-        return self._frame().__await__()
-
-    async def _frame(self) -> pd.DataFrame:
-        await self._until_ended(None)
-        return await asyncio.to_thread(self.result)
-
-    def cancel(self) -> None:
-        """Cancel the run; rows that have finished are kept. Returns at once."""
-        if self._is_recorded:
-            self._session.ask_cancel(self._run_id)
-        else:
-            self._is_abandoned = True
-
-    def listen(self, listener: Callable[[Snapshot], None]) -> None:
-        """Call `listener` with every new snapshot, from the heartbeat's thread."""
-        self._listeners.append(listener)
-        listener(self._snapshot)
-
-    def when_ended(self, callback: Callable[[pd.DataFrame | BatchMagicError], None]) -> None:
-        """Call back with the result, or with why there is none, from a background thread."""
-        self._session.deliver(self, callback)
-
-    def example(self) -> str | None:
-        """Return the first request line of the run as it was sent, None if nothing was."""
-        if not self._is_recorded:
-            return None
-        record = self._session.journal.run(self._run_id)
-        folder = self._session.home.run_folder(self._run_id)
-        return next((folder.first_line(shard) for shard in record.shards), None)
-
-    # -- what the session tells it ----------------------------------------------------------
-
-    def _start(self, snapshot: Snapshot) -> None:
-        """Take the picture from which the engine goes on, even after an end."""
-        self._ended.clear()
-        self._take(snapshot)
-
-    def _take(self, snapshot: Snapshot) -> None:
-        if self._said and self._said not in snapshot.notes:
-            snapshot = replace(snapshot, notes=(self._said, *snapshot.notes))
-        self._snapshot = snapshot
-        for listener in list(self._listeners):
-            listener(snapshot)
-        if snapshot.ending is not None:
-            self._ended.set()
-
-    def _preparing(self, rows_done: int) -> None:
-        picture = replace(
-            self._snapshot, stage=Stage.PREPARING, prepared=rows_done, as_of=time.time()
-        )
-        self._take(
-            replace(picture, counts={RowStatus.PENDING: picture.rows} if picture.rows else {})
-        )
-
-    def _give_up(self, fault: str, ending: Ending) -> None:
-        self._take(replace(self._snapshot, ending=ending, fault=fault, ended_at=time.time()))
-
-    def _become(self, run_id: str) -> None:
-        """Turn into the handle of another run, the one that is just the same."""
-        self._session._runs.pop(self._run_id, None)
-        self._run_id = run_id
-        self._session._runs[run_id] = self
-
-    def _block(self, timeout_s: float | None) -> None:
-        ends = None if timeout_s is None else time.monotonic() + timeout_s
-        # In slices: a lock without a time limit cannot be interrupted on every platform.
-        while not self._ended.wait(_WAIT_SLICE_S):
-            if ends is not None and time.monotonic() >= ends:
-                raise StillRunning(self.hint())
-
-    async def _until_ended(self, timeout_s: float | None) -> None:
-        ends = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self._ended.is_set():
-            if ends is not None and time.monotonic() >= ends:
-                raise StillRunning(self.hint())
-            await asyncio.sleep(_WAIT_SLICE_S / 2)
-
-    # -- used as a frame --------------------------------------------------------------------
-
-    def hint(self) -> str:
-        """Say in one line how far the run is and what to do."""
-        s, name = self._snapshot, self._snapshot.name
-        if s.ending is Ending.STOPPED:
-            return f"{name} has stopped: {s.fault}"
-        if s.ending is not None:
-            return f"{name} has ended; its frame is {name}.result() or `%gptbatch take {name}`"
-        pending = s.counts.get(RowStatus.PENDING, 0)
-        done = min(s.rows, s.rows - pending + s.claimed_ok + s.claimed_failed)
-        return (
-            f"{name} has not ended yet ({s.stage.value}, {done:,} of {s.rows:,} rows); wait for it:"
-            f" `%gptbatch wait {name}` or `await {name}`, or take what is there: {name}.partial()"
-        )
-
-    def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise StillRunning(self.hint())
-
-    def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("_"):
-            raise AttributeError(attribute)
-        raise StillRunning(self.hint())
-
-    __getitem__ = __setitem__ = __len__ = __iter__ = __contains__ = _refuse
-
-    def __repr__(self) -> str:
-        return f"<Run {self._run_id}: {self.hint()}>"
 
 
 # -- one home, one session ------------------------------------------------------------------
@@ -672,32 +492,3 @@ def _sandbox_url(home: Path, use: Settings) -> str:
         ).url
     except launcher.SandboxError as error:
         raise ServiceError(str(error)) from error
-
-
-# -- waiting inside somebody else's loop ----------------------------------------------------
-
-
-def _host_loop() -> asyncio.AbstractEventLoop | None:
-    """Return the loop that already runs in this thread, unless it is an ipykernel's.
-
-    A kernel's panel and comms go on in their own threads while a cell blocks, and patching
-    its loop loses cells (measured with ipykernel 7.2 to 7.4), so there we just block.
-    """
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return None if getattr(shell, "kernel", None) is not None else loop
-
-
-def _nest(loop: asyncio.AbstractEventLoop) -> bool:
-    """Let a loop that runs already run once more inside; False where it cannot (uvloop)."""
-    import nest_asyncio2
-
-    try:
-        nest_asyncio2.apply(loop)
-    except ValueError:
-        return False
-    return True

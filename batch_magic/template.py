@@ -633,7 +633,7 @@ class _Compiler:
         except RecursionError:
             raise TemplateError("the template is nested too deeply; make it simpler") from None
         for node in tree.find_all(nodes.Node):
-            node.lineno += offset
+            node.lineno = (node.lineno or 1) + offset  # some operators come without a line
         _refuse_imports(tree)
         _RowReader(self.names).visit(tree)
         return tree

@@ -14,11 +14,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from itertools import accumulate, repeat
+from operator import add
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal
 
 import msgspec
 import orjson
@@ -134,37 +136,27 @@ class Encoder:
 
     def encode(self, rendered: Rendered) -> Lines:
         """One line for each position of `rendered`, in its order."""
-        tails = self._tails(rendered)
-        head = self._head
+        heads = [b"%b%d" % (self._head, position) for position in rendered.positions]
+        data = self._lines(heads, rendered)
         return Lines(
-            positions=rendered.positions,
-            data=[
-                b"%b%d%b" % (head, position, tail)
-                for position, tail in zip(rendered.positions, tails, strict=True)
-            ],
-            digests=self._digests(tails),
+            positions=rendered.positions, data=data, digests=list(self._digests(heads, data))
         )
 
-    def _tails(self, rendered: Rendered) -> list[bytes]:
-        columns: list[Sequence[bytes]] = []
+    def _lines(self, heads: Sequence[bytes], rendered: Rendered) -> list[bytes]:
+        columns: list[Iterable[bytes]] = [heads]
         for piece in self._pieces:
             if isinstance(piece, Slot):
                 columns.append([_dumps(text)[1:-1] for text in rendered.slots[piece.n]])
             else:
-                columns.append([piece] * len(rendered.positions))
+                columns.append(repeat(piece, len(heads)))
         return [b"".join(parts) for parts in zip(*columns, strict=True)]
 
-    def _digests(self, tails: Sequence[bytes]) -> list[bytes]:
-        if len(self._prefix) < _LONG_PREFIX:
-            sha256 = hashlib.sha256
-            return [sha256(tail).digest()[:DIGEST_SIZE] for tail in tails]
-        return list(self._digests_after(hashlib.sha256(self._prefix), tails))
-
-    def _digests_after(self, prefix: Any, tails: Sequence[bytes]) -> Iterator[bytes]:
-        size = len(self._prefix)
-        for tail in tails:
-            digest = prefix.copy()
-            digest.update(memoryview(tail)[size:])
+    def _digests(self, heads: Sequence[bytes], lines: Sequence[bytes]) -> Iterator[bytes]:
+        prefix = self._prefix if len(self._prefix) >= _LONG_PREFIX else b""
+        hashed, known = hashlib.sha256(prefix), len(prefix)
+        for head, line in zip(heads, lines, strict=True):
+            digest = hashed.copy()
+            digest.update(memoryview(line)[len(head) + known :])
             yield digest.digest()[:DIGEST_SIZE]
 
 
@@ -203,10 +195,11 @@ def custom_id(run_id: str, position: int) -> str:
 
 def position_of(custom_id: str, run_id: str) -> int | None:
     """The row that a custom_id names; None for the row of another run."""
-    start = len(run_id) + 1
-    digits = custom_id[start:]
-    if custom_id[:start] != run_id + "-" or not (digits.isascii() and digits.isdecimal()):
+    prefix = run_id + "-"
+    digits = custom_id[len(prefix) :]
+    if not (custom_id.startswith(prefix) and digits.isdecimal() and digits.isascii()):
         return None
+    # "007" is no name that we give, and more digits than a column holds are no position.
     return int(digits) if len(digits) < 16 and (digits[0] != "0" or digits == "0") else None
 
 
@@ -325,18 +318,18 @@ class _ChatMessage(msgspec.Struct, gc=False):
 
 class _ChatChoice(msgspec.Struct, gc=False):
     message: _ChatMessage
-    finish_reason: str | None = None
+    finish_reason: Literal["stop"] | None = None
 
 
 class _ChatBody(msgspec.Struct, gc=False):
-    choices: list[_ChatChoice]
+    choices: Annotated[list[_ChatChoice], msgspec.Meta(min_length=1)]
     model: str | None = None
     usage: _ChatUsage | None = None
     error: None = None
 
 
 class _ChatResponse(msgspec.Struct, gc=False):
-    status_code: int
+    status_code: Annotated[int, msgspec.Meta(ge=200, le=299)]
     body: _ChatBody
 
 
@@ -560,85 +553,62 @@ def _chat_usage(
     )
 
 
-class _Place(NamedTuple):
-    """Where a line stands in its file, in bytes and as a line number from 1."""
-
-    offset: int
-    length: int
-    line: int
-
-
 @dataclass(slots=True)
-class _Found:
-    """What a block has been found to hold so far."""
+class _SortedLines:
+    """The lines of a block, sorted by how they are read, and where each begins."""
 
-    answers: list[tuple[int, Any, _Place]] = field(default_factory=list)  # plain successes
-    others: list[tuple[int, _Outcome, _Place]] = field(default_factory=list)
-    foreign: int = 0
-    malformed: list[int] = field(default_factory=list)
+    answers: list[tuple[Any, ...]] = field(default_factory=list)  # plain successes
+    answered: list[int] = field(default_factory=list)  # and their numbers, from 0
+    others: list[tuple[int, bytes]] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)  # of all lines, newlines included
 
-    def add_answer(self, position: int | None, answer: Any, place: _Place) -> None:
-        if position is None:
-            self.foreign += 1
+
+def _sorted_lines(
+    block: bytes, typed: Callable[[bytes], Any], entry_of: Callable[[Any], tuple[Any, ...]]
+) -> _SortedLines:
+    found = _SortedLines()
+    for number, line in enumerate(BytesIO(block)):  # bytes end lines at b"\n" only
+        found.sizes.append(len(line))
+        try:
+            entry = entry_of(typed(line))  # taken apart at once, while it is in the cache
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            found.others.append((number, line))
         else:
-            self.answers.append((position, answer, place))
-
-    def add(self, position: int | None, outcome: _Outcome, place: _Place) -> None:
-        if position is None:
-            self.foreign += 1
-        else:
-            self.others.append((position, outcome, place))
-
-    def outcomes(self, names: dict[str, str]) -> Outcomes:
-        """Both kinds as columns. Equal model names and the like become one object."""
-        plain = _columns_of_answers(self.answers, names)
-        other = _columns_of_others(self.others, names)
-        columns = [[*ours, *theirs] for ours, theirs in zip(plain, other, strict=True)]
-        if self.answers and self.others:
-            offsets = columns[_OFFSETS]
-            order = sorted(range(len(offsets)), key=offsets.__getitem__)
-            columns = [[column[i] for i in order] for column in columns]
-        named: dict[str, Any] = dict(zip(_COLUMNS, columns, strict=True))
-        return Outcomes(**named, foreign=self.foreign, malformed=self.malformed)
+            found.answers.append(entry)
+            found.answered.append(number)
+    return found
 
 
-_COLUMNS = [each.name for each in fields(Outcomes)][:-2]  # all but `foreign` and `malformed`
-_OFFSETS = _COLUMNS.index("offsets")
+def _chat_entry(line: _ChatLine) -> tuple[Any, ...]:
+    """What `_columns_of_answers` needs of a plain success."""
+    body = line.response.body
+    choice = body.choices[0]
+    usage = body.usage or _NO_USAGE
+    return (
+        line.custom_id,
+        choice.message.content,
+        choice.finish_reason,
+        body.model,
+        line.response.status_code,
+        usage.prompt_tokens,
+        (usage.prompt_tokens_details or _NO_CACHED).cached_tokens,
+        usage.completion_tokens,
+        (usage.completion_tokens_details or _NO_REASONING).reasoning_tokens,
+    )
 
 
-def _columns_of_answers(
-    found: Sequence[tuple[int, _ChatLine, _Place]], names: dict[str, str]
-) -> list[list[Any]]:
-    """The columns of `Outcomes`, in their order, for plain successes."""
-    bodies = [answer.response.body for _, answer, _ in found]
-    choices = [body.choices[0] for body in bodies]
-    usages = [body.usage or _NO_USAGE for body in bodies]
-    nothing = [None] * len(found)
+def _columns_of_answers(answers: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    """The columns of `Outcomes` from `statuses` to `usage_reasoning`, for plain successes."""
+    columns = [list(column) for column in zip(*answers, strict=True)] or [[] for _ in range(9)]
+    _, text, finish_reason, model, http_status, *usage = columns
+    nothing = [None] * len(answers)
+    ok = [int(RowStatus.OK)] * len(answers)
+    return [ok, text, nothing, finish_reason, model, http_status, nothing, *usage]
+
+
+def _columns_of_others(outcomes: Sequence[_Outcome], names: dict[str, str]) -> list[list[Any]]:
+    """The same columns for lines that were read the careful way."""
     return [
-        [position for position, _, _ in found],
-        [int(RowStatus.OK)] * len(found),
-        [choice.message.content for choice in choices],
-        nothing,
-        [_same(choice.finish_reason, names) for choice in choices],
-        [_same(body.model, names) for body in bodies],
-        [answer.response.status_code for _, answer, _ in found],
-        nothing,
-        [usage.prompt_tokens for usage in usages],
-        [(usage.prompt_tokens_details or _NO_CACHED).cached_tokens for usage in usages],
-        [usage.completion_tokens for usage in usages],
-        [(usage.completion_tokens_details or _NO_REASONING).reasoning_tokens for usage in usages],
-        [place.offset for _, _, place in found],
-        [place.length for _, _, place in found],
-    ]
-
-
-def _columns_of_others(
-    found: Sequence[tuple[int, _Outcome, _Place]], names: dict[str, str]
-) -> list[list[Any]]:
-    """The columns of `Outcomes`, in their order, for lines that were read the careful way."""
-    outcomes = [outcome for _, outcome, _ in found]
-    return [
-        [position for position, _, _ in found],
         [int(outcome.status) for outcome in outcomes],
         [outcome.text for outcome in outcomes],
         [_same(outcome.error, names) for outcome in outcomes],
@@ -647,18 +617,7 @@ def _columns_of_others(
         [outcome.http_status for outcome in outcomes],
         [_same(outcome.code, names) for outcome in outcomes],
         *([outcome.usage[n] for outcome in outcomes] for n in range(4)),
-        [place.offset for _, _, place in found],
-        [place.length for _, _, place in found],
     ]
-
-
-def _is_plain_chat(line: _ChatLine) -> bool:
-    choices = line.response.body.choices
-    return (
-        200 <= line.response.status_code < 300
-        and len(choices) > 0
-        and choices[0].finish_reason in ("stop", None)
-    )
 
 
 # --- endpoints ------------------------------------------------------------------------------
@@ -670,7 +629,7 @@ class _Kind:
 
     body: Callable[[str, Mapping[str, Any], Sequence[Message]], list[_Piece]]
     line: type[Any]  # the typed form of a plain success
-    is_plain: Callable[[Any], bool]
+    entry: Callable[[Any], tuple[Any, ...]]  # taken apart
     answer: Callable[[Mapping[str, Any]], _Outcome]
 
 
@@ -679,7 +638,7 @@ ENDPOINTS: Mapping[str, str] = MappingProxyType({"chat": "/v1/chat/completions"}
 
 _KINDS: Mapping[str, _Kind] = MappingProxyType(
     {
-        ENDPOINTS["chat"]: _Kind(_chat_body, _ChatLine, _is_plain_chat, _chat_answer),
+        ENDPOINTS["chat"]: _Kind(_chat_body, _ChatLine, _chat_entry, _chat_answer),
     }
 )
 
@@ -724,41 +683,58 @@ class Decoder:
         `positions`, line i of the block (blank ones counted) answers row `positions[i]`,
         whatever its custom_id. Never raises for what a line holds.
         """
-        found = _Found()
-        typed, is_plain = self._typed.decode, self._kind.is_plain
-        for number, line in enumerate(block.split(b"\n")):
-            given = None if positions is None or not line else positions[number]
-            place = _Place(offset, len(line), first_line + number)
-            offset += len(line) + 1
-            try:
-                answer = typed(line)
-            except (msgspec.MsgspecError, ValueError, RecursionError):
-                answer = None
-            if answer is None or not is_plain(answer):
-                self._read_carefully(line, given, place, found)
-            else:
-                position = given
-                if position is None:
-                    position = position_of(answer.custom_id, self._run_id)
-                found.add_answer(position, answer, place)
-        return found.outcomes(self._names)
+        lines = _sorted_lines(block, self._typed.decode, self._kind.entry)
+        others, malformed = self._read_others(
+            lines.others, at_start=offset == 0, named=positions is None
+        )
+        numbers = lines.answered + [number for number, _, _ in others]
+        if positions is None:
+            names = [answer[0] for answer in lines.answers] + [name for _, name, _ in others]
+            rows = [position_of(name, self._run_id) for name in names]
+        else:
+            rows = [positions[number] for number in numbers]
+        plain = _columns_of_answers(lines.answers)
+        careful = _columns_of_others([outcome for _, _, outcome in others], self._names)
+        columns = [rows, *map(add, plain, careful), *_places(lines.sizes, numbers, block, offset)]
+        if others or None in rows:
+            order = sorted(range(len(rows)), key=numbers.__getitem__)
+            kept = [entry for entry in order if rows[entry] is not None]
+            columns = [[column[entry] for entry in kept] for column in columns]
+        foreign = len(rows) - len(columns[0])
+        rest: Any = (foreign, [first_line + number for number in malformed])
+        return Outcomes(*columns, *rest)
 
-    def _read_carefully(self, line: bytes, given: int | None, place: _Place, found: _Found) -> None:
-        if place.offset == 0:
-            line = line.removeprefix(_BOM)
-        if not line or line.isspace():
-            return
-        try:
-            members = _loads(line)
-            name = members["custom_id"] if given is None else None
-            outcome = _read_line(members, self._kind)
-        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-            found.malformed.append(place.line)
-            return
-        position = given
-        if position is None and isinstance(name, str):
-            position = position_of(name, self._run_id)
-        elif position is None:
-            found.malformed.append(place.line)
-            return
-        found.add(position, outcome, place)
+    def _read_others(
+        self, lines: Sequence[tuple[int, bytes]], *, at_start: bool, named: bool
+    ) -> tuple[list[tuple[int, str, _Outcome]], list[int]]:
+        """Number, custom_id and outcome of each result line, and the numbers of what is none."""
+        read: list[tuple[int, str, _Outcome]] = []
+        malformed: list[int] = []
+        for number, line in lines:
+            if at_start and number == 0:
+                line = line.removeprefix(_BOM)
+            if not line or line.isspace():
+                continue
+            try:
+                members = _loads(line)
+                outcome = _read_line(members, self._kind)
+            except (ValueError, RecursionError, AttributeError):
+                malformed.append(number)
+                continue
+            name = members.get("custom_id")
+            if named and not isinstance(name, str):
+                malformed.append(number)
+            else:
+                read.append((number, str(name), outcome))
+        return read, malformed
+
+
+def _places(
+    sizes: Sequence[int], numbers: Sequence[int], block: bytes, offset: int
+) -> tuple[list[int], list[int]]:
+    """Where these lines begin in their file, and how long they are without the newline."""
+    starts = list(accumulate(sizes, initial=offset))
+    bare = [size - 1 for size in sizes]
+    if sizes and not block.endswith(b"\n"):
+        bare[-1] += 1
+    return [starts[number] for number in numbers], [bare[number] for number in numbers]

@@ -1,13 +1,14 @@
 """Answers in: result files to the merged frame, against the limit and two other ways.
 
-Ours decodes, classifies and writes the outcomes file that a restart reads again, then scatters
-by position, builds the text columns and attaches them. The limit is a typed msgspec decode of
+Ours decodes and classifies, scatters by position, builds the text columns and attaches them; or
+it does so by way of the outcomes file on the disk, as a collected job does. The limit is a typed msgspec decode of
 the members needed, one line after the other, which builds nothing.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,52 @@ import pyarrow as pa
 
 from batch_magic import frame as frames
 from batch_magic.folder import RunFolder
-from batch_magic.records import RowStatus
+from batch_magic.records import Outcomes, RowStatus
 from batch_magic.resolution import Source, resolve
+from batch_magic.wire import Decoder
 from benchmarks.texts import RUN_ID
 
 
-def ours(frame: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """The package's own way, from the downloaded file of job 0 to the merged frame."""
+_BLOCK_BYTES = 1 << 20
+
+
+def ours(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Decode, scatter by position, text columns, attach; texts wait as Arrow bytes."""
+    decoder = Decoder(run_id=RUN_ID, endpoint="chat")
+    parts = [_arrays(decoder.decode(block)) for block in _blocks(path)]
+    positions, statuses, texts, errors = zip(*parts, strict=True)
+    at = np.concatenate(positions)
+    entry = np.full(len(frame), -1, dtype=np.int64)
+    entry[at] = np.arange(len(at))
+    status = np.full(len(frame), RowStatus.MISSING, dtype=np.uint8)
+    status[at] = np.concatenate(statuses)
+    taken = pa.array(entry, mask=entry < 0)
+    columns = {
+        "answer": frames.text_column(pa.chunked_array(texts).take(taken)),
+        "gpt_error": frames.text_column(pa.chunked_array(errors).take(taken)),
+    }
+    return frames.attach(frame, status, columns)
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    rest = b""
+    with path.open("rb") as file:
+        while data := file.read(_BLOCK_BYTES):
+            whole, newline, rest = (rest + data).rpartition(b"\n")
+            yield whole + newline
+
+
+def _arrays(found: Outcomes) -> tuple[Any, ...]:
+    return (
+        np.asarray(found.positions, dtype=np.int64),
+        np.asarray(found.statuses, dtype=np.uint8),
+        pa.array(found.text, type=pa.large_binary()),
+        pa.array(found.error, type=pa.large_binary()),
+    )
+
+
+def collected(frame: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The same by way of the outcomes file that a restart reads again, all its columns."""
     run = RunFolder(folder)
     run.scan_job(0, RUN_ID, "chat")
     found = run.outcomes("job-00000")
@@ -53,9 +93,19 @@ def source_of(table: Any, rows: Any) -> Source:
     )
 
 
+class _Cached(msgspec.Struct):
+    cached_tokens: int
+
+
+class _Reasoning(msgspec.Struct):
+    reasoning_tokens: int
+
+
 class _Usage(msgspec.Struct):
     prompt_tokens: int
     completion_tokens: int
+    prompt_tokens_details: _Cached
+    completion_tokens_details: _Reasoning
 
 
 class _Message(msgspec.Struct):
@@ -102,7 +152,7 @@ def json_dict(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     for n in range(len(frame)):
         body = found[f"{RUN_ID}-{n}"]["response"]["body"]
         texts.append(body["choices"][0]["message"]["content"] if "choices" in body else None)
-    return frame.assign(answer=texts)
+    return frame.assign(answer=pd.Series(texts, index=frame.index))
 
 
 def tutorial(frame: pd.DataFrame, path: Path) -> pd.DataFrame:

@@ -1,14 +1,17 @@
-"""Peak memory of one way, in a process of its own: `python -m benchmarks.memory out 100000 DIR`.
+"""Peak memory of one way, in a process of its own: `python -m benchmarks.memory out FRAME DIR`.
 
-Prints bytes: the high-water mark of resident memory while the work is done, less what was
-resident just before it, with all modules imported and the input frame in memory. `in` prints
-what was resident in the answers' own column as well, which is the result and not overhead.
+Prints bytes: the highest anonymous resident memory while the work is done (looked at every two
+milliseconds), less what there was just before it, with all modules imported and the input frame
+in memory. For `in` it prints the size of the added columns as well, which are the result and
+not overhead.
 """
 
 from __future__ import annotations
 
 import gc
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -16,28 +19,45 @@ import pandas as pd
 from benchmarks import inward, outward
 
 
-def _status(name: str) -> int:
+def anonymous_bytes() -> int:
+    """Resident memory of this process that no file stands behind."""
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name + ":"):
+        if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
-    raise LookupError(name)
+    raise LookupError("RssAnon")
+
+
+def highest(work: Callable[[], object]) -> int:
+    """The highest `anonymous_bytes` while `work` runs."""
+    done, seen = threading.Event(), [anonymous_bytes()]
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            seen.append(max(seen.pop(), anonymous_bytes()))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        work()
+    finally:
+        done.set()
+        watcher.join()
+    return max(seen[0], anonymous_bytes())
 
 
 def main(direction: str, frame_path: Path, folder: Path) -> None:
-    """Do the work once and print `peak growth`, `result bytes`."""
+    """Do the work once and print peak growth and result size."""
     frame = pd.read_parquet(frame_path)
-    few = frame.head(64)
-    outward.ours(few, folder / "warm")  # what is loaded once is no cost of a row
+    outward.ours(frame.head(64), folder / "warm")  # what is loaded once is no cost of a row
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again here
-    before = _status("VmRSS")
-    result = 0
+    before = anonymous_bytes()
     if direction == "out":
-        outward.ours(frame, folder / "out")
-    else:
-        merged = inward.ours(frame, folder)
-        result = int(merged["answer"].array.nbytes + merged["gpt_error"].array.nbytes)
-    print(_status("VmHWM") - before, result)
+        print(highest(lambda: outward.ours(frame, folder / "measured")) - before, 0)
+        return
+    merged: list[pd.DataFrame] = []
+    peak = highest(lambda: merged.append(inward.collected(frame, folder)))
+    added = [merged[0][name].array for name in ("answer", "gpt_error")]
+    print(peak - before, sum(int(column.nbytes) for column in added))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def itertuples(frame: pd.DataFrame, path: Path) -> None:
     with path.open("w", encoding="utf-8") as file:
         for n, row in enumerate(frame.itertuples(index=False)):
             line = request(n, str(row.title), str(row.body))
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(json.dumps(line) + "\n")
         _sync(file)
 
 

@@ -46,9 +46,9 @@ def picture(**changes: Any) -> Snapshot:
 
 
 def job(number: int = 0, **changes: Any) -> Job:
-    """A job that the service has been working on for four minutes."""
+    """A job that the service has been working on for four minutes; without id, it has none yet."""
     batch_id = changes.pop("batch_id", f"batch_6921a{number:03}b7d48190a4f0e6d6e1a0f3c2")
-    status = changes.get("remote_status", "in_progress")
+    status = changes.pop("status", "in_progress")
     remote = RemoteJob(
         batch_id=batch_id or "",
         status=status,
@@ -64,7 +64,6 @@ def job(number: int = 0, **changes: Any) -> Job:
         "stage": JobStage.RUNNING,
         "token": f"t{number}",
         "batch_id": batch_id,
-        "remote_status": status,
         "remote": remote if batch_id else None,
     }
     return Job(**(facts | changes))
@@ -72,7 +71,7 @@ def job(number: int = 0, **changes: Any) -> Job:
 
 def collected(number: int = 0, **changes: Any) -> Job:
     """A job whose results are here."""
-    facts = {"stage": JobStage.COLLECTED, "remote_status": "completed", "ended_at": START + 1_500}
+    facts = {"stage": JobStage.COLLECTED, "status": "completed", "ended_at": START + 1_500}
     return job(number, **(facts | changes))
 
 
@@ -103,8 +102,8 @@ ALBUM = {
         stage=Stage.UPLOADING,
         as_of=START + 15,
         jobs=(
-            job(0, remote_status="validating"),
-            job(1, batch_id=None, stage=JobStage.UPLOADING, remote_status=""),
+            job(0, status="validating"),
+            job(1, batch_id=None, stage=JobStage.UPLOADING),
         ),
     ),
     "in progress": picture(
@@ -113,7 +112,7 @@ ALBUM = {
         claimed_ok=5_142,
         claimed_failed=12,
         eta_s=336.0,
-        jobs=(job(0), job(1, remote_status="finalizing")),
+        jobs=(job(0), job(1, status="finalizing")),
         notes=("1,204 rows were answered before and are reused: about 0.31 USD saved",),
     ),
     "many jobs": picture(
@@ -128,10 +127,7 @@ ALBUM = {
         jobs=tuple(
             [collected(n, rows=50_000) for n in range(7)]
             + [job(n, rows=50_000) for n in range(7, 12)]
-            + [
-                job(n, rows=50_000, batch_id=None, stage=JobStage.PLANNED, remote_status="")
-                for n in range(12, 20)
-            ]
+            + [job(n, rows=50_000, batch_id=None, stage=JobStage.PLANNED) for n in range(12, 20)]
         ),
     ),
     "waiting": picture(
@@ -144,7 +140,7 @@ ALBUM = {
         stage=Stage.FINALIZING,
         cancelling=True,
         claimed_ok=7_400,
-        jobs=(job(0, remote_status="cancelling"), job(1, remote_status="cancelling")),
+        jobs=(job(0, status="cancelling"), job(1, status="cancelling")),
     ),
     "finished": _finished(),
     "finished with failures": _finished(
@@ -169,6 +165,6 @@ ALBUM = {
         ended_at=START + 14,
         as_of=START + 14,
         fault="the key was refused (401 invalid_api_key): set `OPENAI_API_KEY` to a valid key",
-        jobs=(job(0, batch_id=None, stage=JobStage.UPLOADED, remote_status=""),),
+        jobs=(job(0, batch_id=None, stage=JobStage.UPLOADED),),
     ),
 }

@@ -76,7 +76,10 @@ class Batches:
         if body["endpoint"] not in ENDPOINTS:
             raise invalid_value("endpoint", body["endpoint"], list(ENDPOINTS))
         if body["completion_window"] != "24h":
-            message = f"Invalid value for 'completion_window': '{body['completion_window']}'. Supported values are: '24h'."
+            message = (
+                f"Invalid value for 'completion_window': '{body['completion_window']}'. "
+                "Supported values are: '24h'."
+            )
             raise Refusal(400, message, param="completion_window", code="invalid_value")
         metadata = read_metadata(body.get("metadata"))
         now = self._service.clock.now()
@@ -119,7 +122,10 @@ def read_metadata(given: Any) -> dict[str, str] | None:
     if not isinstance(given, dict):
         raise invalid_type("metadata", "an object", given)
     if len(given) > 16:
-        message = f"Invalid 'metadata': too many properties. Expected an object with at most 16 properties, but got an object with {len(given)} properties instead."
+        message = (
+            "Invalid 'metadata': too many properties. Expected an object with at most 16 "
+            f"properties, but got an object with {len(given)} properties instead."
+        )
         raise Refusal(400, message, param="metadata", code="object_above_max_properties")
     for key, value in given.items():
         if len(key) > 64:
@@ -128,7 +134,10 @@ def read_metadata(given: Any) -> dict[str, str] | None:
         if not isinstance(value, str):
             raise invalid_type(f"metadata.{key}", "a string", value)
         if len(value) > 512:
-            message = f"Invalid 'metadata.{key}': string too long. Expected a string with maximum length 512, but got a string with length {len(value)} instead."
+            message = (
+                f"Invalid 'metadata.{key}': string too long. Expected a string with maximum "
+                f"length 512, but got a string with length {len(value)} instead."
+            )
             raise Refusal(400, message, param=f"metadata.{key}", code="string_above_max_length")
     return given
 
@@ -147,7 +156,10 @@ def read_expiry(given: Any, name: str) -> int | None:
     if not isinstance(seconds, int) or isinstance(seconds, bool):
         raise invalid_type(f"{name}.seconds", "an integer", seconds)
     if not 3600 <= seconds <= 2_592_000:
-        message = f"Invalid '{name}.seconds': expected a value from 3600 to 2592000, but got {seconds} instead."
+        message = (
+            f"Invalid '{name}.seconds': expected a value from 3600 to 2592000, "
+            f"but got {seconds} instead."
+        )
         raise Refusal(400, message, param=f"{name}.seconds", code="invalid_value")
     return seconds
 

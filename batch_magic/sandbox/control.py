@@ -66,7 +66,8 @@ class Control:
         given = await read_json(request)
         check_switches(given)
         faults = copy.deepcopy(self._service.faults) | given
-        self._service.keep_faults({key: value for key, value in faults.items() if value is not None})
+        kept = {name: value for name, value in faults.items() if value is not None}
+        self._service.keep_faults(kept)
         return json_reply(self._service.faults)
 
     async def clear_faults(self, request: Request) -> Response:

@@ -82,7 +82,7 @@ def find(home: Path) -> Endpoint | None:
     return Endpoint(card.url, card.pid, status["answerer"]["kind"])
 
 
-def stop(home: Path, timeout_s: float = 10) -> bool:
+def stop(home: Path, timeout_s: float = 20) -> bool:
     """End the service of `home`; False when none runs. Raises SandboxError."""
     home = Path(home).absolute()
     card = read_card(home)
@@ -104,7 +104,7 @@ def _command(
     home: Path, time_scale: float, answerer: str, model_file: str | None, upstream: str | None
 ) -> list[str]:
     check_installed()
-    command = [sys.executable, "-m", "batch_magic.sandbox", "--port", "0", "--home", str(home)]
+    command = [sys.executable, "-P", "-m", "batch_magic.sandbox", "--home", str(home)]
     command += ["--time-scale", str(time_scale), "--answerer", answerer]
     command += ["--idle-exit-s", str(IDLE_EXIT_S)]
     command += ["--model-file", model_file] if model_file else []
@@ -114,7 +114,6 @@ def _command(
 def _start(home: Path, command: list[str], timeout_s: float) -> Endpoint:
     log = home / LOG_FILE
     log.touch(mode=0o600)
-    before = read_card(home)
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     # The shell goes at once, and the server belongs to no one who would have to reap it.
@@ -128,7 +127,7 @@ def _start(home: Path, command: list[str], timeout_s: float) -> Endpoint:
     ends = time.monotonic() + timeout_s
     was_held = False
     while time.monotonic() < ends:
-        found = find(home) if read_card(home) != before else None
+        found = find(home)
         if found is not None:
             return found
         is_alive = is_held(home)

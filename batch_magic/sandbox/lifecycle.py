@@ -7,6 +7,7 @@ is kept here that the store does not have, so a restart goes on where the record
 """
 
 import asyncio
+import contextlib
 import math
 import os
 from collections.abc import Awaitable, Callable
@@ -27,7 +28,7 @@ from .records import (
 )
 from .results import ResultFile, Results, write_results
 from .rows import wanted_rows
-from .run import Run, read_record
+from .run import Run
 from .service import ORGANIZATION, Service
 from .validation import Verdict, judge_input, missing_file, queue_full
 
@@ -108,8 +109,14 @@ class Lifecycle:
         return batch
 
     async def _in_worker(self, work: Callable[..., T], *args: Any) -> T:
+        """Return the result of blocking work; a cancelled wait still sees the work end."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._workers, partial(work, *args))
+        future = loop.run_in_executor(self._workers, partial(work, *args))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
 
     def _deadline(self, batch: BatchRecord, name: str) -> float:
         seconds = float(batch.faults.get(name, DURATIONS_S[name]))
@@ -127,10 +134,8 @@ class Lifecycle:
 
     @staticmethod
     async def _nap(nudge: asyncio.Event, seconds: float) -> None:
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(nudge.wait(), min(seconds, _LONGEST_NAP_S))
-        except TimeoutError:
-            pass
 
     async def _validate(self, batch: BatchRecord) -> None:
         verdict = await self._in_worker(self._judge, batch)
@@ -181,7 +186,7 @@ class Lifecycle:
         try:
             await self._answer_rows(batch, run)
         finally:
-            await asyncio.shield(self._in_worker(run.finish_rows_in_flight))
+            await self._in_worker(run.finish_rows_in_flight)
             self._report(batch, run)
         if self._batch(batch.id).status != Status.IN_PROGRESS:
             return
@@ -192,10 +197,16 @@ class Lifecycle:
             allowed = self._allowed(batch)
             before = run.tally.answered
             await self._in_worker(run.answer_some, allowed, self._clock.now())
-            self._report(batch, run)
-            if run.tally.answered == before and not run.is_done:
-                await self._nap(self._nudges[batch.id], 0.05)
+            if run.tally.answered != before:
+                self._report(batch, run)
+            if not run.is_done and run.tally.answered >= allowed:
+                await self._nap(self._nudges[batch.id], self._row_pause(batch))
                 self._nudges[batch.id].clear()
+
+    def _row_pause(self, batch: BatchRecord) -> float:
+        """Return how long to wait for the next row to be allowed."""
+        least = self._deadline(batch, "in_progress_s") - batch.phase_started
+        return min(1.0, max(0.02, least / batch.counts.total))
 
     def _may_go_on(self, batch: BatchRecord) -> bool:
         is_running = self._batch(batch.id).status == Status.IN_PROGRESS
@@ -252,7 +263,7 @@ class Lifecycle:
         for file, path in files.placed():
             os.chmod(path, 0o600)
             os.replace(path, self._store.file_path(file.id))
-        self._store.move(
+        moved = self._store.move(
             batch.id,
             to,
             now,
@@ -261,6 +272,9 @@ class Lifecycle:
             error_file_id=files.errors.id if files.errors else None,
             enqueued_tokens=0,
         )
+        if moved is None:  # a cancel came first, and will write the files anew
+            for file, _ in files.placed():
+                self._store.file_path(file.id).unlink()
 
 
 class _ResultRecords:
@@ -304,5 +318,3 @@ def _forced_error(value: Any) -> RowError:
         return msgspec.convert({"message": "A fault was asked for."} | value, RowError)
     return RowError(str(value), "A fault was asked for.")
 
-
-__all__ = ["DURATIONS_S", "Lifecycle", "read_record"]

@@ -8,7 +8,7 @@ null is a different answer.
 from typing import Any
 
 
-class Refusal(Exception):
+class Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
     """An HTTP error answer; raised anywhere, rendered once at the edge."""
 
     def __init__(

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from .answerers import Answer
-from .faults import Choice, Row, as_list, row_choice
+from .faults import Choice, Row, as_list, row_choice, sample_rows
 from .records import BatchRecord
 from .refusals import error_body
 from .store import Store
@@ -103,14 +103,12 @@ class RowPlan:
     def __init__(
         self,
         batch_id: str,
-        endpoint: str,
         store: Store,
         failures: list[Failure],
         choices: Mapping[str, Choice],
         wanted: frozenset[int] | None,
     ) -> None:
         self._batch_id = batch_id
-        self._endpoint = endpoint
         self._store = store
         self._failures = failures
         self._choices = choices
@@ -130,26 +128,31 @@ class RowPlan:
             for name in ("row_missing", "row_twice", "row_malformed", *_CONTENT_SWITCHES)
             if name in batch.faults
         }
-        return cls(batch.id, batch.endpoint, store, failures, choices, wanted_rows(batch))
+        return cls(batch.id, store, failures, choices, wanted_rows(batch))
 
     def is_wanted(self, number: int) -> bool:
         """Whether a row is to be answered before the batch ends part-way."""
         return self._wanted is None or number in self._wanted
 
-    def outcome(self, number: int, custom_id: str, line: bytes, answer: Answer) -> Outcome:
-        """Return what becomes of a row that got `answer`."""
-        if self._is_plain and b"[[fault:" not in line:
-            return self._result(number, custom_id, answer)
-        row = Row(number, custom_id, line)
+    def forced_outcome(self, row: Row) -> Outcome | None:
+        """Return the ending of a row that is made to fail and is never answered, or None."""
+        if self._is_plain and b"[[fault:" not in row.line:
+            return None
         status = self._forced_status(row)
+        if status is None:
+            return None
         if status == NO_HTTP:
-            text = unexecuted_line(self._batch_id, number, custom_id, "request_timeout")
-            return Outcome(ERROR, NO_HTTP, text)
-        if status is not None:
-            answer = forced_answer(status)
-        elif answer.status == 200:
+            text = unexecuted_line(self._batch_id, row.number, row.custom_id, "request_timeout")
+            return self._misplaced(row, Outcome(ERROR, NO_HTTP, text))
+        return self._misplaced(row, self._result(row, forced_answer(status)))
+
+    def outcome(self, row: Row, answer: Answer) -> Outcome:
+        """Return what becomes of a row that got `answer`."""
+        if self._is_plain:
+            return self._result(row, answer)
+        if answer.status == 200:
             answer = self._spoiled(row, answer)
-        return self._misplaced(row, self._result(number, custom_id, answer))
+        return self._misplaced(row, self._result(row, answer))
 
     def _forced_status(self, row: Row) -> int | None:
         mark = _MARK.search(row.line)
@@ -183,13 +186,13 @@ class RowPlan:
             line = line[: len(line) // 2]
         return Outcome(kind, outcome.status, line)
 
-    def _result(self, number: int, custom_id: str, answer: Answer) -> Outcome:
+    def _result(self, row: Row, answer: Answer) -> Outcome:
         is_lost = answer.status == 0
-        request_id = "" if is_lost else result_id("req_", self._batch_id, number)
+        request_id = "" if is_lost else result_id("req_", self._batch_id, row.number)
         line = orjson.dumps(
             {
-                "id": result_id("batch_req_", self._batch_id, number),
-                "custom_id": custom_id,
+                "id": result_id("batch_req_", self._batch_id, row.number),
+                "custom_id": row.custom_id,
                 "response": {
                     "status_code": answer.status,
                     "request_id": request_id,
@@ -203,8 +206,6 @@ class RowPlan:
 
 def wanted_rows(batch: BatchRecord) -> frozenset[int] | None:
     """Return the rows answered before the batch ends part-way; None = all."""
-    from .faults import sample_rows
-
     for name in ("expire_after_share", "cancel_after_share", "stall_after_share"):
         if name in batch.faults:
             return sample_rows(batch.counts.total, float(batch.faults[name]), "part-way")

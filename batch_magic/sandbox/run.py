@@ -19,10 +19,12 @@ import orjson
 
 from .answerers import Answer, Desk
 from .answerers.desk import server_error_answer
+from .faults import Row
 from .records import BatchRecord, Counts, Usage
 from .rows import Outcome, RowPlan, usage_of
 from .store import Store
 
+_NO_USAGE = (0, 0, 0, 0)
 _SLICE_S = 0.2  # the longest a worker answers before it reports
 
 
@@ -49,7 +51,7 @@ class Run:
         self._done, self.tally = read_record(self._record_path, batch.counts.total)
         self._record = _append_to(self._record_path)
         self._lines = self._open_rows()
-        self._waiting: deque[tuple[int, str, bytes, Future[Answer]]] = deque()
+        self._waiting: deque[tuple[Row, Future[Answer]]] = deque()
         self.is_exhausted = False
 
     def _open_rows(self) -> Iterator[tuple[int, bytes]]:
@@ -97,37 +99,40 @@ class Run:
                 self.is_exhausted = True
                 break
             started = True
-            self._start_row(*row, now, inline=window == 1)
+            self._start_row(*row, now, is_alone=window == 1)
             if window == 1:
                 break
         return started
 
-    def _start_row(self, number: int, line: bytes, now: float, *, inline: bool) -> None:
+    def _start_row(self, number: int, line: bytes, now: float, *, is_alone: bool) -> None:
         parsed = orjson.loads(line)
-        custom_id, body = parsed["custom_id"], parsed["body"]
-        if inline:
-            answer = self._answer(body, now)
-            self._settle(number, custom_id, line, answer)
+        row, body = Row(number, parsed["custom_id"], line), parsed["body"]
+        forced = self._plan.forced_outcome(row)
+        if forced is not None:
+            self._settle(row, forced, _NO_USAGE)
+        elif is_alone:
+            self._settle_answer(row, self._answer(body, now))
         else:
-            future = self._pool.submit(self._answer, body, now)
-            self._waiting.append((number, custom_id, line, future))
+            self._waiting.append((row, self._pool.submit(self._answer, body, now)))
 
     def _answer(self, body: dict[str, Any], now: float) -> Answer:
         try:
             return self._desk.answer(self._endpoint, body, now)
-        except Exception:  # noqa: BLE001  # one row that breaks the answerer must not end the batch
+        except Exception:  # one row that breaks the answerer must not end the batch
             return server_error_answer()
 
     def _settle_one(self) -> None:
-        number, custom_id, line, future = self._waiting.popleft()
-        self._settle(number, custom_id, line, future.result())
+        row, future = self._waiting.popleft()
+        self._settle_answer(row, future.result())
         self._record.flush()
 
-    def _settle(self, number: int, custom_id: str, line: bytes, answer: Answer) -> None:
-        outcome = self._plan.outcome(number, custom_id, line, answer)
-        self._record.write(record_line(number, outcome, usage_of(answer)))
-        _count(self.tally, outcome, usage_of(answer))
-        self._done[number - 1] = 1
+    def _settle_answer(self, row: Row, answer: Answer) -> None:
+        self._settle(row, self._plan.outcome(row, answer), usage_of(answer))
+
+    def _settle(self, row: Row, outcome: Outcome, usage: tuple[int, int, int, int]) -> None:
+        self._record.write(record_line(row.number, outcome, usage))
+        _count(self.tally, outcome, usage)
+        self._done[row.number - 1] = 1
 
 
 def record_line(number: int, outcome: Outcome, usage: tuple[int, int, int, int]) -> bytes:

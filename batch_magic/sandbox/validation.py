@@ -75,7 +75,7 @@ def judge_input(path: Path, endpoint: str) -> Verdict:
     if path.stat().st_size > MAX_INPUT_BYTES:
         return Verdict(errors=[_too_large(path, endpoint)])
     verdict = Verdict(errors=[])
-    seen: set[int] = set()
+    seen: set[str] = set()
     with path.open("rb", buffering=1 << 20) as lines:
         for number, line in enumerate(lines, 1):
             verdict.rows = number
@@ -94,7 +94,9 @@ def judge_input(path: Path, endpoint: str) -> Verdict:
 
 def missing_file(file_id: str, organization: str) -> RowError:
     """Return the error of a batch whose input is unknown or another project's."""
-    message = f"Cannot find file {file_id}, or organization {organization} does not have access to it."
+    message = (
+        f"Cannot find file {file_id}, or organization {organization} does not have access to it."
+    )
     return RowError("invalid_request", message, param="file_id")
 
 
@@ -109,7 +111,7 @@ def queue_full(model: str, organization: str, cap: int) -> RowError:
 
 
 def _judge_line(
-    line: bytes, number: int, endpoint: str, seen: set[int], verdict: Verdict
+    line: bytes, number: int, endpoint: str, seen: set[str], verdict: Verdict
 ) -> None:
     try:
         parsed = orjson.loads(line)
@@ -129,16 +131,15 @@ def _judge_line(
         verdict.embedding_inputs += embedding_input_count(row.body["input"])
 
 
-def _row_error(row: _Row, endpoint: str, seen: set[int]) -> RowError | None:
+def _row_error(row: _Row, endpoint: str, seen: set[str]) -> RowError | None:
     for name in _Row.__struct_fields__:
         if getattr(row, name) is None:
             return _missing(name, name)
     if not isinstance(row.custom_id, str):
-        return RowError("invalid_type", "Invalid type for 'custom_id': expected a string.", "custom_id")
-    key = hash(row.custom_id)
-    if key in seen:
+        return _not_a("string", "custom_id", "custom_id")
+    if row.custom_id in seen:
         return RowError("duplicate_custom_id", _DUPLICATE, "custom_id")
-    seen.add(key)
+    seen.add(row.custom_id)
     if row.method != "POST":
         message = f"Invalid value: '{row.method}'. Supported values are: 'POST'."
         return RowError("invalid_request", message, "method")
@@ -146,7 +147,7 @@ def _row_error(row: _Row, endpoint: str, seen: set[int]) -> RowError | None:
         message = "The URL provided for this request does not match the batch endpoint."
         return RowError("invalid_url", message, "url")
     if not isinstance(row.body, dict):
-        return RowError("invalid_request", "Invalid type for 'body': expected an object.", "body")
+        return _not_a("object", "body", "body")
     return None
 
 
@@ -160,7 +161,7 @@ def _body_error(body: dict[str, Any], endpoint: str, verdict: Verdict) -> RowErr
         return RowError("streaming_unsupported", message, "body.stream")
     model = body["model"]
     if not isinstance(model, str):
-        return RowError("invalid_request", "Invalid type for 'model': expected a string.", "body.model")
+        return _not_a("string", "model", "body.model")
     if is_unknown_model(model):
         message = f"The provided model '{model}' is not supported by the Batch API."
         return RowError("model_not_found", message, "body.model")
@@ -189,6 +190,12 @@ def embedding_input_count(given: Any) -> int:
 
 def _missing(name: str, param: str) -> RowError:
     return RowError("missing_required_parameter", f"Missing required parameter: '{name}'.", param)
+
+
+def _not_a(kind: str, name: str, param: str) -> RowError:
+    article = "an" if kind == "object" else "a"
+    message = f"Invalid type for '{name}': expected {article} {kind}."
+    return RowError("invalid_type", message, param)
 
 
 def _too_large(path: Path, endpoint: str) -> RowError:

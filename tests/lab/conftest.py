@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from laboratory import Lab, MissingChromium, Server, browsing, serving
+from laboratory import Lab, MissingChromiumError, Server, browsing, serving
 from playwright.sync_api import Browser
 
 HERE = Path(__file__).parent
@@ -31,7 +31,7 @@ def browser() -> Iterator[Browser]:
     try:
         with browsing() as browser:
             yield browser
-    except MissingChromium as missing:
+    except MissingChromiumError as missing:
         pytest.fail(str(missing))
 
 
@@ -49,6 +49,7 @@ def laboratory(server: Server, browser: Browser) -> Iterator[Lab]:
 def lab(laboratory: Lab) -> Iterator[Lab]:
     """Lab, light and wide; afterwards nothing may have strayed from this machine."""
     laboratory.width(1400)
+    laboratory.theme("light")
     laboratory.strayed.clear()
     laboratory.errors.clear()
     yield laboratory

@@ -64,7 +64,7 @@ class Server:
     token: str
 
 
-class MissingChromium(Exception):
+class MissingChromiumError(Exception):
     """The browser tests were asked for where there is no browser."""
 
 
@@ -157,7 +157,7 @@ def until(look: Callable[[], T | None], what: str, *, timeout_s: float = WAIT_S)
 def browsing() -> Iterator[Browser]:
     """Run a headless Chromium that can reach nothing but this machine."""
     if not CHROMIUM.exists():
-        raise MissingChromium(f"no browser at {CHROMIUM}: install Debian's package `chromium`")
+        raise MissingChromiumError(f"no browser at {CHROMIUM}: install Debian's package `chromium`")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
         yield browser
@@ -175,6 +175,7 @@ class Lab:
         self._context = self._open_context(browser)
         self.page: Page = self._context.new_page()
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self._shade = "light"
         self.width(1400)
 
     def open(self, *cells: str, name: str = "") -> Notebook:
@@ -196,14 +197,18 @@ class Lab:
         self.page.set_viewport_size({"width": pixels, "height": height})
 
     def theme(self, shade: str) -> None:
-        """Turn the page `light` or `dark`."""
-        self.command("apputils:change-theme", theme=f"JupyterLab {shade.title()}")
-        bright = "true" if shade == "light" else "false"
-        self.page.wait_for_selector(f'body[data-jp-theme-light="{bright}"]', state="attached")
+        """Turn the page `light` or `dark`, now and for the notebooks to come."""
+        self._shade = shade
+        if self.evaluate("() => 'jupyterapp' in window"):
+            self._paint()
 
     def command(self, name: str, **arguments: object) -> None:
         """Run one of Lab's commands and wait for it, as a menu or a key would."""
         self.page.evaluate(f"args => jupyterapp.commands.execute('{name}', args)", arguments)
+
+    def until(self, look: Callable[[], T | None], what: str, *, timeout_s: float = WAIT_S) -> T:
+        """What `look` sees as soon as it sees something; looks again and again."""
+        return until(look, what, timeout_s=timeout_s)
 
     def evaluate(self, script: str, argument: object = None) -> Any:
         """Run JavaScript in the page: the last resort."""
@@ -217,6 +222,16 @@ class Lab:
         context.set_default_timeout(WAIT_S * 1000)
         context.on("request", lambda request: self._watch(request.url))
         return context
+
+    def ready(self) -> None:
+        """Bring a page that has just been loaded to the theme asked for."""
+        self.page.wait_for_function("() => 'jupyterapp' in window")
+        self._paint()
+
+    def _paint(self) -> None:
+        self.command("apputils:change-theme", theme=f"JupyterLab {self._shade.title()}")
+        bright = "true" if self._shade == "light" else "false"
+        self.page.wait_for_selector(f'body[data-jp-theme-light="{bright}"]', state="attached")
 
     def _watch(self, url: str) -> None:
         parts = urlsplit(url)
@@ -314,6 +329,7 @@ class Notebook:
         server = self.lab.server
         self._page.goto(f"{server.url}doc/tree/{self.path}?token={server.token}")
         self._page.wait_for_selector(f"{PANEL} .jp-Notebook .jp-Cell")
+        self.lab.ready()
         self._wait_for_kernel()
 
     reload = load
@@ -325,9 +341,12 @@ class Notebook:
         return self.lab.open_json(content)
 
     def close(self) -> None:
-        """Shut the kernel down and leave the page empty."""
-        self._page.evaluate(f"async () => {{ await {CURRENT}.sessionContext.shutdown() }}")
-        self._page.goto("about:blank")
+        """Shut the kernel down, whether the notebook is on the page or not."""
+        server, ask = self.lab.server, self._page.request
+        headers = {"Authorization": f"token {server.token}"}
+        for session in ask.get(f"{server.url}api/sessions", headers=headers).json():
+            if session["path"] == self.path:
+                ask.delete(f"{server.url}api/sessions/{session['id']}", headers=headers)
 
     # ── inside ──
 

@@ -170,7 +170,8 @@ def read_embeddings(body: dict[str, Any]) -> EmbeddingAsk:
         raise missing_parameter("input")
     for name in body:
         if name not in ("model", "input", "dimensions", "encoding_format", "user"):
-            raise Refusal(400, f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
+            message = f"Unknown parameter: '{name}'."
+            raise Refusal(400, message, param=name, code="unknown_parameter")
     texts = _embedding_texts(given)
     if len(texts) > 2048:
         raise Refusal(400, "Invalid 'input': array too long, at most 2048.", param="input")
@@ -248,7 +249,10 @@ def _limit(body: dict[str, Any], name: str) -> int | None:
     if not isinstance(limit, int) or isinstance(limit, bool):
         raise invalid_type(name, "an integer", limit)
     if limit < 1:
-        message = f"Invalid '{name}': integer below minimum value. Expected a value >= 1, but got {limit} instead."
+        message = (
+            f"Invalid '{name}': integer below minimum value. "
+            f"Expected a value >= 1, but got {limit} instead."
+        )
         raise Refusal(400, message, param=name, code="integer_below_min_value")
     if limit > CONTEXT_TOKENS:
         message = (

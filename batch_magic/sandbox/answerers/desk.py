@@ -25,7 +25,7 @@ from .asks import (
     read_embeddings,
     read_responses,
 )
-from .local_model import EngineLost, LocalModel, find_weights, model_name
+from .local_model import EngineLostError, LocalModel, find_weights, model_name
 from .stub import STUB_NAME, Stub
 from .upstream import Upstream
 
@@ -123,7 +123,7 @@ class Desk:
             return self._stub.reply(ask)
         try:
             return model.reply(ask)
-        except EngineLost as error:
+        except EngineLostError as error:
             raise self._after_loss(model, error) from error
 
     def embed(self, ask: EmbeddingAsk) -> Vectors:
@@ -133,7 +133,7 @@ class Desk:
             return self._stub.embed(ask)
         try:
             return model.embed(ask)
-        except EngineLost as error:
+        except EngineLostError as error:
             raise self._after_loss(model, error) from error
 
     def _loaded_model(self) -> LocalModel | None:
@@ -141,11 +141,11 @@ class Desk:
             if self._weights is not None and self._model is None:
                 try:
                     self._model = LocalModel(self._weights)
-                except EngineLost as error:
+                except EngineLostError as error:
                     self._fall_back(f"the model could not be loaded: {error}")
             return self._model
 
-    def _after_loss(self, model: LocalModel, error: EngineLost) -> Refusal:
+    def _after_loss(self, model: LocalModel, error: EngineLostError) -> Refusal:
         """Forget a model whose engine died; the next request starts it anew, within limits."""
         with self._loading:
             if self._model is model:

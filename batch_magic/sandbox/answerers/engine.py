@@ -17,7 +17,7 @@ _EMBEDDING_TOKENS = 2048  # the longest text for one vector
 
 def main(weights: str, purpose: str, parallel: int) -> None:
     """Load, announce, and wait for the end of standard input."""
-    import xllamacpp  # type: ignore[import-untyped]
+    import xllamacpp
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     key = sys.stdin.readline().strip()

@@ -194,7 +194,8 @@ def responses_events(body: dict[str, Any]) -> Iterator[bytes]:
         {"type": f"response.{body['status']}", "response": body},
     ]
     for number, event in enumerate(events):
-        yield b"event: " + event["type"].encode() + b"\n" + _event(event | {"sequence_number": number})
+        head = b"event: " + event["type"].encode() + b"\n"
+        yield head + _event(event | {"sequence_number": number})
 
 
 def _output_item(ask: Ask, text: Text, is_cut: bool) -> dict[str, Any]:

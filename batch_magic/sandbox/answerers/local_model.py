@@ -71,7 +71,7 @@ def model_name(weights: Path) -> str:
     return "sandbox-" + re.sub(r"[^a-z0-9]+", "-", stem).strip("-")
 
 
-class EngineLost(Exception):
+class EngineLostError(Exception):
     """The engine's process did not start, or is gone."""
 
 
@@ -94,10 +94,11 @@ class Engine:
             if not self._address:
                 complaints.seek(0)
                 lines = complaints.read().decode("utf-8", "replace").strip().splitlines()
-                raise EngineLost(lines[-1] if lines else "the engine ended without a word")
+                raise EngineLostError(lines[-1] if lines else "the engine ended without a word")
 
     def _announced(self, key: str) -> str:
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         try:
             self._process.stdin.write(key + "\n")
             self._process.stdin.flush()
@@ -111,14 +112,15 @@ class Engine:
 
     def close(self) -> None:
         """End the process."""
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         self._process.kill()
         self._process.wait()
         self._process.stdin.close()
         self._process.stdout.close()
 
     def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the engine's answer. Raises Refusal, EngineLost."""
+        """Return the engine's answer. Raises Refusal, EngineLostError."""
         data = json.dumps(body).encode()
         request = urllib.request.Request(self._address + path, data, self._headers)
         try:
@@ -127,7 +129,7 @@ class Engine:
         except urllib.error.HTTPError as error:
             raise _refusal(error) from None
         except OSError as error:
-            raise EngineLost(str(error)) from None
+            raise EngineLostError(str(error)) from None
 
 
 class LocalModel:
@@ -150,7 +152,7 @@ class LocalModel:
             self._embedder.close()
 
     def reply(self, ask: Ask) -> Reply:
-        """Return the model's texts. Raises Refusal, EngineLost."""
+        """Return the model's texts. Raises Refusal, EngineLostError."""
         answers = [self._text(ask, index) for index in range(ask.n)]
         usage = answers[0].usage
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
@@ -182,7 +184,7 @@ class LocalModel:
         return _EngineText(Text(content, "length" if reason == "length" else "stop", tokens), usage)
 
     def embed(self, ask: EmbeddingAsk) -> Vectors:
-        """Return mean hidden states as unit vectors. Raises Refusal, EngineLost."""
+        """Return mean hidden states as unit vectors. Raises Refusal, EngineLostError."""
         with self._lock:
             if self._embedder is None:
                 self._embedder = Engine(self._weights, "embedding", 1)

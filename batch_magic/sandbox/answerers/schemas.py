@@ -128,8 +128,8 @@ class _Filler:
             low, high = _bounds(schema, 0)
             return step * self._dice.randint(math.ceil(low / step), math.floor(high / step))
         low, high = _bounds(schema, 0)
-        lowest = "exclusiveMinimum" in schema
-        value = low + (high - low) * (0.01 + 0.98 * self._dice.random() if lowest else self._dice.random())
+        inside = 0.01 + 0.98 * self._dice.random()  # never on an excluded bound
+        value = low + (high - low) * inside
         rounded = round(value, 2)
         return rounded if low < rounded < high else value
 

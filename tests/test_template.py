@@ -1,0 +1,286 @@
+"""A cell's body: messages, names, missing values, and the plan that must equal Jinja."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from batch_magic.errors import TemplateError
+from batch_magic.records import Chunk, Message, Rendered, Slot
+from batch_magic.template import compile_template
+
+COLUMNS: dict[Hashable, list[object]] = {
+    "title": ["A", "B", None],
+    "body": ["x", None, None],
+    "stars": [1, 2.5, None],
+}
+
+
+def rendered(
+    body: str, columns: Mapping[Hashable, Sequence[object]] = COLUMNS, start: int = 0, **kwargs: Any
+) -> Rendered:
+    size = len(next(iter(columns.values()), "ab"))
+    template = compile_template(body, columns=tuple(columns), frame_name="reviews", **kwargs)
+    return template.render(Chunk(start, size, columns, [f"i{n}" for n in range(size)]))
+
+
+def prompts(
+    body: str, columns: Mapping[Hashable, Sequence[object]] = COLUMNS, **kwargs: Any
+) -> list[list[str]]:
+    """For each row sent, the text of each message."""
+    template = compile_template(body, columns=tuple(columns), frame_name="reviews", **kwargs)
+    found = rendered(body, columns, **kwargs)
+    return [
+        [
+            "".join(found.slots[p.n][i] if isinstance(p, Slot) else p for p in message.pieces)
+            for message in template.messages
+        ]
+        for i in range(len(found.positions))
+    ]
+
+
+def refusal(body: str, columns: Mapping[Hashable, Sequence[object]] = COLUMNS, **kw: Any) -> str:
+    with pytest.raises(TemplateError) as caught:
+        rendered(body, columns, **kw)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_role_lines_start_messages() -> None:
+    """The example of the interface: two roles, the trailing newline of the cell gone."""
+    template = compile_template(
+        "system:\nYou label.\nuser:\n{{ title }}\n{{ body }}\n", columns=["title", "body"]
+    )
+    assert template.messages == (
+        Message("system", ("You label.",)),
+        Message("user", (Slot(0), "\n", Slot(1))),
+    )
+    assert template.columns == ("title", "body")
+    assert template.slot_count == 2
+    assert not template.reads_index
+
+
+def test_without_role_line_all_is_one_user_message() -> None:
+    """The plain case needs no ceremony."""
+    assert compile_template("Hi {{ a }}", columns=["a"]).messages == (
+        Message("user", ("Hi ", Slot(0))),
+    )
+
+
+def test_only_leading_blank_lines_and_last_line_end_are_dropped() -> None:
+    """White space that a user typed inside a prompt is theirs."""
+    assert prompts("\n  \n  a {{ title }} \n\n\n")[0] == ["  a A \n\n"]
+    assert prompts("system:\n\n\ns\n\nuser:\n {{ title }}")[0] == ["s\n", " A"]
+
+
+def test_few_shot_and_escaped_role_line() -> None:
+    """Roles may repeat; a backslash makes the line plain text."""
+    body = "user:\none\nassistant:\ntwo\nuser:\n\\assistant:\n{{ title }}"
+    assert prompts(body)[0] == ["one", "two", "assistant:\nA"]
+
+
+def test_role_line_inside_a_comment_is_no_role_line() -> None:
+    """Commenting a part out must not cut the prompt."""
+    assert prompts("{# old:\nsystem:\n#}\nuser:\n{{ title }}")[0] == ["A"]
+    assert prompts("{% raw %}\nuser:\n{% endraw %}{{ title }}")[0] == ["\nuser:\nA"]
+
+
+def test_text_above_the_first_role_line_is_refused() -> None:
+    """It would belong to no message."""
+    assert "(template line 1)" in refusal("Hello\nsystem:\nx\nuser:\n{{ title }}")
+
+
+def test_braces_are_text() -> None:
+    """JSON examples need no escaping."""
+    assert prompts('{"a": {"b": 1}} % {x} {{ title }}')[0] == ['{"a": {"b": 1}} % {x} A']
+
+
+def test_unknown_column_names_line_and_neighbour() -> None:
+    """The message promised by the interface, word for word."""
+    assert refusal("Hi\n{{ titel }}") == (
+        "column 'titel' is not in reviews (template line 2); did you mean 'title'?"
+    )
+    assert "(template line 4); did you mean 'title'?" in refusal(
+        "system:\ns\nuser:\n{% if row['titel'] %}x{% endif %}{{ body }}"
+    )
+    assert "--with codebook" in refusal("{{ codebook }} {{ title }}")
+    assert "did you mean 'title'?" in refusal("{{ Title|upper }}")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("", "the template is empty"),
+        ("\n  \n", "the template is empty"),
+        ("constant", "reads no column"),
+        ("system:\nuser:\n{{ title }}", "the system message is empty (template line 2)"),
+        ("a\n{{ title", "(template line 2)"),
+        ("{{ title|shout }}", "No filter named 'shout'"),
+        ("{% include 'x' %}{{ title }}", "include is not available"),
+        ("{% set row = 1 %}{{ title }}", "'row' stands for the whole row"),
+        ("x\n![p]({{ title }})", "images cannot be sent yet (template line 2)"),
+        ("{{ title.__class__ }}", "unsafe"),
+        ("{{ ''.__class__.__mro__ }}{{ title }}", "unsafe"),
+        ("{{ title }}{% for i in range(10**9) %}x{% endfor %}", "Range too big"),
+        ("{{ title * 10**9 }}", "a repetition beyond"),
+        ("{{ stars ** 1000000000 }}", "an exponent above"),
+        ("{{ title }}\n{{ stars / 0 }}", "row 0: ZeroDivisionError: division by zero"),
+        ("{{ title }}\n{{ title.nothing }}", "(template line 2)"),
+    ],
+)
+def test_what_cannot_be_sent_stops_with_its_reason(body: str, said: str) -> None:
+    """Each mistake is one line, before anything is sent."""
+    assert said in refusal(body)
+
+
+def test_a_name_that_is_column_and_extra_is_refused() -> None:
+    """Either could be meant, and one would be sent silently."""
+    assert "--with" in refusal("{{ title }}", extras={"title": 1})
+
+
+def test_extras_render_and_are_constant() -> None:
+    """A notebook variable given by --with costs nothing per row."""
+    template = compile_template("{{ book|upper }} {{ a }}", columns=["a"], extras={"book": "b"})
+    assert template.messages == (Message("user", ("B ", Slot(0))),)
+    assert "reads no column" in refusal("{{ book }}", extras={"book": "b"})
+
+
+def test_duplicate_column_is_refused_only_when_read() -> None:
+    """Which of the two would be a guess; a frame with duplicates elsewhere is fine."""
+    with pytest.raises(TemplateError, match="more than once"):
+        compile_template("{{ a }}", columns=["a", "a", "b"])
+    assert compile_template("{{ b }}", columns=["a", "a", "b"]).columns == ("b",)
+
+
+@pytest.mark.parametrize("name", ["a b", "x.y", "{z}", "user", "if", "self", "range", "제목", "1"])
+def test_any_string_name_is_reached_by_row(name: str) -> None:
+    """Names that are no identifiers, keywords or Jinja's own are columns like others."""
+    assert prompts(f'{{{{ row["{name}"] }}}}', {name: ["v"]}) == [["v"]]
+
+
+def test_names_that_are_no_strings() -> None:
+    """Default column labels are integers, those of several levels tuples."""
+    assert prompts("{{ row[0] }}{{ row['a', 'b'] }}", {0: ["v"], ("a", "b"): ["w"]}) == [["vw"]]
+
+
+def test_columns_win_over_jinja_names() -> None:
+    """A column called `range` is the user's."""
+    columns: dict[Hashable, list[object]] = {"range": ["r"], "self": ["s"], "loop": ["l"]}
+    assert prompts("{{ range }}{{ self }}{{ loop|upper }}", columns) == [["rsL"]]
+
+
+def test_names_composed_otherwise_are_the_same() -> None:
+    """Hangul from a Mac's file system looks the same and is."""
+    assert prompts("{{ 제목 }}", {"\u110c\u1166\u1106\u1169\u11a8": ["v"]}) == [["v"]]
+
+
+def test_position_index_and_the_whole_row() -> None:
+    """`row` knows its place; used as a whole it reads every column."""
+    found = rendered("{{ row.position }} {{ row.index }} {{ row.title }}", start=7)
+    assert found.slots == (["7", "8"], ["i0", "i1"], ["A", "B"])
+    template = compile_template("{% for k in row %}{{ row[k] }},{% endfor %}", columns=["a", "b"])
+    assert template.columns == ("a", "b")
+    assert template.render(Chunk(0, 1, {"a": ["x"], "b": [None]})).slots == (["x,,"],)
+    assert compile_template("{{ row.position }}", columns=["a"]).columns == ()
+
+
+def test_missing_is_nothing_whatever_is_done_to_it() -> None:
+    """`nan` and `None` are never sent unasked."""
+    columns = {"x": [None], "y": ["!"]}
+    parts = (
+        "{{ x }}{{ x|upper }}{{ x|round(2) }}{{ '%.2f'|format(x) }}{{ '%.1f' % x }}{{ x + 1 }}",
+        "{{ x.year }}{{ x.strftime('%Y') }}{{ x[0] }}{{ x|length }}{% if x %}no{% endif %}",
+        "{% if x > 3 %}no{% endif %}{% for i in x %}no{% endfor %}{{ x|float }}{{ -x }}",
+    )
+    assert prompts("".join(parts) + "{{ y }}", columns) == [["!"]]
+    assert prompts("{{ x|default('d') }}{{ x is none }}{{ x|tojson }}{{ y }}", columns) == [
+        ["dTruenull!"]
+    ]
+
+
+def test_rows_without_any_value_are_skipped_and_gaps_counted() -> None:
+    """Nothing to send is not sent; a gap is sent and counted."""
+    found = rendered("{{ title }}{{ body }}")
+    assert list(found.positions) == [0, 1]
+    assert list(found.skipped) == [2]
+    assert found.missing_values == 1
+
+
+def test_values_are_written_as_python_writes_them() -> None:
+    """Numpy scalars leave no trace of numpy."""
+    columns = {"v": [np.float64(1.5), np.int8(3), True, [np.float32(0.5)], {"k": np.int64(1)}]}
+    assert [row[0] for row in prompts("{{ v }}", columns)] == [
+        "1.5",
+        "3",
+        "True",
+        "[0.5]",
+        "{'k': 1}",
+    ]
+    assert [row[0] for row in prompts("{{ v }}{{ '' }}", columns)][0] == "1.5"
+
+
+def test_bytes_are_no_text() -> None:
+    """A guess at their encoding would be sent and paid for."""
+    assert refusal("{{ a }}\n{{ b }}", {"a": ["x"], "b": [b"x"]}) == (
+        "row 0: column 'b' cannot be written as text: TypeError: bytes are no text; "
+        "decode them first (template line 2)"
+    )
+
+
+def test_a_row_that_fails_is_named_by_its_position() -> None:
+    """Position counts from the frame's start, not the chunk's."""
+    with pytest.raises(TemplateError, match=r"row 101: .*\(template line 1\)"):
+        rendered("{{ 1 // n }}", {"n": [1, 0]}, start=100)
+
+
+def test_json_is_not_escaped_for_the_web() -> None:
+    """Jinja's tojson turns Korean and < into escapes, which cost tokens and clarity."""
+    assert prompts("{{ v|tojson }}", {"v": [{"가": "<b>"}]}) == [['{"가": "<b>"}']]
+
+
+NAMES = ["a", "b", "c"]
+VALUES = st.one_of(
+    st.none(), st.text(max_size=6), st.integers(), st.floats(allow_nan=False), st.booleans()
+)
+PIECES = st.one_of(
+    st.text(alphabet="xy {}%\n\u2028한", max_size=5),
+    st.sampled_from(
+        ["{{ a }}", '{{ row["b"] }}', "{{ row.c }}", "{{ a|upper }}", "{{- b }}", "{{ c -}}"]
+        + ["{# no #}", "{% if a %}1{% endif %}", "{{ 'k' }}", "{{ row.position }}"]
+    ),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(PIECES, max_size=6), st.tuples(VALUES, VALUES, VALUES))
+def test_the_plan_writes_what_jinja_writes(pieces: list[str], values: tuple[object, ...]) -> None:
+    """Constants and slots are a shortcut, never another language."""
+    body = "|" + "".join(pieces) + "{{ a }}|"
+    if "{{{" in body or "}}}" in body or "{%}" in body:
+        return  # a brace of the text that touches one of Jinja's is read otherwise
+    row: dict[Hashable, Sequence[object]] = {n: [v] for n, v in zip(NAMES, values, strict=True)}
+    plain = {
+        name: "" if value is None else value for name, value in zip(NAMES, values, strict=True)
+    }
+    try:
+        wanted = (
+            ImmutableSandboxedEnvironment(keep_trailing_newline=True)
+            .from_string(body)
+            .render(plain, row={**plain, "position": 0})
+        )
+    except Exception:
+        return  # no template
+    template = compile_template(body, columns=NAMES)
+    found = template.render(Chunk(0, 1, row))
+    if found.skipped:
+        assert all(row[name][0] is None for name in template.columns)
+        return
+    (message,) = template.messages
+    text = "".join(found.slots[p.n][0] if isinstance(p, Slot) else p for p in message.pieces)
+    assert text == wanted

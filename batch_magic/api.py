@@ -128,13 +128,12 @@ class Api:
                     os.fsync(out.fileno())
         except openai.OpenAIError as error:
             raise self._service_error(error) from error
-        except OSError:
-            raise
         except Exception as error:
-            # A connection cut while streaming comes as the transport's own error, unwrapped.
-            if not type(error).__module__.startswith(("httpx", "httpcore")):
+            if not _is_of_transport(error):
                 raise
-            raise ServiceError(f"the download of {file_id} broke off ({error})") from error
+            # The service had begun to answer, hence a status.
+            said = f"the download of {file_id} broke off ({error})"
+            raise ServiceError(said, status=200) from error
         return size_bytes
 
     async def file_bytes(self, file_id: str) -> int | None:
@@ -154,6 +153,10 @@ class Api:
             raise self._service_error(error) from error
         except ValueError as error:
             raise ServiceError(f"{self._host} answered with something that is not JSON") from error
+        except Exception as error:
+            if not _is_of_transport(error):
+                raise
+            raise ServiceError(f"the answer of {self._host} broke off ({error})") from error
         if not isinstance(answer, dict):
             raise ServiceError(f"{self._host} answered with something that is no object")
         return answer
@@ -169,6 +172,11 @@ class Api:
             return ServiceError(f"{self._host} did not answer in time")
         cause = error.__cause__ or error
         return ServiceError(f"no connection to {self._host} ({cause})")
+
+
+def _is_of_transport(error: Exception) -> bool:
+    """Tell whether a connection was cut while reading: such errors come to us unwrapped."""
+    return type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2")
 
 
 def _status_error(error: openai.APIStatusError, host: str) -> ServiceError:

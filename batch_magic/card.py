@@ -283,7 +283,7 @@ def next_steps(s: Snapshot) -> list[str]:
 
 
 def way_back(s: Snapshot) -> str:
-    return f"after a restart of the kernel: `%gptbatch attach {clip(s.name, NAME_LENGTH)}`"
+    return f"after a restart: `%gptbatch attach {clip(s.name, NAME_LENGTH)}`"
 
 
 def _leftovers(s: Snapshot) -> Iterator[str]:
@@ -449,11 +449,11 @@ def _job_row(cells: tuple[str, ...], kind: str) -> Html:
     role = "columnheader" if kind == "th" else "cell"
     tone = SOFT if kind == "th" else ""
     shapes = (
-        f"flex:1 1 280px;text-align:left;{MONO if kind == 'td' else ''}",
+        f"flex:4 1 280px;text-align:left;{MONO if kind == 'td' else ''}",
         "flex:1 1 70px;text-align:left",
-        "flex:0 1 44px;text-align:right",
-        "flex:0 1 40px;text-align:right",
-        "flex:0 1 54px;text-align:right",
+        "flex:0.6 1 44px;text-align:right",
+        "flex:0.6 1 46px;text-align:right",
+        "flex:0.6 1 54px;text-align:right",
     )
     made = [
         _tag(
@@ -586,7 +586,7 @@ def message_html(word: str, text: str) -> Html:
         ("rgb(211,47,47)", "rgba(211,47,47,0.1)"),
         ("rgb(230,126,0)", "rgba(245,124,0,0.1)"),
     )
-    edge, tint = amber if word == "waiting" else red
+    edge, tint = red if word in ("stopped", "not cancelled") else amber
     style = (
         f"margin:10px 0 0;padding:6px 10px;border-left:3px solid {edge};"
         f"border-radius:3px;background-color:{tint}"

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
 from batch_magic import lifecycle, outcomes
 from batch_magic.api import Api
 from batch_magic.errors import BatchMagicError, JournalError, ServiceError
-from batch_magic.folder import Home, RunFolder, settle_download
+from batch_magic.folder import Home, RunFolder, disk_errors, part_path, settle_download
 from batch_magic.journal import LEASE_S, Journal, LeaseLost
 from batch_magic.lifecycle import (
     Abandon,
@@ -41,6 +41,7 @@ from batch_magic.records import (
     Ending,
     Job,
     JobStage,
+    RemoteJob,
     RowStatus,
     RunRecord,
     Shard,
@@ -49,20 +50,24 @@ from batch_magic.records import (
 
 log = logging.getLogger("batch_magic.engine")
 
+_IN_DOUBT = "it is not known whether the job was created: looking for it"
 METADATA_TOKEN = "batch_magic_job"
 METADATA_RUN = "batch_magic_run"
 METADATA_PART = "batch_magic_part"
 
-_LIST_SLACK_S = 300.0  # how far the service's clock may be behind ours
+_LIST_SLACK_S = 3600.0  # how far the service's clock may be behind ours
 _RENEW_S = LEASE_S / 3
+_QUICK_S = 0.05  # what is done by then is looked at together
+_BEAT_S = 0.5  # how often the other runs are looked at while one is busy with slow work
+_PARTING_S = 3.0  # what is in flight at the end is given so long to get its receipt
 
 
 class Engine:
     """Drives the runs of one home that this process has taken on.
 
-    `connect` gives the service of a backend, `clock` the Unix time, `token` a fresh name for
-    what is to be paid for, `publish` takes every new snapshot. All calls but `drive`, `drives`
-    and `drop` belong to one event loop.
+    `connect` gives the service of a backend, `disconnect` has it looked for anew; `clock` gives
+    the Unix time, `token` a fresh name for what is to be paid for; `publish` takes every new
+    snapshot. All calls but `drive` and `drives` belong to one event loop.
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class Engine:
         self._connect, self._disconnect = connect, disconnect
         self._clock, self._token, self._publish = clock, token, publish
         self._driven: dict[str, float | None] = {}  # run id → since when nothing is heard
+        self._working: dict[str, asyncio.Task[float | None]] = {}  # run id → its step under way
 
     def drive(self, run_id: str) -> None:
         """Take a run on: it is worked at from the next step on."""
@@ -90,78 +96,122 @@ class Engine:
         """Tell whether this engine works at a run."""
         return run_id in self._driven
 
-    def release(self) -> None:
-        """Give all leases back, so that another kernel need not wait."""
+    async def stop(self) -> None:
+        """Wind up: calls in flight get a moment for their receipts, then leases are given back.
+
+        What is cut off is in doubt, as after a crash, and is looked for next time.
+        """
+        if self._working:
+            _, busy = await asyncio.wait(self._working.values(), timeout=_PARTING_S)
+            for task in busy:
+                task.cancel()
+            await asyncio.gather(*busy, return_exceptions=True)
         for run_id in list(self._driven):
             self._journal.drop_lease(run_id, self._owner)
         self._driven.clear()
 
     async def step(self) -> float | None:
-        """Do what is due for all runs; return the seconds until something is, None for never."""
-        wakes = await asyncio.gather(*map(self._step_run, list(self._driven)))
-        known = [wake for wake in wakes if wake is not None]
-        if not known:
+        """Do what is due for all runs; return the seconds until something is, None for never.
+
+        Each run has one task at a time. Slow work (an upload) goes on behind a step that
+        returns, so that no run waits for another's. Raises what the first run to fail raised,
+        when all others have had their turn.
+        """
+        for run_id in list(self._driven):
+            if run_id not in self._working:
+                self._working[run_id] = asyncio.create_task(self._step_run(run_id))
+        if not self._working:
             return None
-        return min(max(0.0, min(known) - self._clock()), _RENEW_S)
+        done = await self._finished()
+        self._working = {key: task for key, task in self._working.items() if task not in done}
+        wakes = [wake for wake in [await task for task in _failed_last(done)] if wake is not None]
+        pause_s = _BEAT_S if self._working else _RENEW_S
+        if not wakes:
+            return pause_s if self._working else None
+        return min(max(0.0, min(wakes) - self._clock()), pause_s)
+
+    async def _finished(self) -> set[asyncio.Task[float | None]]:
+        """Return the tasks that are done quickly, else the first one to be, if it is soon."""
+        tasks = self._working.values()
+        done, _ = await asyncio.wait(tasks, timeout=_QUICK_S)
+        if not done:
+            first = asyncio.FIRST_COMPLETED
+            done, _ = await asyncio.wait(tasks, timeout=_BEAT_S, return_when=first)
+        return done
 
     async def _step_run(self, run_id: str) -> float | None:
         """Do what is due for one run; return when to look again, None once it has ended."""
         run = self._journal.run(run_id)
-        for lender in run.lenders:
-            if self._journal.run(lender).ending is None:
-                self.drive(lender)
         if run.ending is None and not self._journal.take_lease(run_id, self._owner, self._clock()):
             # Another kernel drives it: show what it writes.
             self._publish(lifecycle.snapshot(run, self._clock()))
             return self._clock() + run.limits.poll_first_s
-        plan = lifecycle.next_actions(run, self._clock(), self._ended_lenders(run))
+        plan = lifecycle.next_actions(run, self._clock(), self._lender_endings(run))
         try:
             await self._do_all(run, plan.actions)
         except LeaseLost:
             log.info("run %s is driven by another kernel", run_id)
         run = self._journal.run(run_id)
-        wake_at = self._clock() if plan.actions and run.ending is None else plan.wake_at
-        self._publish(lifecycle.snapshot(run, self._clock(), wake_at=wake_at))
         if run.ending is not None:
-            self._journal.drop_lease(run_id, self._owner)
-            self._driven.pop(run_id, None)
-            return None
+            return self._let_go(run)
+        wake_at = self._clock() if plan.actions else plan.wake_at
+        self._publish(lifecycle.snapshot(run, self._clock(), wake_at=wake_at))
         return wake_at
 
-    def _ended_lenders(self, run: RunRecord) -> frozenset[str]:
-        ended = (one for one in run.lenders if self._journal.run(one).ending is not None)
-        return frozenset(ended)
+    def _let_go(self, run: RunRecord) -> float | None:
+        self._journal.drop_lease(run.run_id, self._owner)
+        self._driven.pop(run.run_id, None)
+        if self._journal.run(run.run_id).ending is None:
+            # Somebody reopened it between the two reads, and saw it driven.
+            self.drive(run.run_id)
+            return self._clock()
+        self._publish(lifecycle.snapshot(run, self._clock()))
+        return None
+
+    def _lender_endings(self, run: RunRecord) -> dict[str, Ending | None]:
+        """Tell how the runs stand whose answers this one waits for; see to those still open."""
+        endings = {lender: self._journal.run(lender).ending for lender in run.lenders}
+        for lender, ending in endings.items():
+            if ending is None:
+                self.drive(lender)
+        return endings
 
     async def _do_all(self, run: RunRecord, actions: tuple[Action, ...]) -> None:
+        """Do all actions, to the end, whatever one of them raises; then raise the first of it."""
         if not actions:
             return
-        work = asyncio.gather(*(self._do(run, action) for action in actions))
-        while True:
-            # An upload may outlast the lease: keep it while working.
-            done, _ = await asyncio.wait({work}, timeout=_RENEW_S)
-            if done:
-                break
-            self._journal.take_lease(run.run_id, self._owner, self._clock())
-        for error in await work:
+        keeper = asyncio.create_task(self._keep_lease(run.run_id))
+        try:
+            work = (self._do(run, action) for action in actions)
+            results = await asyncio.gather(*work, return_exceptions=True)
+        finally:
+            keeper.cancel()
+        for error in results:
             if error is not None:
                 raise error
 
-    async def _do(self, run: RunRecord, action: Action) -> BatchMagicError | None:
+    async def _keep_lease(self, run_id: str) -> None:
+        """Renew a lease while work goes on that may outlast it, such as an upload."""
+        while True:
+            await asyncio.sleep(_RENEW_S)
+            try:
+                self._journal.take_lease(run_id, self._owner, self._clock())
+            except JournalError as error:
+                log.warning("the lease of run %s is not renewed: %s", run_id, error)
+
+    async def _do(self, run: RunRecord, action: Action) -> None:
         """Do one action; a failure of the service becomes the job's, not the run's neighbours'."""
         try:
             try:
                 await self._act(run, action)
-                self._driven[run.run_id] = None
+                self._heard(run)
             except ServiceError as error:
                 await self._trouble(run, self._as_written(run, action), error)
-        except LeaseLost as error:
-            return error
-        except JournalError as error:
-            # The home is unwell. Nothing is tried again by itself; attach goes on.
-            self._journal.end_run(
-                run.run_id, self._owner, self._clock(), ending=Ending.STOPPED, fault=str(error)
-            )
-        return None
+        except LeaseLost:
+            raise
+        except BatchMagicError as error:
+            # The home is unwell or the key is gone. Nothing is tried again by itself.
+            self._end_stopped(run, str(error))
 
     async def _act(self, run: RunRecord, action: Action) -> None:
         match action:
@@ -179,13 +229,7 @@ class Engine:
             case CancelRemote(job):
                 await self._cancel(run, job)
             case Abandon(job):
-                self._save(
-                    run,
-                    job,
-                    "abandoned",
-                    stage=JobStage.COLLECTED,
-                    counts={RowStatus.CANCELLED: job.rows},
-                )
+                self._abandon(run, job)
             case Collect(job, last_try):
                 await self._collect(run, job, last_try)
             case Replace(job, fresh_upload, wait_s, why):
@@ -207,17 +251,28 @@ class Engine:
         file_id = None
         if job.stage is JobStage.UPLOADING:
             file_id = await api.find_file(name, job.bytes)
-        else:
+        if file_id is None:
             await asyncio.to_thread(folder.check_shard, _shard(run, job))
-            job = self._save(run, job, "uploading", stage=JobStage.UPLOADING)
-        file_id = file_id or await api.upload(path, name)
+            job = self._save(run, job, "uploading", stage=JobStage.UPLOADING, tries=job.tries)
+            with disk_errors(path):
+                file_id = await api.upload(path, name)
         self._save(run, job, f"uploaded as {file_id}", stage=JobStage.UPLOADED, file_id=file_id)
 
     async def _create(self, run: RunRecord, job: Job) -> None:
         api = await self._api(run)
-        now = self._clock()
-        job = self._save(run, job, "creating", stage=JobStage.CREATING, intended_at=now)
-        await self._post(api, run, job)
+        await self._post(api, run, self._intend(run, job, "creating"))
+
+    def _intend(self, run: RunRecord, job: Job, event: str) -> Job:
+        """Write down that the job is about to be created: from now on it may exist."""
+        return self._save(
+            run,
+            job,
+            event,
+            stage=JobStage.CREATING,
+            tries=job.tries,
+            intended_at=self._clock(),
+            doubted_at=None,
+        )
 
     async def _search(self, run: RunRecord, job: Job, give_up: bool) -> None:
         """Look for the job of an intent without a receipt; the eldest of several is the one."""
@@ -227,29 +282,31 @@ class Engine:
         if found:
             found.sort(key=lambda one: one.created_at or 0.0)
             for spare in found[1:]:
-                await api.cancel(spare.batch_id)
-            self._save_created(
-                run,
-                job,
-                lifecycle.after_poll(
-                    replace(job, stage=JobStage.RUNNING), found[0], run.limits, self._clock()
-                ),
-            )
-        elif give_up:
+                await self._cancel_spare(api, spare)
+            self._save_created(run, replace(job, stage=JobStage.RUNNING), found[0])
+        elif not give_up:
             now = self._clock()
-            job = self._save(run, job, "was not created; creating again", intended_at=now)
-            if run.cancel_at is not None:
-                self._save(
-                    run,
-                    job,
-                    "abandoned",
-                    stage=JobStage.COLLECTED,
-                    counts={RowStatus.CANCELLED: job.rows},
-                )
-                return
-            await self._post(api, run, job)
+            since = job.doubted_at if job.doubted_at is not None else now
+            wait_s = run.limits.retry_base_s
+            self._save(run, job, None, doubted_at=since, due_at=now + wait_s, problem=_IN_DOUBT)
+        elif run.cancel_at is not None:
+            self._abandon(run, job)
         else:
-            self._save(run, job, None, due_at=self._clock() + run.limits.retry_base_s)
+            await self._post(api, run, self._intend(run, job, "was not created; creating again"))
+
+    async def _cancel_spare(self, api: Api, spare: RemoteJob) -> None:
+        if spare.status in lifecycle.ENDED_STATUSES:
+            return
+        try:
+            await api.cancel(spare.batch_id)
+        except ServiceError as error:
+            if error.status not in (400, 404, 409):
+                raise
+            log.warning("the spare job %s cannot be cancelled: %s", spare.batch_id, error)
+
+    def _abandon(self, run: RunRecord, job: Job) -> None:
+        none_sent = {RowStatus.CANCELLED: job.rows}
+        self._save(run, job, "abandoned", stage=JobStage.COLLECTED, counts=none_sent)
 
     async def _post(self, api: Api, run: RunRecord, job: Job) -> None:
         """Send the paying call, once. What is in doubt stays CREATING; a plain no goes back."""
@@ -269,18 +326,26 @@ class Engine:
             await self._trouble(run, refused, error)
             return
         running = replace(job, stage=lifecycle.step(job, JobStage.RUNNING))
-        self._save_created(
-            run, job, lifecycle.after_poll(running, remote, run.limits, self._clock())
-        )
+        try:
+            self._save_created(run, running, remote)
+        except LeaseLost:
+            # This process slept between its intent and now, and another has gone on meanwhile.
+            if self._as_written(run, Create(job)).batch_id not in (None, remote.batch_id):
+                await self._cancel_spare(api, remote)
+            raise
 
     async def _cancel(self, run: RunRecord, job: Job) -> None:
         api = await self._api(run)
         try:
-            remote = await api.cancel(_batch_id(job))
+            remote = await _cancelled(api, _batch_id(job))
         except ServiceError as error:
-            if error.status not in (400, 409):
+            if error.status != 404:
                 raise
-            remote = await api.job(_batch_id(job))  # it had ended already
+            # The service knows no such job: what it has for us is all that will ever be.
+            now = self._clock()
+            gone = replace(job, stage=JobStage.ENDED, ended_at=now, cancel_sent_at=now)
+            self._write(run, gone, str(error))
+            return
         after = lifecycle.after_poll(job, remote, run.limits, self._clock())
         after = replace(after, cancel_sent_at=self._clock())
         self._write(run, after, f"cancel sent, now {remote.status}")
@@ -291,9 +356,10 @@ class Engine:
         api, folder = await self._api(run), self._folder(run)
         problem = None
         try:
-            await self._download(api, folder, job)
+            await self._download(api, folder, job, last_try=last_try)
         except ServiceError as error:
-            if not last_try and error.status != 410:
+            # Silence says nothing of the files: the network may be ours.
+            if error.status is None or not (last_try or error.status == 410):
                 raise
             problem = str(error)
         endpoint = run.request.endpoint
@@ -312,22 +378,24 @@ class Engine:
             problem=problem or _oddities(scan.foreign, scan.malformed),
         )
 
-    async def _download(self, api: Api, folder: RunFolder, job: Job) -> None:
-        remote = job.remote
-        files = {
-            "output": remote.output_file_id if remote else None,
-            "error": remote.error_file_id if remote else None,
-        }
-        for kind, file_id in files.items():
+    async def _download(self, api: Api, folder: RunFolder, job: Job, *, last_try: bool) -> None:
+        """Bring both files, as far as there are any; raise the first failure after both."""
+        failure: ServiceError | None = None
+        for kind, file_id in _result_files(job):
             path = folder.result_path(job.number, kind)
-            if not file_id or path.exists():
+            if path.exists():
                 continue
-            part = path.with_suffix(".part")
-            size = await api.download(file_id, part)
-            expected = await api.file_bytes(file_id)
-            if expected is not None and expected != size:
-                raise ServiceError(f"the download of {file_id} has {size} of {expected} bytes")
+            part = part_path(path, self._owner)
+            try:
+                with disk_errors(part):
+                    size = await api.download(file_id, part)
+                await _check_size(api, file_id, size, last_try=last_try)
+            except ServiceError as error:
+                failure = failure or error
+                continue
             settle_download(part, path)
+        if failure is not None:
+            raise failure
 
     async def _take_over(self, run: RunRecord, lenders: tuple[str, ...]) -> None:
         found = [self._home.run_folder(lender).answered() for lender in lenders]
@@ -342,12 +410,15 @@ class Engine:
             self._clock(),
             decided=decided,
             shards=taken.shards,
-            jobs=self._jobs_for(run, taken.shards),
+            jobs=plan_jobs(taken.shards, self._token),
             event=f"took over {taken.answered} answers of {', '.join(lenders)}",
         )
 
     async def _resubmit(self, run: RunRecord, round: int) -> None:
         shards = await asyncio.to_thread(outcomes.resend, self._folder(run), run, round)
+        if not shards:
+            await self._settle(run, Ending.FINISHED)
+            return
         rows = sum(shard.rows for shard in shards)
         wait_s = run.limits.retry_base_s * 2 ** (round - 1)
         self._journal.add_work(
@@ -356,7 +427,7 @@ class Engine:
             self._clock(),
             event=f"round {round}: {rows} rows again",
             shards=shards,
-            jobs=self._jobs_for(run, shards, due_at=self._clock() + wait_s),
+            jobs=plan_jobs(shards, self._token, due_at=self._clock() + wait_s),
         )
 
     async def _settle(self, run: RunRecord, ending: Ending) -> None:
@@ -375,15 +446,21 @@ class Engine:
     async def _trouble(self, run: RunRecord, job: Job, error: ServiceError) -> None:
         now = self._clock()
         unreached_s = self._unreached_s(run, error, now)
-        if error.status is None:
-            await self._disconnect(run.backend)
-        if lifecycle.is_fatal(error, job, now, unreached_s=unreached_s):
-            self._save_plain(run, replace(job, problem=str(error)), f"stopped: {error}")
-            self._journal.end_run(
-                run.run_id, self._owner, now, ending=Ending.STOPPED, fault=str(error)
-            )
+        if error.status is None and run.backend.is_sandbox:
+            await self._disconnect(run.backend)  # its next life may be at another port
+        if lifecycle.is_fatal(error, job, unreached_s=unreached_s):
+            self._write(run, replace(job, problem=str(error)), f"stopped: {error}")
+            self._end_stopped(run, lifecycle.fault_of(error, job))
             return
-        self._save_plain(run, lifecycle.after_trouble(job, error, run.limits, now), f"{error}")
+        self._write(run, lifecycle.after_trouble(job, error, run.limits, now), str(error))
+
+    def _end_stopped(self, run: RunRecord, fault: str) -> None:
+        now = self._clock()
+        self._journal.end_run(run.run_id, self._owner, now, ending=Ending.STOPPED, fault=fault)
+
+    def _heard(self, run: RunRecord) -> None:
+        if run.run_id in self._driven:
+            self._driven[run.run_id] = None
 
     def _as_written(self, run: RunRecord, action: Action) -> Job:
         """Read an action's job again: the call that failed may have written its intent first."""
@@ -395,8 +472,9 @@ class Engine:
         if error.status is not None or not nothing_sent:
             return 0.0
         since = self._driven.get(run.run_id)
-        self._driven[run.run_id] = since if since is not None else now
-        return now - (since if since is not None else now)
+        if since is None:
+            self._driven[run.run_id] = since = now
+        return now - since
 
     def _replace(
         self, run: RunRecord, job: Job, why: str, *, fresh_upload: bool, wait_s: float
@@ -416,14 +494,12 @@ class Engine:
     def _stop(self, run: RunRecord, fault: str, job: Job | None) -> None:
         if job is not None:
             self._replace(run, job, fault, fresh_upload=True, wait_s=0.0)
-        self._journal.end_run(
-            run.run_id, self._owner, self._clock(), ending=Ending.STOPPED, fault=fault
-        )
+        self._end_stopped(run, fault)
 
     def _successor(self, run: RunRecord, job: Job, stage: JobStage, wait_s: float, why: str) -> Job:
         keeps_file = stage is JobStage.UPLOADED
         return Job(
-            number=1 + max(one.number for one in self._journal.run(run.run_id).jobs),
+            number=len(run.jobs),  # the journal gives the next free one
             shard=job.shard,
             round=job.round,
             rows=job.rows,
@@ -431,16 +507,10 @@ class Engine:
             stage=stage,
             token=self._token(),
             due_at=self._clock() + wait_s,
-            tries=job.tries + 1,
+            attempt=job.attempt + 1,
             file_id=job.file_id if keeps_file else None,
             problem=why,
         )
-
-    def _jobs_for(
-        self, run: RunRecord, shards: tuple[Shard, ...] | list[Shard], due_at: float = 0.0
-    ) -> tuple[Job, ...]:
-        first = 1 + max((job.number for job in run.jobs), default=-1)
-        return plan_jobs(shards, self._token, first=first, due_at=due_at)
 
     # -- plumbing ---------------------------------------------------------------------------
 
@@ -459,15 +529,13 @@ class Engine:
         self._write(run, saved, event)
         return saved
 
-    def _save_created(self, run: RunRecord, job: Job, running: Job) -> None:
-        self._write(run, running, f"created as {running.batch_id}")
+    def _save_created(self, run: RunRecord, running: Job, remote: RemoteJob) -> None:
+        after = lifecycle.after_poll(running, remote, run.limits, self._clock())
+        self._write(run, after, f"created as {remote.batch_id}")
 
     def _save_polled(self, run: RunRecord, before: Job, after: Job) -> None:
         changed = after.remote_status != before.remote_status
         self._write(run, after, after.remote_status if changed else None)
-
-    def _save_plain(self, run: RunRecord, job: Job, event: str) -> None:
-        self._write(run, job, event)
 
     def _write(self, run: RunRecord, job: Job, event: str | None) -> None:
         self._journal.save_job(run.run_id, self._owner, job, self._clock(), event)
@@ -477,10 +545,9 @@ def plan_jobs(
     shards: tuple[Shard, ...] | list[Shard],
     token: Callable[[], str],
     *,
-    first: int = 0,
     due_at: float = 0.0,
 ) -> tuple[Job, ...]:
-    """Return a planned job for each shard that is to be sent."""
+    """Return a planned job for each shard that is to be sent, numbered from 0."""
     return tuple(
         Job(
             number=number,
@@ -492,8 +559,42 @@ def plan_jobs(
             token=token(),
             due_at=due_at,
         )
-        for number, shard in enumerate((one for one in shards if not one.held), start=first)
+        for number, shard in enumerate(one for one in shards if not one.held)
     )
+
+
+def _failed_last(done: Iterable[asyncio.Task[float | None]]) -> list[asyncio.Task[float | None]]:
+    return sorted(done, key=lambda task: task.exception() is not None)
+
+
+async def _cancelled(api: Api, batch_id: str) -> RemoteJob:
+    try:
+        return await api.cancel(batch_id)
+    except ServiceError as error:
+        if error.status not in (400, 409):
+            raise
+        return await api.job(batch_id)  # it had ended already
+
+
+def _result_files(job: Job) -> list[tuple[str, str]]:
+    remote = job.remote
+    files = [
+        ("output", remote.output_file_id if remote else None),
+        ("error", remote.error_file_id if remote else None),
+    ]
+    return [(kind, file_id) for kind, file_id in files if file_id]
+
+
+async def _check_size(api: Api, file_id: str, size: int, *, last_try: bool) -> None:
+    """Compare a download with what the service says of the file, if it says anything."""
+    try:
+        expected = await api.file_bytes(file_id)
+    except ServiceError as error:
+        if error.status is None or not last_try:
+            raise
+        return
+    if expected is not None and expected != size:
+        raise ServiceError(f"the download of {file_id} has {size} of {expected} bytes", status=200)
 
 
 def _shard(run: RunRecord, job: Job) -> Shard:

@@ -43,7 +43,7 @@ class JournalError(BatchMagicError):
 class ServiceError(BatchMagicError):
     """The service refused, failed or could not be reached.
 
-    `status` is the HTTP status, None when there was no answer (200 when the answer broke off); `code` and `param` are the
+    `status` is the HTTP status, None when there was no answer (200: it broke off); `code` is the
     service's own; `retry_after_s` is its wish. `in_doubt` says that the call may have been
     carried out although no answer says so.
     """
@@ -68,5 +68,5 @@ class ServiceError(BatchMagicError):
         return self.status is None or self.status in (408, 409) or self.status >= 500
 
 
-class StillRunning(BatchMagicError):
+class StillRunning(BatchMagicError):  # noqa: N818  (the interface's word)
     """The result was asked for before the run has ended."""

@@ -77,7 +77,8 @@ class Home:
     def strays(self, known: Iterable[str]) -> list[Path]:
         """Return run folders that the journal does not name: submits that never got so far."""
         names = set(known)
-        return [one for one in (self.path / "runs").iterdir() if one.name not in names]
+        with disk_errors(self.path):
+            return [one for one in (self.path / "runs").iterdir() if one.name not in names]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +112,10 @@ class RunFolder:
 
     def discard(self) -> None:
         """Remove a folder that holds nothing that was paid for: a submit that came to nothing."""
-        for one in self.path.iterdir():
-            one.unlink()
-        self.path.rmdir()
+        with disk_errors(self.path):
+            for one in self.path.iterdir():
+                one.unlink()
+            self.path.rmdir()
 
     @property
     def frame_path(self) -> Path:
@@ -152,7 +154,9 @@ class RunFolder:
             digest = as_digests([wire.tail_digest(line)])[0]
             if digest["hi"] != entry["hi"] or digest["lo"] != entry["lo"]:
                 raise JournalError(f"line {n} of {path} was changed since submit")
-        if n != len(manifest) or path.stat().st_size != shard.bytes:
+        with disk_errors(path):
+            size_bytes = path.stat().st_size
+        if n != len(manifest) or size_bytes != shard.bytes:
             raise JournalError(f"{path} was cut or changed since submit")
 
     def lines_at(self, shard: Shard, wanted: NDArray[np.bool_]) -> Iterator[Lines]:
@@ -263,14 +267,15 @@ class RunFolder:
         self._write(self.path / "answered.npy", entries.tobytes())
 
     def answered(self) -> Answered | None:
-        """Return the answers of an ended run, None while it has none written."""
+        """Return the answers of an ended run; None while it has none or files are gone."""
         path = self.path / "answered.npy"
         if not path.exists():
             return None
         with disk_errors(path):
             names = json.loads((self.path / "answered.json").read_text(encoding="utf-8"))
             entries = np.frombuffer(path.read_bytes(), dtype=ANSWERED)
-        return Answered(entries, [self.path / Path(name).name for name in names])
+        files = [self.path / Path(name).name for name in names]
+        return Answered(entries, files) if all(one.exists() for one in files) else None
 
     def _write(self, path: Path, data: bytes) -> None:
         with _replacing(path) as out:
@@ -316,7 +321,7 @@ class KeptWriter:
         self._path = folder.kept_path(number)
         self._manifest: list[NDArray[np.void]] = []
         with disk_errors(self._path):
-            self._out = self._path.with_suffix(".part").open("wb")
+            self._out = part_path(self._path).open("wb")
 
     def write(
         self,
@@ -336,7 +341,7 @@ class KeptWriter:
 
     def close(self) -> int:
         """Put the file in its place, or leave none if it is empty; return its rows."""
-        _finish(self._out, self._path.with_suffix(".part"), self._path if self.rows else None)
+        _finish(self._out, part_path(self._path), self._path if self.rows else None)
         if self.rows:
             manifest = np.concatenate(self._manifest)
             self._folder._write(self._path.with_suffix(".npy"), manifest.tobytes())
@@ -392,7 +397,7 @@ class ShardWriter:
             self._number = next(self._numbers)
         with disk_errors(self._path):
             if self._out is None:
-                self._out = self._path.with_suffix(".part").open("wb")
+                self._out = part_path(self._path).open("wb")
             self._out.write(data)
         self._manifest.append(manifest_of(positions, as_digests(lines.digests)))
         self._rows += len(positions)
@@ -407,7 +412,7 @@ class ShardWriter:
             return
         manifest = np.concatenate(self._manifest).tobytes()
         self._folder._write(self._folder._manifest_path(self._number), manifest)
-        _finish(self._out, self._path.with_suffix(".part"), self._path)
+        _finish(self._out, part_path(self._path), self._path)
         sha256 = hashlib.sha256(manifest).hexdigest()
         self.shards.append(
             Shard(self._number, self._rows, self._bytes, sha256, self._round, self._held)
@@ -430,10 +435,15 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise JournalError(f"cannot use {error.filename or path}: {reason}; {cure}") from error
 
 
+def part_path(path: Path, writer: str = "") -> Path:
+    """Return the name of a file while it is written. A process that lost its lease has its own."""
+    return path.with_name(f"{path.name}.{writer or os.getpid()}.part")
+
+
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """Write a file so that it is there whole or not at all."""
-    part = path.with_name(path.name + ".part")
+    part = part_path(path)
     with disk_errors(path):
         out = part.open("wb")
         try:

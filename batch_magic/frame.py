@@ -88,10 +88,11 @@ def _copies_on_write() -> bool:
 
 
 def chunks(
-    frame: pd.DataFrame, columns: Sequence[Hashable], *, with_index: bool, size: int = 1024
+    frame: pd.DataFrame, columns: Sequence[Hashable], *, with_index: bool, size: int = 256
 ) -> Iterator[Chunk]:
     """The rows in order, `size` at a time, of just these columns; missing values are None.
 
+    A chunk is small so that it and the lines made of it fit the processor's cache.
     Values come as Python's own where there is an equal: numbers, strings, booleans; a float32
     as the shortest number that stands for it. Raises `FrameError` for a name that is not there
     or occurs twice.
@@ -233,12 +234,12 @@ def _trace(value: Any, depth: int = 0) -> str:
 # --- the snapshot on disk: one object as JSON -----------------------------------------------
 
 
-class _Unstorable(Exception):
+class _UnstorableError(Exception):
     """A value or a dtype that would not come back equal."""
 
 
 def _write_cell(value: Any) -> Any:
-    """JSON that gives exactly this object again. Raises `_Unstorable`."""
+    """JSON that gives exactly this object again. Raises `_UnstorableError`."""
     if value is None or type(value) in (str, bool, int, float):
         return value  # json writes NaN and the infinities, and reads them
     if type(value) is list:
@@ -250,7 +251,7 @@ def _write_cell(value: Any) -> Any:
             return {tag: write(value)}
     if isinstance(value, np.generic) and value.dtype.kind in "biuf":
         return {"numpy": [value.dtype.str, value.item()]}
-    raise _Unstorable(type(value).__name__)
+    raise _UnstorableError(type(value).__name__)
 
 
 def _read_cell(written: Any) -> Any:
@@ -294,7 +295,13 @@ def _write_zone(zone: datetime.tzinfo | None) -> Any:
         return [offset.days, offset.seconds, offset.microseconds]
     if type(zone) is zoneinfo.ZoneInfo and zone.key:
         return zone.key
-    raise _Unstorable(f"time zone {zone!r}")
+    if type(zone).__module__.startswith("pytz") and _pandas_zone(str(zone)) == zone:
+        return {"pandas": str(zone)}  # pandas 2 makes such ones from names
+    raise _UnstorableError(f"time zone {zone!r}")
+
+
+def _pandas_zone(name: str) -> Any:
+    return pd.DatetimeTZDtype("ns", name).tz
 
 
 def _read_zone(written: Any) -> datetime.tzinfo | None:
@@ -302,6 +309,8 @@ def _read_zone(written: Any) -> datetime.tzinfo | None:
         return None
     if isinstance(written, str):
         return zoneinfo.ZoneInfo(written)
+    if isinstance(written, dict):
+        return pd.DatetimeTZDtype("ns", written["pandas"]).tz
     offset = datetime.timedelta(*written)
     return datetime.timezone(offset) if offset else datetime.UTC
 
@@ -335,7 +344,7 @@ _CELLS: Mapping[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = 
 
 def _write_time(value: datetime.time) -> str:
     if value.tzinfo is not None:
-        raise _Unstorable("a time with a zone")
+        raise _UnstorableError("a time with a zone")
     return value.isoformat()
 
 
@@ -343,7 +352,7 @@ def _cell_json(value: Any) -> bytes:
     try:
         return json.dumps(_write_cell(value)).encode()
     except (ValueError, RecursionError) as error:
-        raise _Unstorable(type(value).__name__) from error
+        raise _UnstorableError(type(value).__name__) from error
 
 
 # --- the snapshot on disk: columns ----------------------------------------------------------
@@ -361,7 +370,7 @@ _Arrays = list[pa.Array]
 
 
 def _spec_of(series: pd.Series[Any]) -> _Spec:
-    """The way of a column. Raises `_Unstorable` when it would not come back equal."""
+    """The way of a column. Raises `_UnstorableError` when it would not come back equal."""
     dtype = series.dtype
     if isinstance(dtype, np.dtype):
         return _spec_of_numpy(series, dtype)
@@ -386,7 +395,7 @@ def _spec_of(series: pd.Series[Any]) -> _Spec:
         return _Spec("sparse", {"fill": fill, "inside": [inside.way, inside.facts]})
     if type(dtype).__module__.partition(".")[0] == "pandas" and hasattr(dtype, "numpy_dtype"):
         return _Spec("nullable", {"dtype": str(dtype)})
-    raise _Unstorable(str(dtype))
+    raise _UnstorableError(str(dtype))
 
 
 def _spec_of_numpy(series: pd.Series[Any], dtype: np.dtype[Any]) -> _Spec:
@@ -645,14 +654,14 @@ def _plan(frame: pd.DataFrame) -> _Plan:
     for place, label in enumerate(frame.columns):
         try:
             spec = _checked_spec(frame.iloc[:, place])
-        except _Unstorable:
+        except _UnstorableError:
             unstored.append(str(label))
             continue
         places.append(place)
         specs.append(spec)
     try:
         index_specs = tuple(_checked_index_specs(frame.index))
-    except _Unstorable:
+    except _UnstorableError:
         index_specs = None
         unstored.append("index")
     facts = {
@@ -670,7 +679,7 @@ def _plan(frame: pd.DataFrame) -> _Plan:
 def _labels(frame: pd.DataFrame) -> dict[str, Any]:
     try:
         return _pack_index(frame.columns)
-    except _Unstorable as error:
+    except _UnstorableError as error:
         raise FrameError(
             f"the frame's column names cannot be stored ({error}); use strings"
         ) from error
@@ -694,9 +703,9 @@ def _checked_spec(series: pd.Series[Any]) -> _Spec:
         arrays = [_through_parquet(array) for array in _arrays_of(series.iloc[:2], spec)]
         again = _series(_column_from(spec, arrays))
     except (pa.ArrowException, NotImplementedError, TypeError, ValueError) as error:
-        raise _Unstorable(str(series.dtype)) from error
+        raise _UnstorableError(str(series.dtype)) from error
     if again.dtype != series.dtype:
-        raise _Unstorable(str(series.dtype))
+        raise _UnstorableError(str(series.dtype))
     return spec
 
 
@@ -713,7 +722,7 @@ def _through_parquet(array: pa.Array) -> pa.Array:
     pq.write_table(pa.table([array], names=["0"]), sink, **_PARQUET)
     again = _one_array(pq.read_table(pa.BufferReader(sink.getvalue())).column(0))
     if again.type != array.type:
-        raise _Unstorable(str(array.type))
+        raise _UnstorableError(str(array.type))
     return again
 
 
@@ -802,6 +811,44 @@ def _arrays_in(table: pa.Table, name: str) -> _Arrays:
 
 
 # --- outcomes back in -----------------------------------------------------------------------
+
+
+def gather(values: pa.ChunkedArray, entry: NDArray[np.int64]) -> pa.Array:
+    """Pick entries of a `large_binary` column by number; -1 and nulls give null.
+
+    Like `take`, with the result's own bytes as all the memory needed: Arrow's way doubles its
+    buffer as it grows.
+    """
+    if not len(values):
+        return pa.nulls(len(entry), pa.large_binary())
+    starts, sizes, chunk_of, null = _layout(values)
+    gone = (entry < 0) | null[entry]
+    starts, chunk_of = starts[entry], chunk_of[entry]
+    sizes = np.where(gone, 0, sizes[entry])
+    offsets = np.zeros(len(entry) + 1, dtype=np.int64)
+    np.cumsum(sizes, out=offsets[1:])
+    buffer = pa.allocate_buffer(int(offsets[-1]))
+    target = memoryview(buffer).cast("B")
+    sources = [memoryview(chunk.buffers()[2] or b"").cast("B") for chunk in values.chunks]
+    places = (offsets.tolist(), sizes.tolist(), starts.tolist(), chunk_of.tolist())
+    for at, size, start, source in zip(*places, strict=False):  # offsets have one more
+        target[at : at + size] = sources[source][start : start + size]
+    valid = pa.array(~gone).buffers()[1]
+    buffers = [valid, pa.py_buffer(offsets), buffer]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(entry), buffers)
+
+
+def _layout(values: pa.ChunkedArray) -> tuple[NDArray[Any], ...]:
+    """For each entry: where its bytes begin in its chunk, how many, which chunk, whether null."""
+    starts, sizes, chunk_of = [], [], []
+    for number, chunk in enumerate(values.chunks):
+        offsets = np.frombuffer(chunk.buffers()[1] or bytes(8), dtype=np.int64)
+        offsets = offsets[chunk.offset : chunk.offset + len(chunk) + 1]
+        starts.append(offsets[:-1])
+        sizes.append(np.diff(offsets))
+        chunk_of.append(np.full(len(chunk), number, dtype=np.int32))
+    null = values.is_null().to_numpy()
+    return np.concatenate(starts), np.concatenate(sizes), np.concatenate(chunk_of), null
 
 
 def text_column(values: pa.Array | pa.ChunkedArray | Sequence[str | None]) -> Any:

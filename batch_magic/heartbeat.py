@@ -9,6 +9,7 @@ print of a library stays in the cell that started it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
@@ -51,7 +52,7 @@ class Heartbeat:
 
     def wake(self) -> None:
         """Beat soon, from any thread."""
-        if not self._loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing beats any more
             self._loop.call_soon_threadsafe(self._woken.set)
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
@@ -69,6 +70,7 @@ class Heartbeat:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._live())
+            self._loop.run_until_complete(self._wind_up())
         finally:
             self._loop.close()
 
@@ -76,8 +78,19 @@ class Heartbeat:
         while not self._stopped:
             self._woken.clear()
             await self._sleep(await self._one_beat())
+
+    async def _wind_up(self) -> None:
+        """Let `at_stop` have its say, then cancel what was submitted and is still waiting."""
         if self._at_stop is not None:
-            await self._at_stop()
+            try:
+                await self._at_stop()
+            except Exception as error:
+                self._on_error(error)
+        left = asyncio.all_tasks(self._loop) - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
 
     async def _one_beat(self) -> float | None:
         try:

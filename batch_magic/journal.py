@@ -104,11 +104,11 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (("2026-11-22 first schema", SCHEMA),)
 """Named steps, in order. A step is never edited once released; a change is a new step."""
 
 
-class LeaseLost(JournalError):
+class LeaseLost(JournalError):  # noqa: N818  (a turn of events, nobody's error)
     """Another kernel drives the run now; nothing was written."""
 
 
-class Outdated(JournalError):
+class Outdated(JournalError):  # noqa: N818
     """The journal has moved on since it was read; read it and try again."""
 
 
@@ -464,13 +464,13 @@ def _execute_all(db: sqlite3.Connection, sql: str) -> None:
 def _explain(error: sqlite3.Error, path: Path) -> str:
     home = path.parent
     name = getattr(error, "sqlite_errorname", "")
-    if name.startswith("SQLITE_READONLY") or name.startswith("SQLITE_CANTOPEN"):
+    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
         return f"cannot write in the home folder {home} ({error}); choose another: BATCH_MAGIC_HOME"
-    if name.startswith("SQLITE_FULL") or name.startswith("SQLITE_IOERR"):
+    if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
         return f"the disk of the home folder {home} is full or failing ({error}); free some room"
     if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
         return f"{path} is damaged ({error}); move it away and keep it: the answers are in runs/"
-    if name.startswith("SQLITE_BUSY") or name.startswith("SQLITE_LOCKED"):
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return f"{path} is locked by another process ({error}); try again in a moment"
     return f"{path}: {error}"
 
@@ -521,7 +521,9 @@ def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
         twins=facts["twins"],
         notes=tuple(facts["notes"]),
         lenders=tuple(json.loads(lenders)),
-        shards=tuple(Shard(*one, held=bool(held)) for *one, held in shards),
+        shards=tuple(
+            Shard(n, m, size, sha, nth, bool(held)) for n, m, size, sha, nth, held in shards
+        ),
         jobs=tuple(_read_job(*one) for one in jobs),
         cancel_at=cancel_at,
         ending=None if ending is None else Ending(ending),

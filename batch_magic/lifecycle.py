@@ -58,7 +58,9 @@ _DOWNLOAD_TRIES = 3  # given up by the clock alone, one bad answer after a night
 _UNREACHED_S = 45.0  # so long without any answer, with nothing sent, is "no network"
 _BACKOFF_MAX_S = 60.0
 _LONGEST_WAIT_S = 900.0  # what is due later than this was written by a clock since set back
-_QUEUE_FULL_FACTOR = 30.0  # room is made by the end of other jobs: wait in half minutes, not seconds
+_QUEUE_FULL_FACTOR = (
+    30.0  # room is made by the end of other jobs: wait in half minutes, not seconds
+)
 _FILE_LAG_ATTEMPTS = 5
 
 QUEUE_FULL_CODES = frozenset({"token_limit_exceeded"})
@@ -230,7 +232,9 @@ def _lender_actions(
         return [TakeOver(run.lenders)]
     stopped = [a for a, b in zip(run.lenders, known, strict=True) if b is Ending.STOPPED]
     if stopped and is_idle:
-        return [Stop(f"it waits for answers of run {stopped[0]}, which has stopped")]
+        return [
+            Stop(f"it waits for answers of run {stopped[0]}, which has stopped; run the cell again")
+        ]
     return []
 
 
@@ -284,8 +288,11 @@ def _after_end(job: Job, run: RunRecord, now: float) -> Action:
     ended_s = _since(job.ended_at, now)
     if remote is not None and remote.status == "failed":
         return _after_failure(job, remote, run)
-    if remote is not None and _lacks_files(remote) and ended_s < min(_SETTLING_S, timeout_s):
-        return Poll(job)
+    if remote is not None and remote.status in ENDED_STATUSES and _lacks_files(remote):
+        # No file at all is believed only when the service says so again.
+        is_unheard = not _has_files(remote) and 0 < job.tries < _LOST_AFTER_TRIES
+        if is_unheard or ended_s < min(_SETTLING_S, timeout_s):
+            return Poll(job)
     return Collect(job, last_try=ended_s >= timeout_s and job.tries >= _DOWNLOAD_TRIES)
 
 
@@ -293,7 +300,11 @@ def _lacks_files(remote: RemoteJob) -> bool:
     """Tell whether a file is to be expected that has no id yet. Counts are a hint, no proof."""
     no_output, no_errors = not remote.output_file_id, not remote.error_file_id
     expected = (remote.completed and no_output) or (remote.failed and no_errors)
-    return bool(expected) or (no_output and no_errors)
+    return bool(expected) or not _has_files(remote)
+
+
+def _has_files(remote: RemoteJob) -> bool:
+    return bool(remote.output_file_id or remote.error_file_id)
 
 
 def _after_failure(job: Job, remote: RemoteJob, run: RunRecord) -> Action:
@@ -364,7 +375,7 @@ def after_poll(job: Job, remote: RemoteJob, limits: Limits, now: float) -> Job:
         changed_at=changed_at,
         ended_at=(job.ended_at or now) if ended or job.stage is JobStage.ENDED else None,
         due_at=now + wait_s,
-        tries=0 if not ended else job.tries,
+        tries=0,
         problem=None,
     )
 
@@ -379,7 +390,10 @@ def after_trouble(job: Job, error: ServiceError, limits: Limits, now: float) -> 
     wait_s = min(limits.retry_base_s * 2 ** min(job.tries, 10), _BACKOFF_MAX_S)
     if error.retry_after_s is not None:
         wait_s = min(max(wait_s, error.retry_after_s), _LONGEST_WAIT_S)
-    return replace(job, due_at=now + wait_s, tries=job.tries + 1, problem=str(error))
+    # Silence is no evidence that anything is lost: it never makes the number of tries decisive.
+    most = job.tries + 1 if error.status is not None else _LOST_AFTER_TRIES - 1
+    tries = max(job.tries, min(job.tries + 1, most))
+    return replace(job, due_at=now + wait_s, tries=tries, problem=str(error))
 
 
 def is_fatal(error: ServiceError, job: Job, *, unreached_s: float) -> bool:
@@ -396,6 +410,13 @@ def is_fatal(error: ServiceError, job: Job, *, unreached_s: float) -> bool:
     if _is_unseen_file(error, job):
         return job.tries >= _FILE_LAG_ATTEMPTS
     return job.stage is not JobStage.ENDED and error.status in (400, 404, 413, 422)
+
+
+def fault_of(error: ServiceError, job: Job) -> str:
+    """Say in one line why a run stops, and what to do."""
+    if job.stage is JobStage.RUNNING and error.status == 404:
+        return f"{error}; set the key that {job.batch_id} was made with, or cancel the run"
+    return str(error)
 
 
 def _is_unseen_file(error: ServiceError, job: Job) -> bool:

@@ -314,6 +314,11 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             panel.tell()
         self._handover.give(run, frame)
 
+    @property
+    def is_busy(self) -> bool:
+        """Tell whether a cell is running."""
+        return self._handover.is_busy
+
     def greet(self) -> None:
         """Say which runs of this project are unfinished, if there is a project here."""
         if not (Path(self.home).expanduser() / "journal.db").exists():
@@ -340,7 +345,7 @@ class HandOver:
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
-        self._is_busy = True  # the cell that loads the extension is running
+        self.is_busy = True  # the cell that loads the extension is running
         self._ready: list[tuple[Run, pd.DataFrame | BatchMagicError, Shown]] = []
         try:
             self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
@@ -364,15 +369,15 @@ class HandOver:
             self._loop.call_soon_threadsafe(self._when_idle)
 
     def _when_idle(self) -> None:
-        if not self._is_busy:
+        if not self.is_busy:
             self._swap()
 
     def _before_cell(self, *_: object) -> None:
         self._swap()
-        self._is_busy = True
+        self.is_busy = True
 
     def _after_cell(self, *_: object) -> None:
-        self._is_busy = False
+        self.is_busy = False
         self._swap()
 
     def _swap(self) -> None:
@@ -407,15 +412,19 @@ def async_cells(shell: InteractiveShell, magics: GPTBatch) -> Callable[[list[str
     """
 
     def rewrite(lines: list[str]) -> list[str]:
-        if not lines or not shell.autoawait:
+        if not lines:
             return lines
-        first = lines[0].rstrip("\n")
-        if first.startswith("%%"):
-            name, _, line = first.partition(" ")
-            if name != "%%gptbatch" or not magics.must_wait(line):
-                return lines
-            body = "".join(lines[1:])
-            return [f"await get_ipython().run_cell_magic({AWAITED!r}, {line!r}, {body!r})\n"]
+        # While a cell runs, it is another magic (%%time) that compiles a cell of its own, and
+        # does so without await: there the magic blocks.
+        can_await = shell.autoawait and not magics.is_busy
+        name, _, line = lines[0].rstrip("\n").partition(" ")
+        if name == "%%gptbatch":
+            body = "".join(lines[1:]) or "\n"  # IPython refuses a cell magic without a body
+            if can_await and magics.must_wait(line):
+                return [f"await get_ipython().run_cell_magic({AWAITED!r}, {line!r}, {body!r})\n"]
+            return [lines[0].rstrip("\n") + "\n", body]
+        if name.startswith("%%") or not can_await:
+            return lines
         return [_awaited_line(line) for line in lines]
 
     return rewrite

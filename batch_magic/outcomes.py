@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch_magic.digests import DIGEST
+from batch_magic.errors import JournalError
 from batch_magic.folder import (
     ANSWERED,
     Answered,
@@ -133,6 +134,11 @@ def count_kept(folder: RunFolder, run: RunRecord, number: int) -> dict[RowStatus
     folder.scan_kept(number, run.run_id, run.request.endpoint)
     table = folder.outcomes(f"kept-{number:05}")
     assert table is not None
+    if len(table.table) != len(folder.kept_manifest(number)):
+        raise JournalError(
+            "result files of an earlier run were changed since they were read;"
+            " pay for its rows again with --fresh"
+        )
     statuses, counts = np.unique(table.table["status"].to_numpy(), return_counts=True)
     return {RowStatus(int(s)): int(n) for s, n in zip(statuses, counts, strict=True)}
 
@@ -180,10 +186,11 @@ class _Reader:
         columns = None if table is None else table.table
         if note is not None:
             self.notes.append(note)
+        positions = _NOTHING if columns is None else columns["position"].to_numpy()
         self.sources.append(
             Source(
                 first=self._entries,
-                positions=_NOTHING if columns is None else columns["position"].to_numpy(),
+                positions=_known(positions, rows, self._run.rows) if len(rows) else positions,
                 statuses=_NOTHING.astype(np.uint8)
                 if columns is None
                 else columns["status"].to_numpy(),
@@ -199,6 +206,14 @@ class _Reader:
         if table is not None:
             self.tables.append(table)
             self._entries += len(table.table)
+
+
+def _known(positions: NDArray[np.int64], rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Put -1 for each position that is none of `rows`: a job answers for its own rows alone."""
+    is_asked = np.zeros(n, dtype=bool)
+    is_asked[rows] = True
+    inside = np.where((positions >= 0) & (positions < n), positions, -1)
+    return np.where((inside >= 0) & is_asked[inside], inside, -1)
 
 
 def _default(job: Job) -> tuple[RowStatus, str]:

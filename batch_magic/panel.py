@@ -7,7 +7,7 @@ counts; it draws the `Snapshot` it is handed and calls back when a button is pre
 Receipt and widget stand in the same cell. While the widget is on the page it hides the receipt
 by a style of its own, so that one card is seen; wherever the widget is missing (a restarted
 kernel, a reopened file, nbconvert, GitHub) the style is missing too and the receipt shows. At the
-end the receipt is the final card, and the widget is gone.
+end the receipt is the final card, and the widget is off the page.
 
 The trap is the thread. `update` is called from the background, where `print` and `display` would
 land in whatever cell ran last; only trait writes and `DisplayHandle.update` find their way home.
@@ -25,16 +25,18 @@ from typing import Any, Protocol
 
 from IPython.core.getipython import get_ipython
 from IPython.display import DisplayHandle
-from ipywidgets import HTML, Button, HBox, Layout, VBox, Widget
+from ipywidgets import HTML, Button, HBox, Layout, VBox
 
 from batch_magic.card import (
     ACCENT,
     BAD,
     FRAME,
+    NAME_LENGTH,
     PROSE,
     body_html,
     card_html,
     card_text,
+    clip,
     foot_html,
     head_html,
     jobs_html,
@@ -47,6 +49,7 @@ from batch_magic.records import Snapshot
 log = logging.getLogger(__name__)
 
 RECEIPT_S = 60.0
+LATE_S = 120  # a panel without news for so long says so; a living one has some every few seconds
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 CANCEL = "Cancel"
@@ -107,6 +110,7 @@ class Panel:
         self._receipt, self._place = _output(), _output()
         self._is_shown = False
         self._live = None if snapshot.is_ended else _Live(snapshot, on_cancel)
+        self._ended: _Live | None = None
         # Keeps the pictures on the page in order: without it a picture drawn late by one thread
         # could take the place of the final card drawn by another.
         self._order = Lock()
@@ -163,17 +167,23 @@ class Panel:
         self._said = text
         if self._live is not None:
             self._live.draw(self._snapshot, text)
+        if self._ended is not None:
+            self._ended.rest(self._snapshot, text)
         self._note()
 
     def _finish(self) -> None:
-        """Leave nothing but the final card in the cell."""
+        """Leave nothing but the final card in the cell.
+
+        The widget is taken off the page but lives on: a page that was away when the run ended
+        still has its place for it, and a receipt of old.
+        """
+        self._ended = self._ended or self._live
         live, self._live = self._live, None
         self._note()
-        if live is None:
-            return
-        if self._is_shown:
+        if self._ended is not None:
+            self._ended.rest(self._snapshot, self._said)
+        if live is not None and self._is_shown:
             self._place.update({"text/html": "", "text/plain": ""}, raw=True)
-        live.close()
 
     def _note(self) -> None:
         """Bring the receipt up to date."""
@@ -249,15 +259,17 @@ class _Live:
     def draw(self, snapshot: Snapshot, said: str) -> None:
         """Write the pieces; the widget itself sends only a value that differs."""
         self._head.value = head_html(snapshot)
-        self._body.value = body_html(snapshot)
+        self._body.value = body_html(snapshot) + _late(snapshot)
         self._jobs.value = jobs_html(snapshot)
         self._foot.value = foot_html(snapshot, said)
         if snapshot.cancelling:
             self._buttons.cancelling()
 
-    def close(self) -> None:
-        """Close every part, for a closed box leaves its children to the kernel."""
-        _close(self._box)
+    def rest(self, snapshot: Snapshot, said: str) -> None:
+        """Show the end: no button, and no news to wait for."""
+        self.draw(snapshot, said)
+        self._body.value = body_html(snapshot)
+        self._buttons.hide()
 
 
 class _CancelButtons:
@@ -285,6 +297,10 @@ class _CancelButtons:
             self._ask.description = CANCELLING
             self._trouble.value = ""
             self._rest()
+
+    def hide(self) -> None:
+        """Take the buttons off the page: there is nothing left to cancel."""
+        self.box.layout.display = "none"
 
     def _rest(self) -> None:
         self.box.children = (self._ask, self._trouble)
@@ -326,18 +342,21 @@ def _button(text: str) -> Button:
     return button
 
 
-def _close(widget: Widget) -> None:
-    for child in getattr(widget, "children", ()):
-        _close(child)
-    for part in ("layout", "style"):
-        if (owned := getattr(widget, part, None)) is not None:
-            owned.close()
-    widget.close()
-
-
 def _output() -> Output:
     handle: Output = DisplayHandle()  # type: ignore[no-untyped-call]  # IPython leaves it so
     return handle
+
+
+def _late(s: Snapshot) -> str:
+    """Words that the page itself brings to light when no newer picture takes their place.
+
+    A page goes on showing the widgets of a kernel that is gone. The instant makes each picture
+    another one, so that every refresh starts the page's patience anew.
+    """
+    attach = f"`%gptbatch attach {clip(s.name, NAME_LENGTH)}`"
+    words = f"the kernel is silent for {LATE_S} s; if it was restarted, {attach} goes on"
+    box = message_html("no news", words)
+    return f'<div class="gptbatch-late" data-as-of="{s.as_of}">{box}</div>'
 
 
 def _wide() -> Layout:
@@ -365,7 +384,11 @@ def _style(live: str, receipt: str) -> str:
   height:28px;line-height:26px;padding:0 12px;margin:0 8px 4px 0;border-radius:6px;
   border:1px solid rgba(128,128,128,0.5);background:transparent;box-shadow:none;
   color:var(--jp-ui-font-color1,inherit);font-size:13px;max-width:100%}}
-.{live} .jupyter-button:hover:enabled {{background:rgba(128,128,128,0.14)}}
+.{live} .jupyter-button:hover:enabled {{background:rgba(128,128,128,0.14);box-shadow:none}}
+.{live} .jupyter-button:focus:enabled {{box-shadow:none}}
 .{live} .jupyter-button:focus-visible {{outline:2px solid {ACCENT};outline-offset:2px}}
 .{live} .jupyter-button.gptbatch-confirm {{border-color:{BAD}}}
+@keyframes gptbatch-late {{to {{max-height:200px;visibility:visible}}}}
+.gptbatch-late {{max-height:0;overflow:hidden;visibility:hidden;
+  animation:gptbatch-late 1ms {LATE_S}s forwards}}
 </style>"""

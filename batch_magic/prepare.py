@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from typing import Any
@@ -103,7 +103,7 @@ class Preparation:
         if self._folder.path.exists():
             self._folder.discard()
 
-    def _run(self) -> Iterator[None]:
+    def _run(self) -> Generator[None, None, None]:
         self._folder.create()
         out = _Out(self._folder, self.draft, self.known)
         encoder = _encoder(self.draft, self._template)

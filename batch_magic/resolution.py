@@ -28,7 +28,8 @@ _PAID[[int(status) for status in PAID]] = True
 class Source:
     """What one file of outcomes says: entry i of the arrays belongs together.
 
-    `retryable[i]` tells that the failure may pass. `rows` are all positions that the file
+    Position -1 is a line that names no row of this file's. `retryable[i]` tells that the failure
+    may pass. `rows` are all positions that the file
     should have named; those it does not name get `default`. `first` is the number of the
     file's first entry when all files are read one after another.
     """
@@ -94,7 +95,8 @@ def _apply_default(result: Resolution, source: Source) -> None:
 
 
 def _apply(result: Resolution, source: Source) -> None:
-    for mask in (~_PAID[source.statuses], _PAID[source.statuses]):
+    is_known, is_paid = source.positions >= 0, _PAID[source.statuses]
+    for mask in (is_known & ~is_paid, is_known & is_paid):
         # Reversed, so that of several lines for one row the first is written last and stays.
         order = np.flatnonzero(mask)[::-1]
         at = source.positions[order]
@@ -126,8 +128,3 @@ def is_retryable(
         dtype=bool,
         count=len(statuses),
     )
-
-
-def without_paid(positions: NDArray[np.int64], paid: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return those positions whose row has no answer that was paid for."""
-    return positions[~paid[positions]]

@@ -79,7 +79,12 @@ class Session:
         self.home = Home(home)
         self.journal = Journal(self.home.journal_path)
         self._runs: dict[str, Run] = {}
+        # A lease is one session's, not the process's: the heartbeat of a session that was closed
+        # may still have a call under way when its successor begins.
+        self._owner = secrets.token_hex(8)
         self._apis: dict[Backend, Any] = {}
+        self._retired: list[Any] = []  # connections given up, maybe in use; closed at the end
+        self._connecting = asyncio.Lock()  # one connection per backend, though calls go out at once
         self._settings = Settings()
         self._environ: Mapping[str, str] = {}
 
@@ -150,7 +155,7 @@ class Session:
         else:
             record = replace(record, jobs=plan_jobs(record.shards, _token))
             try:
-                self.journal.add_run(record, owner=_OWNER, now=now, kin=work.known.kin)
+                self.journal.add_run(record, owner=self._owner, now=now, kin=work.known.kin)
             except Outdated:
                 work.discard()
                 self._prepare(run, work.draft, held, template, fresh=fresh)
@@ -237,7 +242,7 @@ class Session:
         return Engine(
             self.home,
             self.journal,
-            owner=_OWNER,
+            owner=self._owner,
             connect=self._connect,
             disconnect=self._disconnect,
             clock=time.time,
@@ -253,31 +258,37 @@ class Session:
 
     async def _connect(self, backend: Backend) -> Any:
         """Return the service of a backend, connecting first if need be."""
-        if backend not in self._apis:
-            from batch_magic.api import Api
-
-            credentials = settings.find_credentials(backend, self._environ)
-            url = backend.base_url
-            if backend.is_sandbox:
-                url = await asyncio.to_thread(_sandbox_url, self.home.sandbox_path, self._settings)
-            self._apis[backend] = Api(
-                url,
-                credentials.api_key,
-                organization=credentials.organization,
-                project=credentials.project,
-            )
+        async with self._connecting:
+            if backend not in self._apis:
+                self._apis[backend] = await self._new_api(backend)
         return self._apis[backend]
+
+    async def _new_api(self, backend: Backend) -> Any:
+        from batch_magic.api import Api
+
+        credentials = settings.find_credentials(backend, self._environ)
+        url = backend.base_url
+        if backend.is_sandbox:
+            url = await asyncio.to_thread(_sandbox_url, self.home.sandbox_path, self._settings)
+        return Api(
+            url,
+            credentials.api_key,
+            organization=credentials.organization,
+            project=credentials.project,
+        )
 
     async def _disconnect(self, backend: Backend) -> None:
         """Forget a connection that brings nothing; the next call makes a new one."""
         api = self._apis.pop(backend, None)
         if api is not None:
-            await api.close()
+            self._retired.append(api)
 
     async def _at_stop(self) -> None:
-        for backend in list(self._apis):
-            await self._disconnect(backend)
-        self._engine.release()
+        await self._engine.stop()
+        for api in [*self._retired, *self._apis.values()]:
+            await api.close()
+        self._apis.clear()
+        self._retired.clear()
 
     def _publish(self, snapshot: Snapshot) -> None:
         run = self._runs.get(snapshot.run_id)
@@ -301,7 +312,6 @@ class Session:
 
 # -- one home, one session ------------------------------------------------------------------
 
-_OWNER = secrets.token_hex(8)
 _sessions: dict[Path, Session] = {}
 
 

@@ -370,7 +370,7 @@ class _RowReader(NodeTransformer):
     def __init__(self, names: _Names) -> None:
         self._names = names
 
-    def visit_Getattr(self, node: nodes.Getattr) -> nodes.Node:
+    def visit_Getattr(self, node: nodes.Getattr) -> nodes.Node:  # noqa: N802  Jinja's word
         if not _is_row(node.node):
             return self.generic_visit(node)
         self._names.reads_row = True
@@ -383,7 +383,7 @@ class _RowReader(NodeTransformer):
             return self.generic_visit(node)
         return _name(self._names.column(node.attr, node.lineno), node.lineno)
 
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802  Jinja's word
         if not _is_row(node.node):
             return self.generic_visit(node)
         try:
@@ -393,7 +393,7 @@ class _RowReader(NodeTransformer):
         self._names.reads_row = True
         return _name(self._names.column(_hashable(key), node.lineno), node.lineno)
 
-    def visit_Name(self, node: nodes.Name) -> nodes.Node:
+    def visit_Name(self, node: nodes.Name) -> nodes.Node:  # noqa: N802  Jinja's word
         if node.name == "row":
             if node.ctx != "load":
                 raise TemplateError(

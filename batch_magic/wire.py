@@ -33,7 +33,6 @@ DIGEST_SIZE = 16
 _RUN_ID = re.compile(r"[A-Za-z0-9_.-]{1,48}")
 _HEAD = b'{"custom_id":"'
 _BOM = b"\xef\xbb\xbf"
-_LONG_PREFIX = 2048  # from here on a copied hash is cheaper than hashing the constants again
 _ERROR_CHARS = 1000
 
 
@@ -152,8 +151,7 @@ class Encoder:
         return [b"".join(parts) for parts in zip(*columns, strict=True)]
 
     def _digests(self, heads: Sequence[bytes], lines: Sequence[bytes]) -> Iterator[bytes]:
-        prefix = self._prefix if len(self._prefix) >= _LONG_PREFIX else b""
-        hashed, known = hashlib.sha256(prefix), len(prefix)
+        hashed, known = hashlib.sha256(self._prefix), len(self._prefix)  # constants, once
         for head, line in zip(heads, lines, strict=True):
             digest = hashed.copy()
             digest.update(memoryview(line)[len(head) + known :])

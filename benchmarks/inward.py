@@ -1,8 +1,8 @@
 """Answers in: result files to the merged frame, against the limit and two other ways.
 
 Ours decodes and classifies, scatters by position, builds the text columns and attaches them; or
-it does so by way of the outcomes file on the disk, as a collected job does. The limit is a typed msgspec decode of
-the members needed, one line after the other, which builds nothing.
+it does so by way of the outcomes file on the disk, as a collected job does. The limit is a typed
+msgspec decode of the members needed, one line after the other, which builds nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from batch_magic.resolution import Source, resolve
 from batch_magic.wire import Decoder
 from benchmarks.texts import RUN_ID
 
-
 _BLOCK_BYTES = 1 << 20
 
 
@@ -38,10 +37,9 @@ def ours(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     entry[at] = np.arange(len(at))
     status = np.full(len(frame), RowStatus.MISSING, dtype=np.uint8)
     status[at] = np.concatenate(statuses)
-    taken = pa.array(entry, mask=entry < 0)
     columns = {
-        "answer": frames.text_column(pa.chunked_array(texts).take(taken)),
-        "gpt_error": frames.text_column(pa.chunked_array(errors).take(taken)),
+        "answer": frames.text_column(frames.gather(pa.chunked_array(texts), entry)),
+        "gpt_error": frames.text_column(frames.gather(pa.chunked_array(errors), entry)),
     }
     return frames.attach(frame, status, columns)
 
@@ -72,10 +70,9 @@ def collected(frame: pd.DataFrame, folder: Path) -> pd.DataFrame:
     table = found.table
     rows = np.arange(len(frame), dtype=np.int64)
     resolution = resolve(len(frame), [source_of(table, rows)])
-    taken = pa.array(resolution.entry, mask=resolution.entry < 0)
     columns = {
-        "answer": frames.text_column(table["text"].take(taken)),
-        "gpt_error": frames.text_column(table["error"].take(taken)),
+        "answer": frames.text_column(frames.gather(table["text"], resolution.entry)),
+        "gpt_error": frames.text_column(frames.gather(table["error"], resolution.entry)),
     }
     return frames.attach(frame, resolution.statuses, columns)
 

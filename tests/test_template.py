@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from batch_magic.errors import TemplateError
@@ -222,7 +223,7 @@ def test_values_are_written_as_python_writes_them() -> None:
         "[0.5]",
         "{'k': 1}",
     ]
-    assert [row[0] for row in prompts("{{ v }}{{ '' }}", columns)][0] == "1.5"
+    assert prompts("{{ v }}{{ '' }}", columns)[0] == ["1.5"]
 
 
 def test_bytes_are_no_text() -> None:
@@ -251,8 +252,18 @@ VALUES = st.one_of(
 PIECES = st.one_of(
     st.text(alphabet="xy {}%\n\u2028한", max_size=5),
     st.sampled_from(
-        ["{{ a }}", '{{ row["b"] }}', "{{ row.c }}", "{{ a|upper }}", "{{- b }}", "{{ c -}}"]
-        + ["{# no #}", "{% if a %}1{% endif %}", "{{ 'k' }}", "{{ row.position }}"]
+        [
+            "{{ a }}",
+            '{{ row["b"] }}',
+            "{{ row.c }}",
+            "{{ a|upper }}",
+            "{{- b }}",
+            "{{ c -}}",
+            "{# no #}",
+            "{% if a %}1{% endif %}",
+            "{{ 'k' }}",
+            "{{ row.position }}",
+        ]
     ),
 )
 
@@ -270,7 +281,7 @@ def test_the_plan_writes_what_jinja_writes(pieces: list[str], values: tuple[obje
     }
     try:
         wanted = (
-            ImmutableSandboxedEnvironment(keep_trailing_newline=True)
+            ImmutableSandboxedEnvironment(keep_trailing_newline=True, undefined=StrictUndefined)
             .from_string(body)
             .render(plain, row={**plain, "position": 0})
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -113,7 +114,8 @@ def test_identity_is_all_but_the_custom_id() -> None:
     assert [tail_digest(line) for line in lines.data] == list(lines.digests)
     again = relabel(lines.data[1], "other", 12)
     assert again.startswith(b'{"custom_id":"other-12","method"')
-    assert tail_digest(again) == lines.digests[1] and len(lines.digests[0]) == 16
+    assert tail_digest(again) == lines.digests[1]
+    assert len(lines.digests[0]) == 16
     long = lines_of(["a"], (Message("system", ("s" * 9000,)), *USER))
     assert tail_digest(long.data[0]) == long.digests[0]
     with pytest.raises(ValueError, match="not a request line"):
@@ -192,8 +194,9 @@ def test_shards_keep_limits_and_order(sizes: list[list[int]], rows: int, size: i
         (i, n) for i, n in enumerate(every) if n <= size
     ]
     for shard in shards:
-        assert 0 < len(shard) <= rows and sum(n for _, n in shard) <= size
-    for shard, after in zip(shards, shards[1:], strict=False):
+        assert 0 < len(shard) <= rows
+        assert sum(n for _, n in shard) <= size
+    for shard, after in pairwise(shards):
         assert len(shard) == rows or sum(n for _, n in shard) + after[0][1] > size
 
 
@@ -354,8 +357,22 @@ JSON = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["choices", "message", "content", "error", "code", "usage", "refusal", "tool_calls"]
-                + ["prompt_tokens", "finish_reason", "model", "status_code", "body", "text"]
+                [
+                    "choices",
+                    "message",
+                    "content",
+                    "error",
+                    "code",
+                    "usage",
+                    "refusal",
+                    "tool_calls",
+                    "prompt_tokens",
+                    "finish_reason",
+                    "model",
+                    "status_code",
+                    "body",
+                    "text",
+                ]
             ),
             inner,
             max_size=4,

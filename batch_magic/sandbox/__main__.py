@@ -11,9 +11,11 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,17 @@ from .lifecycle import Lifecycle
 from .refusals import Refusal
 from .service import Service
 from .store import Store
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but a signal it was told to end by is not raised again after the end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -115,6 +128,7 @@ async def _serve(home: Path, listener: socket.socket, options: argparse.Namespac
     clock = Clock(
         offset_s=store.setting("clock_offset_s", 0.0), time_scale=options.time_scale
     )
+    store.sweep(clock.now())
     desk = Desk(wanted=options.answerer, model_file=options.model_file, upstream=options.upstream)
     service = Service(store, clock, desk, secrets.token_hex(8), store.setting("faults", {}))
     if options.faults is not None:
@@ -127,7 +141,7 @@ async def _serve(home: Path, listener: socket.socket, options: argparse.Namespac
         sys.stdout.write(f"sandbox listening on {card.url}\n")
         sys.stdout.flush()
 
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             build_app(service, lifecycle, announce),
             http="h11",

@@ -12,13 +12,15 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .faults import batch_faults
+from .faults import BY_NAME, batch_faults
 from .lifecycle import Lifecycle
 from .listing import read_limit, wire_page
 from .records import DAY_S, BatchRecord, Status
 from .refusals import Refusal, invalid_type, invalid_value, missing_parameter
 from .replies import json_reply, read_json
+from .rows import RowPlan
 from .service import Service
+from .store import Store
 from .validation import ENDPOINTS
 
 
@@ -83,7 +85,7 @@ class Batches:
             raise Refusal(400, message, param="completion_window", code="invalid_value")
         metadata = read_metadata(body.get("metadata"))
         now = self._service.clock.now()
-        return BatchRecord(
+        batch = BatchRecord(
             id="batch_" + secrets.token_hex(16),
             endpoint=body["endpoint"],
             input_file_id=body["input_file_id"],
@@ -96,9 +98,22 @@ class Batches:
             ),
             faults=batch_faults(self._service.faults, metadata),
         )
+        check_faults(batch, self._service.store)
+        return batch
 
     def _wire(self, batch: BatchRecord) -> dict[str, Any]:
         return spoil_batch(batch, batch.wire(), self._service.clock.now())
+
+
+def check_faults(batch: BatchRecord, store: Store) -> None:
+    """Refuse faults that could not be carried out later. Raises Refusal (400)."""
+    try:
+        RowPlan.of(batch, store)
+        for name, value in batch.faults.items():
+            if BY_NAME[name].is_number:
+                float(value)
+    except (TypeError, ValueError) as error:
+        raise Refusal(400, f"a fault has a value it cannot take: {error}") from None
 
 
 def spoil_batch(batch: BatchRecord, wire: dict[str, Any], now: float) -> dict[str, Any]:

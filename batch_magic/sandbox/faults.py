@@ -36,6 +36,11 @@ class Switch:
     takes: str  # what its value looks like
     gloss: str
 
+    @property
+    def is_number(self) -> bool:
+        """Whether the value is a single number."""
+        return self.takes in ("seconds", "tokens", "0..1")
+
 
 _ROWS = 'rows: {"share": 0.3} | {"every": 3} | {"custom_id": "r-1*"} | {"text": "words"} | true'
 _CALLS = '{"route": "batches.create", "times": 1, ...}, or a list of these'

@@ -8,6 +8,7 @@ is kept here that the store does not have, so a restart goes on where the record
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
 from collections.abc import Awaitable, Callable
@@ -42,6 +43,7 @@ _WORKERS = 4
 _ROW_WORKERS = 32
 _LONGEST_NAP_S = 60.0
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -94,12 +96,12 @@ class Lifecycle:
         return not self._tasks
 
     async def _live(self, batch_id: str) -> None:
-        while True:
-            batch = self._batch(batch_id)
-            if batch.is_ended:
-                break
-            await self._steps[batch.status](batch)
-        self._store.drop_run(batch_id)
+        try:
+            while not (batch := self._batch(batch_id)).is_ended:
+                await self._steps[batch.status](batch)
+            self._store.drop_run(batch_id)
+        except Exception:  # a bug of ours: the batch rests as it is until the next life
+            _log.exception("batch %s cannot go on", batch_id)
         del self._tasks[batch_id], self._nudges[batch_id]
 
     def _batch(self, batch_id: str) -> BatchRecord:

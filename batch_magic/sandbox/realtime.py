@@ -16,6 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from .answerers import envelopes
 from .refusals import Refusal
 from .replies import json_reply, read_json
+from .rows import forced_answer, marked_status
 from .service import Service
 from .validation import is_unknown_model
 
@@ -60,6 +61,7 @@ class Realtime:
             raise unknown_model(model)
         if endpoint == "/v1/moderations" and body.get("input") is None:
             raise Refusal(400, "Missing required parameter: 'input'.", param="input")
+        self._fail_if_marked(await request.body(), body)
         asked = {name: value for name, value in body.items() if name != "stream"}
         loop = asyncio.get_running_loop()
         answer = await loop.run_in_executor(
@@ -71,6 +73,13 @@ class Realtime:
             events = _events(endpoint, body, answer.body)
             return StreamingResponse(_paced(events), media_type="text/event-stream")
         return json_reply(answer.body, answer.status)
+
+    def _fail_if_marked(self, text: bytes, body: dict[str, Any]) -> None:
+        status = marked_status(text, body, self._service.store) if b"[[fault:" in text else None
+        if status is not None:
+            answer = forced_answer(status if status > 0 else 504)
+            error = answer.body["error"]
+            raise Refusal(answer.status, error["message"], type=error["type"], code=error["code"])
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models"""

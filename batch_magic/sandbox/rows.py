@@ -21,7 +21,7 @@ from .store import Store
 
 OUTPUT, ERROR, LOST, TWICE = "o", "e", "x", "t"
 NO_HTTP = -1  # the status of a row that was never executed or timed out
-_MARK = re.compile(rb"\[\[fault:(\w+)(:once)?\]\]")
+FAULT_MARK = re.compile(rb"\[\[fault:(\d{1,3}|timeout)(:once)?\]\]")
 _CONTENT_SWITCHES = ("row_refused", "row_null", "row_filtered", "row_cut", "row_no_choices")
 _MESSAGES = {
     400: ("Invalid value: a fault was asked for.", "invalid_request_error", "invalid_value"),
@@ -155,20 +155,16 @@ class RowPlan:
         return self._misplaced(row, self._result(row, answer))
 
     def _forced_status(self, row: Row) -> int | None:
-        mark = _MARK.search(row.line)
-        if mark:
-            status = read_status(mark[1].decode())
-            if not mark[2] or self._is_first_failure(row):
-                return status
+        status = marked_status(row.line, orjson.loads(row.line)["body"], self._store)
+        if status is not None:
+            return status
         for failure in self._failures:
-            if failure.chosen(row) and not (failure.is_once and not self._is_first_failure(row)):
+            if failure.chosen(row) and (not failure.is_once or self._is_first_failure(row)):
                 return failure.status
         return None
 
     def _is_first_failure(self, row: Row) -> bool:
-        body = orjson.loads(row.line)["body"]
-        text = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
-        return self._store.is_first_failure(hashlib.blake2b(text, digest_size=16).hexdigest())
+        return self._store.is_first_failure(body_digest(orjson.loads(row.line)["body"]))
 
     def _spoiled(self, row: Row, answer: Answer) -> Answer:
         body = answer.body
@@ -202,6 +198,20 @@ class RowPlan:
             }
         )
         return Outcome(OUTPUT if 200 <= answer.status < 300 else ERROR, answer.status, line)
+
+
+def marked_status(text: bytes, body: dict[str, Any], store: Store) -> int | None:
+    """Return the status that a mark such as [[fault:429]] or [[fault:429:once]] asks for."""
+    mark = FAULT_MARK.search(text)
+    if not mark or (mark[2] and not store.is_first_failure(body_digest(body))):
+        return None
+    return read_status(mark[1].decode())
+
+
+def body_digest(body: dict[str, Any]) -> str:
+    """Return a digest that is the same for the same request, in whatever order."""
+    text = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
 def wanted_rows(batch: BatchRecord) -> frozenset[int] | None:

@@ -75,6 +75,21 @@ class Store:
         self._db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         self._db.executescript(_SCHEMA)
 
+    def sweep(self, now: float) -> None:
+        """Drop expired files, and what a kill left on disk between two steps."""
+        for (doc,) in self._rows("SELECT doc FROM files"):
+            record = msgspec.json.decode(doc, type=FileRecord)
+            if _is_expired(record, now):
+                self.drop_file(record.id)
+        known = {file_id for (file_id,) in self._rows("SELECT id FROM files")}
+        for path in (self.home / "files").iterdir():
+            if path.name not in known:
+                path.unlink()
+        running = {batch.id for batch in self.unfinished()}
+        for path in (self.home / "runs").iterdir():
+            if path.stem not in running:
+                path.unlink()
+
     def close(self) -> None:
         """Close the database."""
         with self._lock:

@@ -203,8 +203,26 @@ class Lab:
             self._paint()
 
     def command(self, name: str, **arguments: object) -> None:
-        """Run one of Lab's commands and wait for it, as a menu or a key would."""
-        self.page.evaluate(f"args => jupyterapp.commands.execute('{name}', args)", arguments)
+        """Run one of Lab's commands and wait for its end, as a menu or a key would."""
+        self.start(name, **arguments)
+        self.wait_command()
+
+    def start(self, name: str, **arguments: object) -> None:
+        """Start one of Lab's commands; returns at once."""
+        self.page.evaluate(START, {"name": name, "args": arguments})
+
+    def wait_command(self) -> None:
+        """Wait for the end of the command started last; a dialog that holds it up is told."""
+
+        def ended() -> str | None:
+            return self.page.evaluate("() => window.commandEnded") or None
+
+        try:
+            how = until(ended, "the command has ended")
+        except TimeoutError as error:
+            dialogs = self.page.locator(".jp-Dialog").all_inner_texts()
+            raise AssertionError(f"{error}; dialogs on the page: {dialogs}") from None
+        assert how == "well", how
 
     def until(self, look: Callable[[], T | None], what: str, *, timeout_s: float = WAIT_S) -> T:
         """What `look` sees as soon as it sees something; looks again and again."""
@@ -254,21 +272,21 @@ class Notebook:
 
     def run_all(self) -> None:
         """Start all cells, as Run All does; returns at once."""
-        self._start("notebook:run-all-cells")
+        self.lab.start("notebook:run-all-cells")
 
     def run(self, cell: int) -> None:
         """Start one cell; returns at once."""
         self._page.evaluate(f"n => {{ {CURRENT}.content.activeCellIndex = n }}", cell)
-        self._start("notebook:run-cell")
+        self.lab.start("notebook:run-cell")
 
     def interrupt(self) -> None:
         self.lab.command("notebook:interrupt-kernel")
 
     def restart_kernel(self) -> None:
         """Restart the kernel as its button does, and wait until it is there again."""
-        self._start("notebook:restart-kernel")
+        self.lab.start("notebook:restart-kernel")
         self._page.click(".jp-Dialog .jp-mod-accept")
-        self._page.wait_for_selector(".jp-Dialog", state="detached")
+        self.lab.wait_command()
         self._wait_for_kernel()
 
     def wait_idle(self, *, timeout_s: float = WAIT_S) -> None:
@@ -350,9 +368,6 @@ class Notebook:
 
     # ── inside ──
 
-    def _start(self, command: str) -> None:
-        self._page.evaluate(f"() => {{ void jupyterapp.commands.execute('{command}') }}")
-
     def _wait_for_kernel(self) -> None:
         self._page.wait_for_function(KERNEL)
 
@@ -364,6 +379,12 @@ class Notebook:
 
 
 PANEL = ".jp-NotebookPanel:not(.lm-mod-hidden)"
+START = """({name, args}) => {
+  window.commandEnded = null;
+  jupyterapp.commands.execute(name, args).then(
+    () => { window.commandEnded = 'well' },
+    (reason) => { window.commandEnded = `badly: ${reason}` });
+}"""
 CURRENT = "jupyterapp.shell.currentWidget"
 KERNEL = f"""() => {{
   const context = window.jupyterapp && {CURRENT} && {CURRENT}.sessionContext;

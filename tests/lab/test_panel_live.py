@@ -82,11 +82,16 @@ def test_a_reload_of_the_page_finds_the_living_panel(driven: Notebook) -> None:
 
 
 def test_a_restart_of_the_kernel_leaves_the_receipt(driven: Notebook) -> None:
-    """What cannot go on by itself does not look alive, and says how to get it back."""
+    """What cannot go on by itself does not look alive for long, and says how to get it back."""
     driven.restart_kernel()
+    assert "no news" not in driven.text(0)
+    driven.lab.evaluate("() => document.getAnimations().forEach(a => a.finish())")  # two minutes
+    driven.wait_for("no news: the kernel is silent for 120 s", 0)
+    driven.shoot("panel_of_a_dead_kernel")
     driven.save()
     driven.reload()
     driven.wait_for("%gptbatch attach labelled", 0)
     driven.shoot("panel_after_restart")
     assert driven.output(0).get_by_role("button").count() == 0
+    assert "no news" not in driven.text(0)
     driven.close()

@@ -52,6 +52,11 @@ STICKING_OUT = """(selector) => Array.from(document.querySelectorAll(selector))
     e.getBoundingClientRect().right > card.getBoundingClientRect().right + 1))
   .map(e => e.outerHTML.slice(0, 80))"""
 
+# Cells of the job tables, the long ids left out, whose text is cut off.
+CUT_OFF = """(selector) => Array.from(document.querySelectorAll(selector))
+  .flatMap(card => Array.from(card.querySelectorAll('td:not(:first-child), th')))
+  .filter(cell => cell.scrollWidth > cell.clientWidth).map(cell => cell.innerText)"""
+
 CARDS = "[class*=gptbatch-live], .gptbatch-card"
 
 
@@ -89,6 +94,7 @@ def test_every_text_is_legible_and_nothing_sticks_out(
     album.shoot(f"panels_{shade}_{width}")
     assert lab.evaluate(FAINT_TEXTS, CARDS) == []
     assert lab.evaluate(STICKING_OUT, CARDS) == []
+    assert lab.evaluate(CUT_OFF, CARDS) == []
 
 
 def test_a_living_panel_hides_its_receipt(album: Notebook) -> None:
@@ -106,6 +112,7 @@ def test_a_saved_panel_reads_as_well_without_its_kernel(
     sent_on.shoot(f"saved_{shade}_{width}")
     assert lab.evaluate(FAINT_TEXTS, CARDS) == []
     assert lab.evaluate(STICKING_OUT, CARDS) == []
+    assert lab.evaluate(CUT_OFF, CARDS) == []
     assert "sandbox: answers are made on this machine" in sent_on.text(0)
     assert "Error" not in sent_on.text(0)
     card = sent_on.output(0).locator(".gptbatch-card").first

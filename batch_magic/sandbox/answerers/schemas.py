@@ -206,7 +206,7 @@ def _bounds(schema: dict[str, Any], gap: float) -> tuple[float, float]:
     if "exclusiveMaximum" in schema:
         high = schema["exclusiveMaximum"] - gap
     if low is None:
-        low = 0 if high is None or high >= 0 else high - 100
+        low = 0 if high is None or high > 0 else high - 100
     if high is None:
         high = low + 100
     return float(low), float(high)

@@ -1,0 +1,287 @@
+"""The magics in a real kernel: what a person types and sees."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kernels import PROJECT, Kernel, kernel
+
+SETUP = """%load_ext batch_magic
+import pandas as pd, numpy as np
+reviews = pd.read_csv("reviews.csv")
+five = reviews.head(5)
+"""
+CELL = "%%gptbatch {line}\n{body}"
+FAST = {"BATCH_MAGIC_SANDBOX_TIME_SCALE": "60", "BATCH_MAGIC_POLL_FIRST_S": "0.1"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copy(PROJECT / "examples" / "reviews.csv", folder)
+    yield folder
+    from batch_magic.sandbox import launcher
+
+    launcher.stop(folder / ".gptbatch" / "sandbox")
+
+
+@pytest.fixture(scope="module")
+def notebook(folder: Path) -> Iterator[Kernel]:
+    """A kernel with the extension loaded and a few frames."""
+    with kernel(folder, FAST) as running:
+        assert running.run(SETUP).error is None
+        yield running
+
+
+def cell(line: str, body: str = "{{ title }}") -> str:
+    return CELL.format(line=line, body=body)
+
+
+def until_bound(notebook: Kernel, name: str, timeout_s: float = 30) -> None:
+    """Wait, cell by cell, until a name holds a DataFrame."""
+    ends = time.monotonic() + timeout_s
+    while time.monotonic() < ends:
+        if "DataFrame" in notebook.run(f"print(type({name}).__name__)").printed:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"{name} is no DataFrame after {timeout_s} s")
+
+
+# -- the main job ---------------------------------------------------------------------------
+
+
+def test_name_becomes_the_frame_by_itself(notebook: Kernel) -> None:
+    """Nobody has to fetch a result: the next cell finds it in its place."""
+    seen = notebook.run(cell("reviews -o labelled -m gpt-5-mini --on sandbox"))
+    assert seen.error is None
+    assert "labelled" in seen.text
+    until_bound(notebook, "labelled")
+    seen = notebook.run(
+        "print(len(labelled), list(labelled.columns[-3:]), labelled.index.equals(reviews.index))"
+    )
+    assert seen.printed.strip() == "200 ['answer', 'gpt_status', 'gpt_error'] True"
+
+
+def test_name_bound_to_something_else_is_left_alone(notebook: Kernel) -> None:
+    """The user's own value is worth more than ours; the result is one line away."""
+    notebook.run(cell("five -o mine -m gpt-5-mini --on sandbox", "A {{ title }}"))
+    notebook.run("handle = mine; mine = 'my own text'")
+    notebook.run("handle.wait()")
+    assert notebook.run("print(mine)").printed.strip() == "my own text"
+    assert notebook.run("%gptbatch take mine").error is None
+    assert notebook.run("print(len(mine))").printed.strip() == "5"
+
+
+def test_await_gives_the_frame(notebook: Kernel) -> None:
+    """In a notebook a handle can simply be awaited."""
+    notebook.run(cell("five -o awaited -m gpt-5-mini --on sandbox", "B {{ title }}"))
+    seen = notebook.run("frame = await awaited\nprint(len(frame), frame.gpt_status.eq('ok').all())")
+    assert (seen.error, seen.printed.strip()) == (None, "5 True")
+
+
+def test_wait_line_binds_before_the_next_line_of_its_cell(notebook: Kernel) -> None:
+    """`%gptbatch wait` is asked for by the running cell, so the cell may go on with the frame."""
+    notebook.run(cell("five -o waited -m gpt-5-mini --on sandbox", "C {{ title }}"))
+    seen = notebook.run("%gptbatch wait waited\nprint(type(waited).__name__)")
+    assert (seen.error, seen.printed.strip().splitlines()[-1]) == (None, "DataFrame")
+
+
+@pytest.mark.parametrize("option", ["--wait", ""])
+def test_headless_executor_waits(notebook: Kernel, option: str) -> None:
+    """Run All gives the same under papermill as by hand: the cell after has the frame."""
+    asked = cell(
+        f"five -o headless -m gpt-5-mini --on sandbox {option}", f"D{option} {{{{ title }}}}"
+    )
+    assert notebook.run(asked, allow_stdin=bool(option)).error is None
+    assert notebook.run("print(type(headless).__name__)").printed.strip() == "DataFrame"
+
+
+def test_time_magic_above_a_waiting_cell_waits_too(notebook: Kernel) -> None:
+    """`%%time` compiles the cell itself, so it cannot be awaited and has to block."""
+    asked = "%%time\n" + cell("five -o timed -m gpt-5-mini --on sandbox --wait", "E {{ title }}")
+    assert notebook.run(asked).error is None
+    assert notebook.run("print(type(timed).__name__)").printed.strip() == "DataFrame"
+
+
+def test_same_cell_again_sends_nothing(notebook: Kernel) -> None:
+    """The answers are there: they are taken over, and the panel says so."""
+    asked = cell("five -o again -m gpt-5-mini --on sandbox --wait", "F {{ title }}")
+    notebook.run(asked)
+    seen = notebook.run(asked)
+    assert "were answered before" in seen.text
+    counts = notebook.run("print(again.attrs['gptbatch']['job_ids'])").printed
+    assert counts.strip() == "[]"
+
+
+def test_interrupt_of_a_waiting_cell_detaches(notebook: Kernel) -> None:
+    """Interrupt means stop waiting; the run goes on."""
+    notebook.run("%config GPTBatch.poll_first_s = 5.0")
+    notebook.start(cell("five -o detached -m gpt-5-mini --on sandbox --wait", "G {{ title }}"))
+    time.sleep(1.5)
+    notebook.interrupt()
+    notebook.settle()
+    notebook.run("%config GPTBatch.poll_first_s = 0.1")
+    assert notebook.run("print(type(detached).__name__)").printed.strip() in ("Run", "DataFrame")
+    notebook.run("%gptbatch wait detached")
+    assert notebook.run("print(len(detached))").printed.strip() == "5"
+
+
+def test_unfinished_name_used_as_a_frame_says_the_three_ways_on(notebook: Kernel) -> None:
+    """Touching a frame that is not there yet is one line, not a riddle."""
+    notebook.run("%config GPTBatch.poll_first_s = 5.0")
+    notebook.run(cell("five -o early -m gpt-5-mini --on sandbox", "H {{ title }}"))
+    notebook.run("%config GPTBatch.poll_first_s = 0.1")
+    for use in ("early.head()", "early['answer']", "len(early)", "list(early)"):
+        seen = notebook.run(use)
+        assert seen.error is not None
+        assert "%gptbatch wait early" in seen.error
+        assert "await early" in seen.error
+        assert "early.partial()" in seen.error
+        assert len(seen.traceback) == 1
+    notebook.run("%gptbatch cancel early")
+
+
+def test_dry_run_needs_no_key_and_sends_nothing(notebook: Kernel) -> None:
+    """A look at the requests costs nothing and binds nothing."""
+    seen = notebook.run(cell("reviews -o dry -m gpt-5-mini --dry-run", "{{ title }} {{ body }}"))
+    assert seen.error is None
+    assert "200 rows, 197 requests in 1 jobs" in seen.printed
+    assert '"model": "gpt-5-mini"' in seen.printed
+    assert notebook.run("dry").error == "NameError: name 'dry' is not defined"
+
+
+def test_help_is_shown_in_the_cell(notebook: Kernel) -> None:
+    """A cell with nothing but `--help` is no mistake, although IPython wants a body."""
+    seen = notebook.run("%%gptbatch --help")
+    assert seen.error is None
+    assert "--on-clash" in seen.printed
+
+
+def test_braces_and_dollars_of_the_line_reach_us_as_typed(notebook: Kernel) -> None:
+    """IPython would expand {…} and $… from the namespace before we see them."""
+    notebook.run("x = 'WRONG'")
+    line = """five -o braces -m gpt-5-mini --on sandbox --dry-run -p metadata={"x": "{x} $x"}"""
+    seen = notebook.run(cell(line))
+    assert seen.error is None
+    assert '"x": "{x} $x"' in seen.printed
+
+
+def test_config_beats_environment_and_flag_beats_config(notebook: Kernel) -> None:
+    """One order of precedence for every setting."""
+    notebook.run("%config GPTBatch.model = 'from-config'")
+    assert '"model": "from-config"' in notebook.run(cell("five --dry-run")).printed
+    assert '"model": "from-flag"' in notebook.run(cell("five -m from-flag --dry-run")).printed
+    notebook.run("%config GPTBatch.model = ''")
+
+
+@pytest.mark.parametrize("verb", ["list", "status", "help", "show labelled", "status labelled"])
+def test_verbs_that_only_look(notebook: Kernel, verb: str) -> None:
+    """Each says something and changes nothing."""
+    seen = notebook.run(f"%gptbatch {verb}")
+    assert seen.error is None
+    assert "labelled" in seen.text or "%gptbatch" in seen.text
+
+
+def test_unload_and_load_again(notebook: Kernel) -> None:
+    """The hooks go and come back; nothing is registered twice."""
+    assert notebook.run("%unload_ext batch_magic").error is None
+    assert "not found" in notebook.run("%gptbatch list").text
+    assert notebook.run("%load_ext batch_magic\n%reload_ext batch_magic").error is None
+    assert notebook.run("%gptbatch list").error is None
+
+
+# -- bad input: one clear line, nothing sent ------------------------------------------------
+
+SANDBOX = "-o out -m gpt-5-mini --on sandbox"
+BAD = {
+    "not a frame": ("[1,2] " + SANDBOX, "{{ x }}", "is a list, not a DataFrame"),
+    "unknown name": (f"reviws {SANDBOX}", "{{ title }}", "did you mean 'reviews'?"),
+    "no frame": (SANDBOX, "{{ title }}", "wants a DataFrame"),
+    "no model": ("five -o out --on sandbox", "{{ title }}", "no model"),
+    "no key": ("five -o out -m gpt-5-mini", "{{ title }}", "OPENAI_API_KEY"),
+    "no key for openai": ("five -o out -m m --on openai", "{{ title }}", "OPENAI_API_KEY"),
+    "unknown option": (f"five {SANDBOX} --retrys 3", "{{ title }}", "did you mean --retries?"),
+    "option of later": (f"five {SANDBOX} --schema X", "{{ title }}", "no option --schema"),
+    "wrong value": (f"five {SANDBOX} --retries many", "{{ title }}", "whole number"),
+    "wrong clash": (f"five {SANDBOX} --on-clash maybe", "{{ title }}", "error or replace"),
+    "wrong param": (f"five {SANDBOX} -p temperature", "{{ title }}", "KEY=VALUE"),
+    "refused param": (f"five {SANDBOX} -p stream=true", "{{ title }}", "stream"),
+    "wrong backend": ("five -o out -m m --on mars", "{{ title }}", "not 'mars'"),
+    "wrong endpoint": (f"five {SANDBOX} -e chats", "{{ title }}", "'chat'"),
+    "wrong keep": (f"five {SANDBOX} --keep cost", "{{ title }}", "'cost'"),
+    "open quote": (f"five {SANDBOX} -c 'answer", "{{ title }}", "open quote"),
+    "template syntax": (f"five {SANDBOX}", "a\n{{ title", "line 2"),
+    "no such column": (f"five {SANDBOX}", "a\n{{ titel }}", "line 2); did you mean 'title'?"),
+    "no column read": (f"five {SANDBOX}", "Say hello.", "reads no column"),
+    "empty body": (f"five {SANDBOX}", "", "empty"),
+    "column clash": (f"five {SANDBOX} -c title", "{{ title }}", "'title'"),
+    "bad name": ("five -o 1out -m m --on sandbox", "{{ title }}", "no Python name"),
+    "unknown extra": (f"five {SANDBOX} --with codebook", "{{ title }}", "'codebook'"),
+    "unrenderable": (
+        "pd.DataFrame({'b':[b'x']}) " + SANDBOX,
+        "{{ b }}",
+        "bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_one_clear_line_and_nothing_is_sent(notebook: Kernel, what: str) -> None:
+    """A mistake says what, where and what to do; it raises, binds nothing and sends nothing."""
+    line, body, said = BAD[what]
+    before = notebook.run("%gptbatch list").text
+    seen = notebook.run(cell(line, body))
+    assert seen.error is not None
+    assert said in seen.error
+    assert len(seen.traceback) == 1, seen.traceback
+    assert "\n" not in seen.traceback[0]
+    assert notebook.run("%gptbatch list").text == before
+    assert "NameError" in str(notebook.run("out").error)
+
+
+@pytest.mark.parametrize("line", ["lst", "attach nothing", "take nothing", "wait", "cancel"])
+def test_bad_verb_is_one_clear_line(notebook: Kernel, line: str) -> None:
+    """The same for the line magic."""
+    seen = notebook.run(f"%gptbatch {line}")
+    assert seen.error is not None
+    assert len(seen.traceback) == 1
+
+
+def test_unwritable_home_is_one_clear_line(notebook: Kernel, tmp_path: Path) -> None:
+    """The folder is named, and how to choose another."""
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    notebook.run(f"%config GPTBatch.home = {str(blocker / 'home')!r}")
+    seen = notebook.run(cell(f"five {SANDBOX}"))
+    notebook.run("%config GPTBatch.home = '.gptbatch'")
+    assert seen.error is not None
+    assert "BATCH_MAGIC_HOME" in seen.error
+    assert len(seen.traceback) == 1
+
+
+def test_unknown_model_stops_the_run_and_says_the_cure(notebook: Kernel) -> None:
+    """The same for all rows: the run stops at once, its rows are kept."""
+    seen = notebook.run(cell("five -o lost -m nonexistent-model --on sandbox --wait"))
+    assert seen.error is not None
+    assert "model_not_found" in seen.error
+    assert "-m" in seen.error
+    assert len(seen.traceback) == 1
+
+
+def test_refused_key_stops_the_run_and_is_not_shown(notebook: Kernel) -> None:
+    """The service quotes keys in its refusals; we do not."""
+    notebook.run("import os, json; os.environ['OPENAI_API_KEY'] = 'sk-refused-zq7x9w2k5v'")
+    url = notebook.run(
+        "print(json.load(open('.gptbatch/sandbox/server.json'))['url'])"
+    ).printed.strip()
+    seen = notebook.run(cell(f"five -o refused -m m --on {url} --wait"))
+    notebook.run("del os.environ['OPENAI_API_KEY']")
+    assert seen.error is not None
+    assert "key was refused" in seen.error
+    assert "zq7x9w2k5v" not in seen.text + seen.error
+    home = notebook.run("!grep -r zq7x9w2k5v .gptbatch/journal.db .gptbatch/runs || echo clean")
+    assert "clean" in home.printed

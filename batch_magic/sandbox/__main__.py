@@ -125,9 +125,7 @@ def _listen(home: Path, port: int) -> socket.socket:
 
 async def _serve(home: Path, listener: socket.socket, options: argparse.Namespace) -> None:
     store = Store(home)
-    clock = Clock(
-        offset_s=store.setting("clock_offset_s", 0.0), time_scale=options.time_scale
-    )
+    clock = Clock(offset_s=store.setting("clock_offset_s", 0.0), time_scale=options.time_scale)
     store.sweep(clock.now())
     desk = Desk(wanted=options.answerer, model_file=options.model_file, upstream=options.upstream)
     service = Service(store, clock, desk, secrets.token_hex(8), store.setting("faults", {}))

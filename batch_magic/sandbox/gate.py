@@ -46,9 +46,7 @@ _CODES = {
     401: "invalid_api_key",
     429: "rate_limit_exceeded",
 }
-_QUOTA = (
-    "You exceeded your current quota, please check your plan and billing details."
-)
+_QUOTA = "You exceeded your current quota, please check your plan and billing details."
 
 
 def route_name(method: str, path: str) -> str:
@@ -155,9 +153,7 @@ class _Answer:
         headers |= refusal.headers
         raw = [(key.encode(), value.encode()) for key, value in headers.items()]
         self.troubles = []
-        await self.send(
-            {"type": "http.response.start", "status": refusal.status, "headers": raw}
-        )
+        await self.send({"type": "http.response.start", "status": refusal.status, "headers": raw})
         await self.send({"type": "http.response.body", "body": body})
 
     async def _start(self, message: Message) -> None:

@@ -182,9 +182,7 @@ class Lifecycle:
         return [queue_full(model, ORGANIZATION, int(cap))]
 
     async def _answer(self, batch: BatchRecord) -> None:
-        run = await self._in_worker(
-            Run, self._store, self._service.desk, self._row_workers, batch
-        )
+        run = await self._in_worker(Run, self._store, self._service.desk, self._row_workers, batch)
         try:
             await self._answer_rows(batch, run)
         finally:
@@ -319,4 +317,3 @@ def _forced_error(value: Any) -> RowError:
     if isinstance(value, dict):
         return msgspec.convert({"message": "A fault was asked for."} | value, RowError)
     return RowError(str(value), "A fault was asked for.")
-

@@ -18,9 +18,7 @@ _BAD_BODY = (
 )
 
 
-def json_reply(
-    body: Any, status: int = 200, headers: dict[str, str] | None = None
-) -> Response:
+def json_reply(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return an HTTP answer with a JSON body."""
     return Response(orjson.dumps(body), status, headers, "application/json")
 

@@ -25,7 +25,6 @@ class ResultFile:
 
     path: Path
     size_bytes: int
-    rows: int
 
 
 @dataclass(frozen=True)
@@ -84,9 +83,7 @@ def _ordered(places: "array[int]", order: str, seed: str) -> "array[int]":
     return places
 
 
-def _write(
-    store: Store, record: Path, places: "array[int]", tail: bytes
-) -> ResultFile | None:
+def _write(store: Store, record: Path, places: "array[int]", tail: bytes) -> ResultFile | None:
     if not places and not tail:
         return None
     path = store.incoming_path()
@@ -95,13 +92,14 @@ def _write(
             _copy_lines(record, places, target)
         target.write(tail)
         size = target.tell()
-    return ResultFile(path, size, len(places) + tail.count(b"\n"))
+    return ResultFile(path, size)
 
 
 def _copy_lines(record: Path, places: "array[int]", target: BinaryIO) -> None:
-    with record.open("rb") as source, mmap.mmap(
-        source.fileno(), 0, access=mmap.ACCESS_READ
-    ) as memory:
+    with (
+        record.open("rb") as source,
+        mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as memory,
+    ):
         for at in places:
             end = memory.find(b"\n", at)
             target.write(memory[at : end + 1].split(b" ", 7)[7])

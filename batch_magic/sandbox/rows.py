@@ -89,9 +89,7 @@ def unexecuted_line(batch_id: str, number: int, custom_id: str, code: str) -> by
 
 
 UNEXECUTED = {
-    "batch_expired": (
-        "This request could not be executed before the completion window expired."
-    ),
+    "batch_expired": ("This request could not be executed before the completion window expired."),
     "batch_cancelled": "This request was not executed because the batch was cancelled.",
     "request_timeout": "The request to the model timed out.",
 }

@@ -110,9 +110,7 @@ def queue_full(model: str, organization: str, cap: int) -> RowError:
     return RowError("token_limit_exceeded", message)
 
 
-def _judge_line(
-    line: bytes, number: int, endpoint: str, seen: set[str], verdict: Verdict
-) -> None:
+def _judge_line(line: bytes, number: int, endpoint: str, seen: set[str], verdict: Verdict) -> None:
     try:
         parsed = orjson.loads(line)
     except orjson.JSONDecodeError:

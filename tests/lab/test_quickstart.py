@@ -36,8 +36,8 @@ LOOK = """print(type(labelled).__name__, len(labelled), labelled["gpt_status"].e
 
 @pytest.fixture
 def slow(lab: Lab) -> Iterator[Notebook]:
-    """A notebook whose runs take about twenty seconds: long enough to interfere."""
-    yield from _notebook(lab, "slow", scale=2)
+    """A notebook whose runs take about ten seconds: long enough to interfere."""
+    yield from _notebook(lab, "slow", scale=4)
 
 
 @pytest.fixture

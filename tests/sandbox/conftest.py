@@ -148,9 +148,7 @@ def submit(
     )
 
 
-def wait(
-    client: openai.OpenAI, batch: Batch, *statuses: str, timeout_s: float = 20
-) -> Batch:
+def wait(client: openai.OpenAI, batch: Batch, *statuses: str, timeout_s: float = 20) -> Batch:
     """Poll until the batch is in one of `statuses`, by default until it has ended."""
     ends = time.monotonic() + timeout_s
     wanted = statuses or ENDED

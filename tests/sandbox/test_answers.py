@@ -165,8 +165,14 @@ def test_schema_is_honoured_through_both_doors(client: openai.OpenAI) -> None:
         ({**CLOSED, "additionalProperties": {"type": "string"}}, "additionalProperties"),
         ({**CLOSED, "required": ["mood"]}, "Missing 'score'"),
         ({"type": "array", "items": {"type": "string"}}, "object"),
-        ({**CLOSED, "properties": {**CLOSED["properties"], "x": {"oneOf": []}},  # type: ignore[dict-item]
-          "required": ["mood", "score", "x"]}, "oneOf"),
+        (
+            {
+                **CLOSED,
+                "properties": {**CLOSED["properties"], "x": {"oneOf": []}},  # type: ignore[dict-item]
+                "required": ["mood", "score", "x"],
+            },
+            "oneOf",
+        ),
     ],
 )
 def test_strict_mode_refuses_what_the_real_one_does(

@@ -189,9 +189,7 @@ def test_listing_pages_cover_all_newest_first(own: Sandbox) -> None:
     """An orphan behind 100 newer batches must be found by paging."""
     client = own.client()
     made = [
-        client.batches.create(
-            input_file_id="file-none", endpoint=CHAT, completion_window="24h"
-        ).id
+        client.batches.create(input_file_id="file-none", endpoint=CHAT, completion_window="24h").id
         for _ in range(105)
     ]
     assert len(client.batches.list().data) == 20

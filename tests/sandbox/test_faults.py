@@ -16,17 +16,17 @@ from .conftest import CHAT, Sandbox, ids, jsonl, lines, row, rows, submit, wait,
 @pytest.mark.parametrize(
     ("status", "code"), [(400, 400), (404, 404), (429, 429), (500, 500), (504, 504)]
 )
-def test_rows_fail_with_the_status_asked_for(
-    client: openai.OpenAI, status: int, code: int
-) -> None:
+def test_rows_fail_with_the_status_asked_for(client: openai.OpenAI, status: int, code: int) -> None:
     """The share is exact, so a test can count on it."""
     faults = {"status": status, "share": 0.3}
     batch = wait(client, submit(client, rows(10), row_status=faults))
     failed = lines(client, batch.error_file_id)
     assert len(failed) == 3
     assert {item["response"]["status_code"] for item in failed} == {code}
-    assert all(set(item["response"]["body"]["error"]) == {"message", "type", "param", "code"}
-               for item in failed)
+    assert all(
+        set(item["response"]["body"]["error"]) == {"message", "type", "param", "code"}
+        for item in failed
+    )
     assert len(lines(client, batch.output_file_id)) == 7
 
 
@@ -209,9 +209,7 @@ def test_order_of_results_can_be_set(client: openai.OpenAI, order: str, wanted: 
 
 
 def _create(client: openai.OpenAI) -> str:
-    batch = client.batches.create(
-        input_file_id="file-x", endpoint=CHAT, completion_window="24h"
-    )
+    batch = client.batches.create(input_file_id="file-x", endpoint=CHAT, completion_window="24h")
     return batch.id
 
 

@@ -120,7 +120,7 @@ def test_too_long_a_prompt_is_a_row_error(model: Sandbox) -> None:
 def test_http_answers_while_the_model_thinks(model: Sandbox) -> None:
     """A poll must never wait for a row."""
     client = model.client()
-    given = [row(f"r{at}", f"Story {at}", max_completion_tokens=60) for at in range(8)]
+    given = [row(f"r{at}", f"Story {at}", max_completion_tokens=24) for at in range(8)]
     batch = submit(client, given)
     polls = 0
     while client.with_options(timeout=2).batches.retrieve(batch.id).status != "completed":

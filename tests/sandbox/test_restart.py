@@ -115,9 +115,7 @@ def test_home_is_private(own: Sandbox) -> None:
     wait(own.client(), submit(own.client(), rows(2)))
     assert own.home.stat().st_mode & 0o777 == 0o700
     loose = [
-        path
-        for path in own.home.rglob("*")
-        if path.stat().st_mode & 0o077 and not path.is_dir()
+        path for path in own.home.rglob("*") if path.stat().st_mode & 0o077 and not path.is_dir()
     ]
     assert loose == []
 

@@ -127,9 +127,7 @@ def test_line_separators_inside_strings_are_text(client: openai.OpenAI) -> None:
 
 def test_missing_file_fails_later_not_at_create(client: openai.OpenAI) -> None:
     """Create answers 200 for a foreign file, and the batch fails."""
-    batch = client.batches.create(
-        input_file_id="file-none", endpoint=CHAT, completion_window="24h"
-    )
+    batch = client.batches.create(input_file_id="file-none", endpoint=CHAT, completion_window="24h")
     batch = wait(client, batch)
     assert batch.status == "failed"
     assert batch.errors is not None

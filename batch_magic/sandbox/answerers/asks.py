@@ -6,7 +6,7 @@ that a real model refuses must fail here too, per row, or the mistake is found w
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..refusals import Refusal, invalid_type, missing_parameter
@@ -74,7 +74,7 @@ class EmbeddingAsk:
     model: str
     texts: list[str]
     dimensions: int | None = None
-    as_base64: bool = field(default=False)
+    as_base64: bool = False
 
 
 def read_chat(body: dict[str, Any]) -> Ask:
@@ -177,9 +177,7 @@ def read_embeddings(body: dict[str, Any]) -> EmbeddingAsk:
         raise Refusal(400, "Invalid 'input': array too long, at most 2048.", param="input")
     if sum(len(text) for text in texts) // 4 > 300_000:
         message = "Invalid 'input': maximum request size is 300000 tokens per request."
-        raise Refusal(
-            400, message, type="max_tokens_per_request", code="max_tokens_per_request"
-        )
+        raise Refusal(400, message, type="max_tokens_per_request", code="max_tokens_per_request")
     form = body.get("encoding_format", "float")
     if form not in ("float", "base64"):
         raise Refusal(400, f"Invalid value: '{form}'.", param="encoding_format")
@@ -289,9 +287,7 @@ def _chat_schema(form: Any, messages: list[dict[str, str]]) -> dict[str, Any] | 
     return _format_schema(form, "response_format", messages)
 
 
-def _format_schema(
-    form: Any, where: str, messages: list[dict[str, str]]
-) -> dict[str, Any] | None:
+def _format_schema(form: Any, where: str, messages: list[dict[str, str]]) -> dict[str, Any] | None:
     if form is None:
         return None
     if not isinstance(form, dict):

@@ -177,8 +177,7 @@ class LocalModel:
         self._lock = threading.Lock()
         self._embedder: Engine | None = None
         self._engines = [
-            Engine(weights, "text", crew.rows_each, crew.threads_each)
-            for _ in range(crew.engines)
+            Engine(weights, "text", crew.rows_each, crew.threads_each) for _ in range(crew.engines)
         ]
         try:
             for engine in self._engines:

@@ -1,0 +1,181 @@
+"""The floors of the house, held against the code: what imports what, and who has which key."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "batch_magic"
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("records", "errors"),
+    (
+        "frame",
+        "template",
+        "wire",
+        "lifecycle",
+        "resolution",
+        "digests",
+        "card",
+        "settings",
+        "cell_line",
+    ),
+    ("journal", "folder", "api", "heartbeat"),
+    ("outcomes",),
+    ("prepare", "engine", "result"),
+    ("run",),
+    ("session", "panel"),
+    ("magic",),
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+KEYS: dict[str, frozenset[str]] = {
+    "sqlite3": frozenset({"journal"}),
+    "openai": frozenset({"api"}),
+    "pandas": frozenset({"frame", "result", "run", "session", "magic"}),
+    "pyarrow": frozenset({"frame", "folder", "result"}),
+    "jinja2": frozenset({"template"}),
+    "orjson": frozenset({"wire"}),
+    "msgspec": frozenset({"wire", "journal"}),
+    "ipywidgets": frozenset({"panel"}),
+    "IPython": frozenset({"magic", "panel"}),
+    "traitlets": frozenset({"magic"}),
+    "dotenv": frozenset({"settings"}),
+    "nest_asyncio2": frozenset({"run"}),
+    # numpy holds positions and digests as arrays: material, not an outside thing.
+    "numpy": frozenset(
+        {"frame", "digests", "resolution", "folder", "outcomes", "prepare", "result"}
+    ),
+    # A thread, a connection per thread, an event that other threads wait for, a lock on traits.
+    "threading": frozenset({"heartbeat", "journal", "run", "session", "panel"}),
+    # Clocks and dice are handed down: `run` waits by the monotonic clock, `frame` knows UUIDs as
+    # values of a cell.
+    "time": frozenset({"heartbeat", "run", "session", "panel"}),
+    "secrets": frozenset({"session"}),
+    "uuid": frozenset({"frame"}),
+    "random": frozenset(),
+    "httpx": frozenset(),
+    "httpx2": frozenset(),
+}
+ENVIRONMENT = frozenset({"settings"})
+PRINTING = frozenset({"magic", "panel"})
+NO_NAMES = ("util", "helper", "manager")
+FLAT = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+ISLAND = sorted((PACKAGE / "sandbox").rglob("*.py"))
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield what a module imports, as dotted names from the top, wherever it stands in it."""
+    package = path.relative_to(PACKAGE.parent).parent.parts
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (base, node.module) if part)
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def rooms_imported(room: str) -> set[str]:
+    """Return the rooms of this house that a room imports; "sandbox" is one."""
+    names = [name.split(".") for name in imports(PACKAGE / f"{room}.py")]
+    ours = {parts[1] for parts in names if parts[0] == "batch_magic" and len(parts) > 1}
+    return ours - {"__version__"}
+
+
+def test_every_room_has_its_floor() -> None:
+    """A new module has to say where it belongs."""
+    assert sorted(FLOOR_OF) == FLAT
+
+
+@pytest.mark.parametrize("room", FLAT)
+def test_imports_go_down_a_floor(room: str) -> None:
+    """Never sideways, never up."""
+    for other in rooms_imported(room) - {"sandbox"}:
+        is_down = FLOOR_OF[other] < FLOOR_OF[room]
+        # The errors of a room are those of the whole house.
+        assert is_down, f"{room} (floor {FLOOR_OF[room]}) imports {other}"
+
+
+@pytest.mark.parametrize("room", FLAT)
+def test_each_outside_thing_has_its_rooms(room: str) -> None:
+    """Whoever imports a package without the key to it has taken over another room's work."""
+    for name in imports(PACKAGE / f"{room}.py"):
+        top = name.split(".")[0]
+        if top in KEYS:
+            assert room in KEYS[top], f"{room} imports {name}"
+        else:
+            assert top in sys.stdlib_module_names or top == "batch_magic", f"{room}: {name}"
+
+
+def test_every_key_is_used() -> None:
+    """The table says nothing that is not so."""
+    for package, rooms in KEYS.items():
+        users = {r for r in FLAT if package in {n.split(".")[0] for n in imports_of(r)}}
+        assert users <= rooms
+        assert not rooms or users, f"nobody imports {package} any more"
+
+
+def imports_of(room: str) -> list[str]:
+    return list(imports(PACKAGE / f"{room}.py"))
+
+
+@pytest.mark.parametrize("room", FLAT)
+def test_only_settings_reads_the_environment(room: str) -> None:
+    """A key goes from there into credentials, and nowhere else."""
+    for node in ast.walk(tree_of(PACKAGE / f"{room}.py")):
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv"):
+            is_os = isinstance(node.value, ast.Name) and node.value.id == "os"
+            assert not is_os or room in ENVIRONMENT
+
+
+@pytest.mark.parametrize("room", FLAT)
+def test_nothing_prints_but_what_is_shown(room: str) -> None:
+    """A print from a background thread lands in somebody else's cell."""
+    for node in ast.walk(tree_of(PACKAGE / f"{room}.py")):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id != "print" or room in PRINTING
+
+
+@pytest.mark.parametrize("path", [PACKAGE / "__init__.py", *sorted(PACKAGE.rglob("*.py"))], ids=str)
+def test_every_module_has_a_docstring_and_a_name_of_its_own(path: Path) -> None:
+    """A room is named for what it knows."""
+    assert ast.get_docstring(tree_of(path)), path
+    assert not any(word in path.stem for word in NO_NAMES)
+
+
+@pytest.mark.parametrize("path", ISLAND, ids=lambda path: path.stem)
+def test_the_sandbox_imports_nothing_of_ours(path: Path) -> None:
+    """One misreading of the service must not be made twice and be green."""
+    for name in imports(path):
+        is_ours = name.split(".")[0] == "batch_magic"
+        assert not is_ours or name.startswith("batch_magic.sandbox"), name
+
+
+def test_only_the_session_knows_the_sandbox_and_only_its_launcher() -> None:
+    """It is reached as any service is; only somebody has to start it."""
+    users = {room for room in FLAT if "sandbox" in rooms_imported(room)}
+    assert users == {"session"}
+    named = {name for name in imports_of("session") if "sandbox" in name}
+    assert named == {"batch_magic.sandbox.launcher"}
+
+
+def test_importing_the_package_is_cheap() -> None:
+    """Neither pandas nor the SDK is loaded before something is done."""
+    code = (
+        "import sys, batch_magic; "
+        "sys.exit(str({'pandas', 'openai', 'numpy', 'pyarrow', 'IPython'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True
+    )
+    assert done.stderr.strip() == "set()"

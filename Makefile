@@ -24,8 +24,11 @@ lint: $(VENV)/test
 types: $(VENV)/test
 	$(BIN)/mypy
 
+# Twice: the clients need two major versions of the official SDK.
 interop: $(INTEROP)/done
-	$(INTEROP)/bin/python -m pytest tests/interop -p no:cacheprovider
+	$(INTEROP)/bin/python -m pytest tests/interop --confcutdir=tests/interop -p no:cacheprovider
+	PYTHONPATH=$(CURDIR)/$(INTEROP)/sdk3 $(INTEROP)/bin/python -m pytest tests/interop \
+	  --confcutdir=tests/interop -p no:cacheprovider
 
 bench: $(VENV)/test
 	$(BIN)/python -m benchmarks
@@ -49,8 +52,10 @@ $(VENV)/test: pyproject.toml $(VENV)/demo
 	$(BIN)/python -m pip install --quiet -e '.[notebook,sandbox,demo,test,dev]'
 	touch $@
 
-$(INTEROP)/done: pyproject.toml tests/interop/requirements.txt
+$(INTEROP)/done: pyproject.toml $(wildcard tests/interop/requirements*.txt)
 	$(PYTHON) -m venv $(INTEROP)
 	$(INTEROP)/bin/python -m pip install --quiet --upgrade pip
 	$(INTEROP)/bin/python -m pip install --quiet -e '.[sandbox]' pytest -r tests/interop/requirements.txt
+	$(INTEROP)/bin/python -m pip install --quiet --upgrade --no-warn-conflicts \
+	  --target $(INTEROP)/sdk3 -r tests/interop/requirements-sdk3.txt
 	touch $@

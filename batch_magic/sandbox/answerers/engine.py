@@ -44,6 +44,7 @@ def _parameters(xllamacpp: Any, weights: str, purpose: str, key: str) -> Any:
     given.verbosity = -1
     given.n_ctx = _CONTEXT_TOKENS
     given.kv_unified = True
+    given.cache_ram_mib = 0  # by default it keeps gigabytes of old prompts
     if purpose == "embedding":
         given.embedding = True
         given.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN

@@ -509,7 +509,7 @@ def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
         run_id=run_id,
         name=name,
         backend=Backend(**facts["backend"]),
-        request=Request(**facts["request"]),
+        request=_read_request(facts["request"]),
         layout=msgspec.convert(facts["layout"], Layout),
         limits=Limits(**facts["limits"]),
         created_at=created_at,
@@ -532,6 +532,10 @@ def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
         counts=_read_counts(json.loads(counts)),
         model_served=model_served,
     )
+
+
+def _read_request(facts: dict[str, Any]) -> Request:
+    return Request(**{**facts, "extras": tuple(facts["extras"])})
 
 
 _JOB_COLUMNS = ("number", "stage", "batch_id", "counts")

@@ -386,7 +386,7 @@ class HandOver:
             bound = self._shell.user_ns.get(run.name)
             if isinstance(result, BatchMagicError):
                 panel.say(str(result))
-            elif bound is run:
+            elif isinstance(bound, Run) and bound.run_id == run.run_id:
                 self._shell.user_ns[run.name] = result
                 panel.say(f"the result is in `{run.name}`")
             elif not isinstance(bound, pd.DataFrame) or "gptbatch" not in bound.attrs:
@@ -444,7 +444,8 @@ def _is_headless(shell: InteractiveShell) -> bool:
     """
     kernel = getattr(shell, "kernel", None)
     if kernel is None:
-        return not getattr(shell, "keep_running", False)
+        # A terminal that was given a script or -c; an embedded shell has no application.
+        return not getattr(shell.parent, "interact", True)
     content = kernel.get_parent().get("content", {})
     return content.get("allow_stdin") is False
 

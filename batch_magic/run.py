@@ -145,9 +145,13 @@ class Run:
     def _start(self, snapshot: Snapshot) -> None:
         """Take the picture from which the engine goes on, even after an end."""
         self._ended.clear()
+        self._snapshot = replace(self._snapshot, ending=None)
         self._take(snapshot)
 
     def _take(self, snapshot: Snapshot) -> None:
+        """Take a newer picture; an end is final until `_start`."""
+        if self._snapshot.ending is not None and snapshot.ending is None:
+            return
         if self._said and self._said not in snapshot.notes:
             snapshot = replace(snapshot, notes=(self._said, *snapshot.notes))
         self._snapshot = snapshot

@@ -78,7 +78,7 @@ class Session:
     def __init__(self, home: Path) -> None:
         self.home = Home(home)
         self.journal = Journal(self.home.journal_path)
-        self._runs: dict[str, Run] = {}
+        self._handles: list[Run] = []  # two may be of one run: the same cell, twice
         # A lease is one session's, not the process's: the heartbeat of a session that was closed
         # may still have a call under way when its successor begins.
         self._owner = secrets.token_hex(8)
@@ -101,7 +101,7 @@ class Session:
         try:
             self._prepare(run, draft, held, compiled, fresh=options.fresh)
         except BaseException:
-            del self._runs[draft.run_id]
+            self._handles.remove(run)
             raise
         return run
 
@@ -147,9 +147,7 @@ class Session:
         same = None if fresh else self.journal.find_identical(record.identity)
         if same is not None:
             work.discard()
-            del self._runs[run.run_id]
             run._become(same)
-            self._runs[same] = run
             run._said = "the same rows are in flight already: attached, nothing is sent again"
             self.journal.reopen(same, now)
         else:
@@ -183,7 +181,7 @@ class Session:
 
     def find(self, word: str) -> Run:
         """Return the handle of a run without touching it. Raises CellError if there is none."""
-        preparing = [r for r in self._runs.values() if word in (r.name, r.run_id)]
+        preparing = [run for run in self._handles if word in (run.name, run.run_id)]
         if preparing and not preparing[-1]._is_recorded:
             return preparing[-1]
         run_id = self.journal.find(word)
@@ -196,13 +194,14 @@ class Session:
     def snapshots(self) -> list[Snapshot]:
         """Return a picture of every run of this home, newest first."""
         now = time.time()
-        preparing = [run.snapshot() for run in self._runs.values() if not run._is_recorded]
+        preparing = [run.snapshot() for run in self._handles if not run._is_recorded]
         return preparing[::-1] + [lifecycle.snapshot(run, now) for run in self.journal.runs()]
 
     def _handle(self, run_id: str) -> Run:
-        if run_id not in self._runs:
-            self._new_handle(self.journal.run(run_id), None, is_recorded=True)
-        return self._runs[run_id]
+        for run in self._handles:
+            if run.run_id == run_id:
+                return run
+        return self._new_handle(self.journal.run(run_id), None, is_recorded=True)
 
     def _new_handle(
         self, record: RunRecord, held: pd.DataFrame | None, *, is_recorded: bool
@@ -216,7 +215,7 @@ class Session:
             cancel=self._ask_cancel,
             spawn=self._spawn,
         )
-        self._runs[record.run_id] = run
+        self._handles.append(run)
         return run
 
     def _spawn(self, work: Callable[[], None]) -> None:
@@ -224,9 +223,11 @@ class Session:
 
     def _drive(self, run: Run) -> None:
         run._is_recorded = True
-        if not self._engine.drives(run.run_id):
-            # Before it is driven: what the engine says later must not be overwritten.
-            run._start(lifecycle.snapshot(self.journal.run(run.run_id), time.time()))
+        picture = lifecycle.snapshot(self.journal.run(run.run_id), time.time())
+        if self._engine.drives(run.run_id):
+            run._take(picture)
+        else:
+            run._start(picture)
             self._engine.drive(run.run_id)
         self._heartbeat.wake()
 
@@ -291,13 +292,13 @@ class Session:
         self._retired.clear()
 
     def _publish(self, snapshot: Snapshot) -> None:
-        run = self._runs.get(snapshot.run_id)
-        if run is not None:
-            run._take(snapshot)
+        for run in list(self._handles):
+            if run.run_id == snapshot.run_id:
+                run._take(snapshot)
 
     def _on_error(self, error: BaseException) -> None:
         log.error("the engine stumbled: %s", error, exc_info=error)
-        for run in list(self._runs.values()):
+        for run in list(self._handles):
             if self._engine.drives(run.run_id):
                 run._take(replace(run.snapshot(), problem=f"{type(error).__name__}: {error}"))
 

@@ -111,9 +111,7 @@ class Life:
         record = replace(
             work.record, jobs=plan_jobs(work.record.shards, lambda: secrets.token_hex(8))
         )
-        self.journal.add_run(
-            record, owner=self.engine._owner, now=self.clock(), kin=work.known.kin
-        )
+        self.journal.add_run(record, owner=self.engine._owner, now=self.clock(), kin=work.known.kin)
         self.engine.drive(record.run_id)
         return record.run_id
 

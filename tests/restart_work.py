@@ -1,4 +1,4 @@
-"""What a process of `test_restart` does before it is killed: one cell's work, as a script has it."""
+"""What a process of `test_restart` does before it is killed: one cell, as a script has it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,264 @@
+"""The Python API, without a notebook: scripts, coroutines, restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import batch_magic as bm
+from batch_magic import session
+from batch_magic.errors import CellError, ServiceError, StillRunning
+from batch_magic.sandbox import launcher
+
+FAST = {
+    "BATCH_MAGIC_SANDBOX_ANSWERER": "stub",
+    "BATCH_MAGIC_SANDBOX_TIME_SCALE": "100",
+    "BATCH_MAGIC_POLL_FIRST_S": "0.1",
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A project folder with a home of its own and a quick sandbox."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in FAST.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    yield tmp_path / ".gptbatch"
+    session.close_sessions()
+    launcher.stop(tmp_path / ".gptbatch" / "sandbox")
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    return pd.DataFrame({"text": list("abc")}, index=[7, 7, 1])
+
+
+def submit(frame: pd.DataFrame, template: str = "Say {{ text }}", **options: object) -> bm.Run:
+    return bm.submit(frame, template, **{"model": "m", "on": "sandbox", **options})  # type: ignore[arg-type]
+
+
+def test_submit_wait_gives_the_frame(home: Path, frame: pd.DataFrame) -> None:
+    """Three lines in a script."""
+    result = submit(frame).wait(timeout_s=30)
+    assert list(result.columns) == ["text", "answer", "gpt_status", "gpt_error"]
+    assert list(result.index) == [7, 7, 1]
+    assert [text[-1] for text in result["answer"]] == ["a", "b", "c"]
+    assert list(frame.columns) == ["text"]
+
+
+def test_home_is_private_and_ignored_by_git(home: Path, frame: pd.DataFrame) -> None:
+    """Rows and answers are nobody else's business."""
+    submit(frame).wait(timeout_s=30)
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    assert (home / ".gitignore").read_text() == "*\n"
+
+
+def test_await_in_a_program_keeps_its_other_tasks_alive(home: Path, frame: pd.DataFrame) -> None:
+    """A handle can be awaited in any loop."""
+
+    async def program() -> tuple[int, int]:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0.02)
+
+        ticking = asyncio.create_task(tick())
+        result = await submit(frame)
+        ticking.cancel()
+        return len(result), ticks
+
+    rows, ticks = asyncio.run(program())
+    assert rows == 3
+    assert ticks > 5
+
+
+def test_blocking_wait_inside_a_running_loop_does_not_starve_it(home: Path) -> None:
+    """The one place of nest_asyncio2: a host's loop that already runs goes on meanwhile."""
+    code = """
+        import asyncio, pandas as pd, batch_magic as bm
+        async def program():
+            ticks = 0
+            async def tick():
+                nonlocal ticks
+                while True:
+                    ticks += 1
+                    await asyncio.sleep(0.02)
+            asyncio.create_task(tick())
+            run = bm.submit(pd.DataFrame({"t": ["a"]}), "{{ t }}", model="m", on="sandbox")
+            print(len(run.wait(timeout_s=30)), ticks > 5)
+        asyncio.run(program())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == ["1", "True"], done.stderr
+
+
+def test_result_before_the_end_says_how_to_wait(home: Path, frame: pd.DataFrame) -> None:
+    """The three ways on are in the message."""
+    run = submit(frame, out="labelled")
+    with pytest.raises(StillRunning, match=r"%gptbatch wait labelled"):
+        run.result()
+    with pytest.raises(StillRunning):
+        run.wait(timeout_s=0.01)
+    assert set(run.partial()["gpt_status"]) == {"pending"}
+    run.wait(timeout_s=30)
+
+
+def test_handle_is_no_frame_but_can_be_probed(home: Path, frame: pd.DataFrame) -> None:
+    """Libraries ask objects what they can do; the handle answers as an object would."""
+    run = submit(frame)
+    assert not hasattr(run, "to_pandas")
+    assert "wait for it" in repr(run)
+    run.wait(timeout_s=30)
+
+
+def test_edit_and_sort_after_submit_do_not_move_an_answer(home: Path) -> None:
+    """The result is the frame as it was at submit, whatever is done to it since."""
+    frame = pd.DataFrame({"text": list("abcdef")})
+    run = submit(frame)
+    frame.sort_values("text", ascending=False, inplace=True)
+    frame.loc[:, "text"] = "changed"
+    result = run.wait(timeout_s=30)
+    assert list(result["text"]) == list("abcdef")
+    assert [text[-1] for text in result["answer"]] == list("abcdef")
+
+
+def test_new_process_has_the_result_without_the_frame(home: Path) -> None:
+    """The snapshot on disk stands in for a frame that died with its kernel."""
+    code = """
+        import pandas as pd, batch_magic as bm
+        bm.submit(pd.DataFrame({"t": ["x", None]}, index=["i", "i"]), "Say {{ t }}", out="lost",
+                  model="m", on="sandbox")
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
+    result = bm.attach("lost").wait(timeout_s=30)
+    assert list(result.index) == ["i", "i"]
+    assert list(result["gpt_status"]) == ["ok", "skipped"]
+
+
+def test_same_call_again_attaches_or_takes_over_and_pays_nothing(
+    home: Path, frame: pd.DataFrame
+) -> None:
+    """In flight: the same run. Afterwards: the same answers, without a job."""
+    first = submit(frame, out="twice")
+    assert submit(frame, out="twice").run_id == first.run_id
+    answers = first.wait(timeout_s=30)["answer"]
+    again = submit(frame.iloc[::-1], out="twice").wait(timeout_s=30)
+    assert again.attrs["gptbatch"]["job_ids"] == []
+    assert list(again["answer"]) == list(answers)[::-1]
+
+
+def test_rows_in_flight_in_another_run_are_waited_for_not_paid_twice(
+    home: Path, frame: pd.DataFrame
+) -> None:
+    """Another order and one row more: that row alone is sent."""
+    first = submit(frame, out="one")
+    more = pd.DataFrame({"text": ["c", "d", "a", "b"]})
+    second = submit(more, out="two").wait(timeout_s=30)
+    first.wait(timeout_s=30)
+    assert [text[-1] for text in second["answer"]] == ["c", "d", "a", "b"]
+    sent = [job.rows for job in bm.attach("two").snapshot().jobs]
+    assert sent == [1]
+
+
+def test_fresh_pays_again(home: Path, frame: pd.DataFrame) -> None:
+    """The one way to ask for other answers."""
+    submit(frame).wait(timeout_s=30)
+    result = submit(frame, fresh=True).wait(timeout_s=30)
+    assert len(result.attrs["gptbatch"]["job_ids"]) == 1
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_empty_frame_and_one_row(home: Path, rows: int) -> None:
+    """The edges of the main job."""
+    frame = pd.DataFrame({"text": ["x"] * rows})
+    result = submit(frame).wait(timeout_s=30)
+    assert len(result) == rows
+    assert list(result.columns) == ["text", "answer", "gpt_status", "gpt_error"]
+
+
+def test_frame_with_duplicate_column_names(home: Path) -> None:
+    """What the template does not read may be named as it likes."""
+    frame = pd.DataFrame([["a", 1, 2], ["b", 3, 4]], columns=["text", "x", "x"])
+    result = submit(frame).wait(timeout_s=30)
+    assert list(result.columns[:3]) == ["text", "x", "x"]
+    assert result["gpt_status"].eq("ok").all()
+
+
+def test_large_frame_is_prepared_behind_the_handle(home: Path) -> None:
+    """No call takes longer than two seconds; progress shows in the snapshot."""
+    frame = pd.DataFrame({"text": [f"row {n} " + "x" * 300 for n in range(150_000)]})
+    run = submit(frame)
+    assert run.snapshot().stage.value in ("preparing", "uploading")
+    with pytest.raises(StillRunning):
+        run.result()
+    run.cancel()
+    run._ended.wait(60)
+    assert run.snapshot().is_ended
+
+
+def test_several_shards_become_several_jobs(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limits can be configured down."""
+    monkeypatch.setenv("BATCH_MAGIC_MAX_ROWS_PER_JOB", "4")
+    result = submit(pd.DataFrame({"text": list("abcdefghij")})).wait(timeout_s=60)
+    assert len(result.attrs["gptbatch"]["job_ids"]) == 3
+    assert [text[-1] for text in result["answer"]] == list("abcdefghij")
+
+
+def test_line_over_the_limit_fails_its_row_and_the_run_goes_on(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row that no job can hold is no reason to stop the others."""
+    monkeypatch.setenv("BATCH_MAGIC_MAX_BYTES_PER_JOB", "1000")
+    result = submit(pd.DataFrame({"text": ["a", "x" * 2_000, "c"]})).wait(timeout_s=60)
+    assert list(result["gpt_status"]) == ["ok", "failed", "ok"]
+    assert "bytes" in result["gpt_error"].iloc[1]
+
+
+def test_keep_adds_columns(home: Path, frame: pd.DataFrame) -> None:
+    """What a row cost in tokens, who answered, and the raw line."""
+    keep = ["usage", "finish_reason", "custom_id", "model", "raw"]
+    result = submit(frame, keep=keep).wait(timeout_s=30)
+    assert (result["gpt_usage_input"] > 0).all()
+    assert set(result["gpt_model"]) == {"sandbox-stub"}
+    assert result["gpt_raw"].str.contains("chat.completion").all()
+    assert result["gpt_custom_id"].str.endswith(("-0", "-1", "-2")).all()
+
+
+def test_unknown_model_stops_with_the_cure_and_can_go_on(home: Path, frame: pd.DataFrame) -> None:
+    """A fault that is the same for all rows; the rows are kept."""
+    run = submit(frame, model="nonexistent-model", out="stopped")
+    with pytest.raises(ServiceError, match="model_not_found"):
+        run.wait(timeout_s=30)
+    assert bm.runs().set_index("name").loc["stopped", "state"] == "stopped"
+    with pytest.raises(ServiceError, match="model_not_found"):
+        bm.attach("stopped").wait(timeout_s=30)
+
+
+def test_unknown_name_lists_the_known_ones(home: Path, frame: pd.DataFrame) -> None:
+    """A typo is answered with what there is."""
+    submit(frame, out="labelled").wait(timeout_s=30)
+    with pytest.raises(CellError, match="known are labelled"):
+        bm.attach("labeled")
+
+
+def test_import_is_light() -> None:
+    """`import batch_magic` costs nothing until something is asked of it."""
+    code = "import sys, batch_magic; print([m for m in ('pandas', 'openai', 'IPython') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]"

@@ -68,5 +68,9 @@ class ServiceError(BatchMagicError):
         return self.status is None or self.status in (408, 409) or self.status >= 500
 
 
-class StillRunning(BatchMagicError):  # noqa: N818  (the interface's word)
-    """The result was asked for before the run has ended."""
+class StillRunning(BatchMagicError, AttributeError):  # noqa: N818  (the interface's word)
+    """The result was asked for before the run has ended.
+
+    An AttributeError besides, so that libraries which probe a handle for what it can do take
+    it for an object that cannot.
+    """

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import pandas as pd
 
 from batch_magic import lifecycle, result
-from batch_magic.errors import BatchMagicError, ServiceError, StillRunning
+from batch_magic.errors import BatchMagicError, CellError, ServiceError, StillRunning
 from batch_magic.folder import Home
 from batch_magic.journal import Journal
 from batch_magic.records import Ending, RowStatus, RunRecord, Snapshot, Stage
@@ -84,6 +84,8 @@ class Run:
             raise StillRunning(self.hint())
         if picture.ending is Ending.STOPPED:
             raise ServiceError(f"{picture.name} has stopped: {picture.fault}")
+        if not self._is_recorded:
+            raise CellError(f"{picture.name} has no result: {picture.fault}; run the cell again")
         return self.partial()
 
     def partial(self) -> pd.DataFrame:
@@ -208,8 +210,8 @@ class Run:
     def hint(self) -> str:
         """Say in one line how far the run is and what to do."""
         s, name = self._snapshot, self._snapshot.name
-        if s.ending is Ending.STOPPED:
-            return f"{name} has stopped: {s.fault}"
+        if s.ending is Ending.STOPPED or (s.ending is not None and not self._is_recorded):
+            return f"{name} has {s.ending.value}: {s.fault}"
         if s.ending is not None:
             return f"{name} has ended; its frame is {name}.result() or `%gptbatch take {name}`"
         pending = s.counts.get(RowStatus.PENDING, 0)

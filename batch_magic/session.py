@@ -28,14 +28,12 @@ from batch_magic.engine import Engine, plan_jobs
 from batch_magic.errors import (
     BatchMagicError,
     CellError,
-    ServiceError,
 )
 from batch_magic.folder import Home
 from batch_magic.heartbeat import Heartbeat
 from batch_magic.journal import Journal, Outdated
 from batch_magic.prepare import DryRun, Preparation, known_answers, rehearse
 from batch_magic.records import (
-    Backend,
     Ending,
     Layout,
     Request,
@@ -44,6 +42,7 @@ from batch_magic.records import (
     Snapshot,
 )
 from batch_magic.run import Run
+from batch_magic.services import Services
 from batch_magic.settings import Settings
 from batch_magic.template import Template, compile_template
 
@@ -82,21 +81,16 @@ class Session:
         # A lease is one session's, not the process's: the heartbeat of a session that was closed
         # may still have a call under way when its successor begins.
         self._owner = secrets.token_hex(8)
-        self._apis: dict[Backend, Any] = {}
-        self._retired: list[Any] = []  # connections given up, maybe in use; closed at the end
-        self._connecting = asyncio.Lock()  # one connection per backend, though calls go out at once
-        self._settings = Settings()
-        self._environ: Mapping[str, str] = {}
+        self._services = Services(self.home.sandbox_path)
 
     # -- submit -----------------------------------------------------------------------------
 
     def submit(self, frame: object, template: str, options: Options, use: Settings) -> Run:
         """Start a run, or go on with the one that is just this. Raises before anything is sent."""
-        self._environ, self._settings = settings.environment(Path.cwd()), use
-        draft, held, compiled = _draft(frame, template, options, use, self._environ)
-        settings.find_credentials(draft.backend, self._environ)
-        if draft.backend.is_sandbox:
-            _check_sandbox()
+        environ = settings.environment(Path.cwd())
+        self._services.use(use, environ)
+        draft, held, compiled = _draft(frame, template, options, use, environ)
+        self._services.check(draft.backend)
         run = self._new_handle(draft, held, is_recorded=False)
         try:
             self._prepare(run, draft, held, compiled, fresh=options.fresh)
@@ -169,21 +163,22 @@ class Session:
 
     def attach(self, word: str, use: Settings) -> Run:
         """Go on with the run that `word` means: a name, a run id or a batch id."""
-        self._environ, self._settings = settings.environment(Path.cwd()), use
+        self._services.use(use, settings.environment(Path.cwd()))
         run = self.find(word)
         if run._is_recorded:
             record = self.journal.run(run.run_id)
             if record.ending in (None, Ending.STOPPED):
-                settings.find_credentials(record.backend, self._environ)
+                self._services.check(record.backend)
                 self.journal.reopen(run.run_id, time.time())
             self._drive(run)
         return run
 
     def find(self, word: str) -> Run:
         """Return the handle of a run without touching it. Raises CellError if there is none."""
-        preparing = [run for run in self._handles if word in (run.name, run.run_id)]
-        if preparing and not preparing[-1]._is_recorded:
-            return preparing[-1]
+        for run in reversed(self._handles):
+            is_preparing = not run._is_recorded and not run.snapshot().is_ended
+            if is_preparing and word in (run.name, run.run_id):
+                return run
         run_id = self.journal.find(word)
         if run_id is None:
             known = ", ".join(dict.fromkeys(run.name for run in self.journal.runs()[:8]))
@@ -244,8 +239,8 @@ class Session:
             self.home,
             self.journal,
             owner=self._owner,
-            connect=self._connect,
-            disconnect=self._disconnect,
+            connect=self._services.connect,
+            disconnect=self._services.disconnect,
             clock=time.time,
             token=_token,
             publish=self._publish,
@@ -257,39 +252,9 @@ class Session:
         beat.start()
         return beat
 
-    async def _connect(self, backend: Backend) -> Any:
-        """Return the service of a backend, connecting first if need be."""
-        async with self._connecting:
-            if backend not in self._apis:
-                self._apis[backend] = await self._new_api(backend)
-        return self._apis[backend]
-
-    async def _new_api(self, backend: Backend) -> Any:
-        from batch_magic.api import Api
-
-        credentials = settings.find_credentials(backend, self._environ)
-        url = backend.base_url
-        if backend.is_sandbox:
-            url = await asyncio.to_thread(_sandbox_url, self.home.sandbox_path, self._settings)
-        return Api(
-            url,
-            credentials.api_key,
-            organization=credentials.organization,
-            project=credentials.project,
-        )
-
-    async def _disconnect(self, backend: Backend) -> None:
-        """Forget a connection that brings nothing; the next call makes a new one."""
-        api = self._apis.pop(backend, None)
-        if api is not None:
-            self._retired.append(api)
-
     async def _at_stop(self) -> None:
         await self._engine.stop()
-        for api in [*self._retired, *self._apis.values()]:
-            await api.close()
-        self._apis.clear()
-        self._retired.clear()
+        await self._services.close()
 
     def _publish(self, snapshot: Snapshot) -> None:
         for run in list(self._handles):
@@ -476,30 +441,3 @@ def _token() -> str:
 def _advance_a_little(work: Preparation) -> bool:
     ends = time.monotonic() + 0.5
     return work.advance(lambda: time.monotonic() >= ends)
-
-
-# -- the sandbox, by name of its launcher ---------------------------------------------------
-
-
-def _check_sandbox() -> None:
-    from batch_magic.sandbox import launcher
-
-    try:
-        launcher.check_installed()
-    except launcher.SandboxError as error:
-        raise CellError(str(error)) from None
-
-
-def _sandbox_url(home: Path, use: Settings) -> str:
-    from batch_magic.sandbox import launcher
-
-    try:
-        return launcher.ensure(
-            home,
-            time_scale=use.sandbox_time_scale or None,
-            answerer=use.sandbox_answerer,
-            model_file=use.sandbox_model_file or None,
-            upstream=use.sandbox_upstream or None,
-        ).url
-    except launcher.SandboxError as error:
-        raise ServiceError(str(error)) from error

@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "cell_line",
     ),
     ("journal", "folder", "api", "heartbeat"),
-    ("outcomes",),
+    ("outcomes", "services"),
     ("prepare", "engine", "result"),
     ("run",),
     ("session", "panel"),
@@ -161,11 +161,11 @@ def test_the_sandbox_imports_nothing_of_ours(path: Path) -> None:
         assert not is_ours or name.startswith("batch_magic.sandbox"), name
 
 
-def test_only_the_session_knows_the_sandbox_and_only_its_launcher() -> None:
+def test_only_one_room_knows_the_sandbox_and_only_its_launcher() -> None:
     """It is reached as any service is; only somebody has to start it."""
     users = {room for room in FLAT if "sandbox" in rooms_imported(room)}
-    assert users == {"session"}
-    named = {name for name in imports_of("session") if "sandbox" in name}
+    assert users == {"services"}
+    named = {name for name in imports_of("services") if "sandbox" in name}
     assert named == {"batch_magic.sandbox.launcher"}
 
 

@@ -40,7 +40,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_every_option_and_verb_is_in_the_readme() -> None:
     """An option that nobody can find is none."""
     options = [action.option_strings[-1] for action in cell_parser()._actions[1:]]
-    assert [option for option in options if f"`{option}" not in README and option not in README] == []
+    assert [
+        option for option in options if f"`{option}" not in README and option not in README
+    ] == []
     assert [verb for verb in VERBS if f"`{verb}" not in README] == []
 
 

@@ -15,7 +15,7 @@ from kernels import PROJECT
 from batch_magic.sandbox import launcher
 
 CELLS = [
-    "%load_ext batch_magic\nimport pandas as pd\nreviews = pd.DataFrame({'title': ['Great', 'Bad']})",
+    "%load_ext batch_magic\nimport pandas as pd\nreviews = pd.DataFrame({'title': ['A', 'B']})",
     "%%gptbatch reviews -o labelled -m gpt-5-mini --on sandbox\n{{ title }}",
     "assert type(labelled).__name__ == 'DataFrame'\nprint('ok:', list(labelled['gpt_status']))",
 ]

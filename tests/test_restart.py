@@ -18,6 +18,10 @@ from jupyter_client.manager import KernelManager
 from restart_work import FAST, ROWS, SHARDS, reviews
 from service import Service, serving, stub_answer
 
+import batch_magic as bm
+from batch_magic.errors import ServiceError
+from batch_magic.session import close_sessions
+
 PATIENCE_S = 60.0
 # Children are forked from a process that has imported everything: a kill is then a matter of
 # moments, not of import times.
@@ -116,9 +120,9 @@ def test_killed_between_create_and_receipt(scene: Scene, work: Callable[..., Non
     scene.finish(work)
 
 
-def test_killed_while_the_service_is_still_making_the_job(scene: Scene) -> None:
-    """The job comes to be after the death of who asked for it, and is found in time."""
-    scene.service.faults(http_delay={"route": "batches.create", "times": 3, "delay_s": 0.4})
+def test_killed_while_the_create_is_on_its_way(scene: Scene) -> None:
+    """Nobody knows whether the service will make the job: in the end there is one."""
+    scene.service.faults(http_delay={"route": "batches.create", "times": 3, "delay_s": 0.75})
     process = scene.start(restart_work.submit)
     wait_for(lambda: scene.calls_of("batches.create"))
     kill(process)
@@ -176,6 +180,26 @@ def test_the_service_killed_and_back_is_waited_for(tmp_path: Path) -> None:
         process.join(PATIENCE_S)
         assert process.exitcode == 0
         Scene(tmp_path, second, "service-killed", frozenset(), {}).check()
+
+
+def test_a_key_mended_in_the_same_process_is_used(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message says to set the key and run the cell again: that has to work."""
+    for name, value in FAST.items():
+        monkeypatch.setenv(name, value)
+    asked, home = reviews("mended-key"), str(tmp_path / "home")
+
+    def cell() -> pd.DataFrame:
+        run = bm.submit(asked, "{{ text }}", out="labelled", model="m", on=service.url, home=home)
+        return run.wait(timeout_s=PATIENCE_S)
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-refused-1")
+    with pytest.raises(ServiceError, match="OPENAI_API_KEY"):
+        cell()
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-right-1")
+    assert cell()["gpt_status"].astype(str).tolist() == ["ok"] * ROWS
+    close_sessions()
 
 
 # -- kernels --------------------------------------------------------------------------------

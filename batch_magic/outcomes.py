@@ -173,14 +173,38 @@ class _Reader:
             self._add(None, rows, RowStatus.PENDING, None)
             return
         default, note = _default(job)
-        self._add(f"job-{job.number:05}", rows, default, note)
+        may_pass = default in _MAY_PASS and self._has_files(job)
+        self._add(f"job-{job.number:05}", rows, default, note, may_pass=may_pass)
         for fault in job.remote.faults if job.remote and default is RowStatus.FAILED else ():
             if fault.line is not None and 0 < fault.line <= len(rows):
                 said = f"{fault.code}: {fault.message}"
                 self._add(None, rows[fault.line - 1 : fault.line], RowStatus.FAILED, said)
 
+    def _has_files(self, job: Job) -> bool:
+        """Tell whether every result file that the service named is here.
+
+        Rows in one that stayed away were most likely answered and paid for: they are not sent
+        again unless the user asks.
+        """
+        remote = job.remote
+        named = {
+            "output": remote.output_file_id if remote else None,
+            "error": remote.error_file_id if remote else None,
+        }
+        return all(
+            self._folder.result_path(job.number, kind).exists()
+            for kind, file_id in named.items()
+            if file_id
+        )
+
     def _add(
-        self, name: str | None, rows: NDArray[np.int64], default: RowStatus, note: str | None
+        self,
+        name: str | None,
+        rows: NDArray[np.int64],
+        default: RowStatus,
+        note: str | None,
+        *,
+        may_pass: bool = False,
     ) -> None:
         table = None if name is None else self._folder.outcomes(name)
         columns = None if table is None else table.table
@@ -199,7 +223,7 @@ class _Reader:
                 else columns["retryable"].to_numpy(),
                 rows=rows,
                 default=default,
-                default_retryable=default is RowStatus.MISSING,
+                default_retryable=may_pass,
                 note=-1 if note is None else len(self.notes) - 1,
             )
         )
@@ -216,6 +240,10 @@ def _known(positions: NDArray[np.int64], rows: NDArray[np.int64], n: int) -> NDA
     return np.where((inside >= 0) & is_asked[inside], inside, -1)
 
 
+_MAY_PASS = (RowStatus.MISSING, RowStatus.EXPIRED)
+_CUT_OFF = {"cancelled": RowStatus.CANCELLED, "expired": RowStatus.EXPIRED}
+
+
 def _default(job: Job) -> tuple[RowStatus, str]:
     remote = job.remote
     if remote is None:
@@ -223,6 +251,9 @@ def _default(job: Job) -> tuple[RowStatus, str]:
     if remote.status == "failed":
         said = next((f"{fault.code}: {fault.message}" for fault in remote.faults), None)
         return RowStatus.FAILED, f"its job was refused: {said or 'no reason was given'}"
+    has_files = remote.output_file_id or remote.error_file_id
+    if remote.status in _CUT_OFF and not has_files:
+        return _CUT_OFF[remote.status], f"{remote.batch_id} was {remote.status} before any row ran"
     where = f"in neither result file of {remote.batch_id}"
     return RowStatus.MISSING, f"{where}; {job.problem}" if job.problem else where
 

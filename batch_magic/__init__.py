@@ -12,6 +12,7 @@ the list down, the rooms tell the way of a row.
              engine         intent meets effect: journal → lifecycle → api → journal (asyncio)
              result         outcomes put onto the frame
     floor 3  outcomes       what became of each row; which lines go out again
+             services       a backend's service, connected; the sandbox, launched
     floor 2  journal        durable memory                                            (sqlite3)
              folder         shards, result files, outcomes on the disk
              api            Files and Batches, each call made once                     (openai)
@@ -22,6 +23,7 @@ the list down, the rooms tell the way of a row.
              frame          rows out of a DataFrame, outcomes back in          (pandas, pyarrow)
              wire           JSONL both ways, cutting shards                    (orjson, msgspec)
              lifecycle      transition tables and next_actions(record, now)
+             picture        a record as a person sees it: the snapshot
              resolution     several words about a row → one outcome
              digests        which lines are the same
              card           a snapshot as HTML and as text

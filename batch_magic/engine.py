@@ -16,7 +16,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
-from batch_magic import lifecycle, outcomes
+from batch_magic import lifecycle, outcomes, picture
 from batch_magic.api import Api
 from batch_magic.errors import BatchMagicError, JournalError, ServiceError
 from batch_magic.folder import Home, RunFolder, disk_errors, part_path, settle_download
@@ -144,7 +144,7 @@ class Engine:
         run = self._journal.run(run_id)
         if run.ending is None and not self._journal.take_lease(run_id, self._owner, self._clock()):
             # Another kernel drives it: show what it writes.
-            self._publish(lifecycle.snapshot(run, self._clock()))
+            self._publish(picture.snapshot(run, self._clock()))
             return self._clock() + run.limits.poll_first_s
         plan = lifecycle.next_actions(run, self._clock(), self._lender_endings(run))
         try:
@@ -155,7 +155,7 @@ class Engine:
         if run.ending is not None:
             return self._let_go(run)
         wake_at = self._clock() if plan.actions else plan.wake_at
-        self._publish(lifecycle.snapshot(run, self._clock(), wake_at=wake_at))
+        self._publish(picture.snapshot(run, self._clock(), wake_at=wake_at))
         return wake_at
 
     def _let_go(self, run: RunRecord) -> float | None:
@@ -165,7 +165,7 @@ class Engine:
             # Somebody reopened it between the two reads, and saw it driven.
             self.drive(run.run_id)
             return self._clock()
-        self._publish(lifecycle.snapshot(run, self._clock()))
+        self._publish(picture.snapshot(run, self._clock()))
         return None
 
     def _lender_endings(self, run: RunRecord) -> dict[str, Ending | None]:
@@ -438,7 +438,7 @@ class Engine:
             self._clock(),
             ending=ending,
             counts=counts,
-            model_served=lifecycle.snapshot(run, self._clock()).model_served,
+            model_served=picture.snapshot(run, self._clock()).model_served,
         )
 
     # -- when it goes wrong -----------------------------------------------------------------
@@ -481,7 +481,7 @@ class Engine:
     ) -> None:
         stage = JobStage.PLANNED if fresh_upload else JobStage.UPLOADED
         successor = self._successor(run, job, stage, wait_s, why)
-        closed = replace(job, stage=JobStage.COLLECTED, problem=lifecycle.REPLACED)
+        closed = replace(job, stage=JobStage.COLLECTED, is_replaced=True)
         self._journal.add_work(
             run.run_id,
             self._owner,

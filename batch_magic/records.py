@@ -291,6 +291,7 @@ class Job:
     usage: Usage | None = None  # after collecting
     model: str | None = None  # after collecting: who answered, in the answers' own words
     problem: str | None = None  # what went wrong last, in one line
+    is_replaced: bool = False  # another job has taken its place: it has no rows of its own
 
     @property
     def remote_status(self) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from batch_magic import frame as frames
-from batch_magic import lifecycle
+from batch_magic import picture
 from batch_magic.errors import CellError
 from batch_magic.folder import RunFolder
 from batch_magic.outcomes import Resolved, resolve_run
@@ -130,8 +130,8 @@ def _raw_lines(folder: RunFolder, resolved: Resolved) -> list[str | None]:
 
 def _facts(run: RunRecord, missing: list[str]) -> dict[str, Any]:
     """What the result says of itself, as plain values that any file format can hold."""
-    picture = lifecycle.snapshot(run, run.ended_at or run.created_at)
-    usage = picture.usage
+    drawn = picture.snapshot(run, run.ended_at or run.created_at)
+    usage = drawn.usage
     return {
         "run_id": run.run_id,
         "backend": run.backend.identity,
@@ -140,7 +140,7 @@ def _facts(run: RunRecord, missing: list[str]) -> dict[str, Any]:
         else run.backend.base_url,
         "endpoint": run.request.endpoint,
         "model": run.request.model,
-        "model_served": picture.model_served,
+        "model_served": drawn.model_served,
         "template": run.request.template,
         "params": dict(run.request.params),
         "schema": None,

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import pandas as pd
 
-from batch_magic import lifecycle, result
+from batch_magic import picture, result
 from batch_magic.errors import BatchMagicError, CellError, ServiceError, StillRunning
 from batch_magic.folder import Home
 from batch_magic.journal import Journal
@@ -56,7 +56,7 @@ class Run:
         self._ended = threading.Event()
         self._listeners: list[Callable[[Snapshot], None]] = []
         self._callbacks: list[Callable[[pd.DataFrame | BatchMagicError], None]] = []
-        self._snapshot = lifecycle.snapshot(record, record.created_at)
+        self._snapshot = picture.snapshot(record, record.created_at)
         if not is_recorded:
             self._preparing(0)
         elif record.ending is not None:
@@ -79,13 +79,13 @@ class Run:
 
         Raises StillRunning before the end, ServiceError when the run has stopped on a fault.
         """
-        picture = self._snapshot
-        if picture.ending is None:
+        s = self._snapshot
+        if s.ending is None:
             raise StillRunning(self.hint())
-        if picture.ending is Ending.STOPPED:
-            raise ServiceError(f"{picture.name} has stopped: {picture.fault}")
+        if s.ending is Ending.STOPPED:
+            raise ServiceError(f"{s.name} has stopped: {s.fault}")
         if not self._is_recorded:
-            raise CellError(f"{picture.name} has no result: {picture.fault}; run the cell again")
+            raise CellError(f"{s.name} has no result: {s.fault}; run the cell again")
         return self.partial()
 
     def partial(self) -> pd.DataFrame:
@@ -177,11 +177,15 @@ class Run:
             callback(outcome)
 
     def _preparing(self, rows_done: int) -> None:
-        picture = replace(
-            self._snapshot, stage=Stage.PREPARING, prepared=rows_done, as_of=time.time()
-        )
+        counts = {RowStatus.PENDING: self._snapshot.rows} if self._snapshot.rows else {}
         self._take(
-            replace(picture, counts={RowStatus.PENDING: picture.rows} if picture.rows else {})
+            replace(
+                self._snapshot,
+                stage=Stage.PREPARING,
+                prepared=rows_done,
+                counts=counts,
+                as_of=time.time(),
+            )
         )
 
     def _give_up(self, fault: str, ending: Ending) -> None:

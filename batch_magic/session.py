@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 
 from batch_magic import frame as frames
-from batch_magic import lifecycle, result, settings, wire
+from batch_magic import picture, result, settings, wire
 from batch_magic.engine import Engine, plan_jobs
 from batch_magic.errors import (
     BatchMagicError,
@@ -190,7 +190,7 @@ class Session:
         """Return a picture of every run of this home, newest first."""
         now = time.time()
         preparing = [run.snapshot() for run in self._handles if not run._is_recorded]
-        return preparing[::-1] + [lifecycle.snapshot(run, now) for run in self.journal.runs()]
+        return preparing[::-1] + [picture.snapshot(run, now) for run in self.journal.runs()]
 
     def _handle(self, run_id: str) -> Run:
         for run in self._handles:
@@ -218,11 +218,11 @@ class Session:
 
     def _drive(self, run: Run) -> None:
         run._is_recorded = True
-        picture = lifecycle.snapshot(self.journal.run(run.run_id), time.time())
+        seen = picture.snapshot(self.journal.run(run.run_id), time.time())
         if self._engine.drives(run.run_id):
-            run._take(picture)
+            run._take(seen)
         else:
-            run._start(picture)
+            run._start(seen)
             self._engine.drive(run.run_id)
         self._heartbeat.wake()
 

@@ -19,6 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "template",
         "wire",
         "lifecycle",
+        "picture",
         "resolution",
         "digests",
         "card",

@@ -27,6 +27,7 @@ from batch_magic.lifecycle import (
     Upload,
     next_actions,
 )
+from batch_magic.picture import snapshot
 from batch_magic.records import (
     Backend,
     Ending,
@@ -189,7 +190,7 @@ class World(RuleBasedStateMachine):
     @invariant()
     def the_picture_adds_up(self) -> None:
         if hasattr(self, "run"):
-            picture = lifecycle.snapshot(self.run, self.now)
+            picture = snapshot(self.run, self.now)
             assert all(n > 0 for n in picture.counts.values())
             assert isinstance(picture.stage, Stage)
 
@@ -333,6 +334,6 @@ def test_rows_of_a_retry_round_are_counted_there_alone() -> None:
     """The picture's counts add up to the rows, whatever is tried again."""
     first = job(JobStage.COLLECTED, counts={RowStatus.OK: 6, RowStatus.FAILED: 4}, retryable=4)
     again = replace(job(JobStage.RUNNING), number=1, round=1, rows=4)
-    counts = lifecycle.snapshot(run_of(first, again), NOW).counts
+    counts = snapshot(run_of(first, again), NOW).counts
     assert counts == {RowStatus.OK: 6, RowStatus.PENDING: 4}
     assert sum(counts.values()) == 10

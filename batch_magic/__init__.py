@@ -24,6 +24,7 @@ the list down, the rooms tell the way of a row.
              wire           JSONL both ways, cutting shards                    (orjson, msgspec)
              lifecycle      transition tables and next_actions(record, now)
              picture        a record as a person sees it: the snapshot
+             schema         the journal's tables, records as rows                (sqlite3)
              resolution     several words about a row → one outcome
              digests        which lines are the same
              card           a snapshot as HTML and as text

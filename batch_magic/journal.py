@@ -19,89 +19,31 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from batch_magic.errors import JournalError
 from batch_magic.records import (
-    Backend,
     Ending,
     Job,
-    JobStage,
-    Layout,
-    Limits,
-    RemoteJob,
-    Request,
     RowStatus,
     RunRecord,
     Shard,
-    Usage,
+)
+from batch_magic.schema import (
+    check_ours,
+    counts_json,
+    insert_jobs,
+    insert_shards,
+    job_facts,
+    migrate,
+    read_run,
+    roll_back,
+    run_facts,
+    transaction,
 )
 
-APPLICATION_ID = 0x67707462  # "gptb": how `file` and we know the database as ours
 LEASE_S = 30.0
 _BUSY_S = 10.0  # how long to wait for another process's commit
-
-SCHEMA = """
-CREATE TABLE runs (
-    run_id       TEXT PRIMARY KEY,
-    name         TEXT NOT NULL,     -- the variable that receives the result
-    created_at   REAL NOT NULL,     -- all times: Unix seconds by this machine's clock
-    rows         INTEGER NOT NULL,
-    identity     TEXT NOT NULL,     -- hash over lines, frame and layout: the same cell again
-    backend_id   TEXT NOT NULL,     -- where answers may be reused from
-    model        TEXT NOT NULL,     -- as asked for; narrows the search for reusable answers
-    facts        TEXT NOT NULL,     -- JSON: what is fixed at submit (backend, request, layout …)
-    decided      TEXT NOT NULL,     -- JSON {status: rows} settled without a job of this run
-    lenders      TEXT NOT NULL,     -- JSON list of run ids still awaited
-    cancel_at    REAL,              -- null unless a cancel was asked for
-    ending       TEXT,              -- null while anything is left to do
-    ended_at     REAL,
-    fault        TEXT,              -- why it stopped, and what to do
-    counts       TEXT NOT NULL,     -- JSON {status: rows}; empty until ended
-    model_served TEXT
-);
-CREATE INDEX runs_by_identity ON runs (identity);
-CREATE INDEX runs_by_name ON runs (name, created_at);
-CREATE TABLE shards (
-    run_id TEXT NOT NULL REFERENCES runs (run_id),
-    number INTEGER NOT NULL,        -- from 0, in order of writing
-    rows   INTEGER NOT NULL,
-    bytes  INTEGER NOT NULL,
-    sha256 TEXT NOT NULL,           -- of the shard's manifest: positions and line hashes
-    round  INTEGER NOT NULL,        -- 0, then one more for each retry
-    held   INTEGER NOT NULL,        -- 1: waits for another run's answers, has no job
-    PRIMARY KEY (run_id, number)
-);
-CREATE TABLE jobs (
-    run_id   TEXT NOT NULL REFERENCES runs (run_id),
-    number   INTEGER NOT NULL,
-    stage    TEXT NOT NULL,         -- ours; see records.JobStage
-    batch_id TEXT,                  -- the receipt; null until the service has answered
-    facts    TEXT NOT NULL,         -- JSON: the rest of records.Job
-    PRIMARY KEY (run_id, number)
-);
-CREATE INDEX jobs_by_batch ON jobs (batch_id);
-CREATE TABLE history (
-    at     REAL NOT NULL,
-    run_id TEXT NOT NULL,
-    job    INTEGER,                 -- null: about the run
-    event  TEXT NOT NULL
-);
-CREATE TABLE leases (
-    run_id     TEXT PRIMARY KEY,
-    owner      TEXT NOT NULL,       -- one engine of one process
-    pid        INTEGER NOT NULL,
-    host       TEXT NOT NULL,       -- a dead pid on this host frees the lease at once
-    expires_at REAL NOT NULL
-);
-"""
-
-MIGRATIONS: tuple[tuple[str, str], ...] = (("2026-11-22 first schema", SCHEMA),)
-"""Named steps, in order. A step is never edited once released; a change is a new step."""
 
 
 class LeaseLost(JournalError):  # noqa: N818  (a turn of events, nobody's error)
@@ -119,7 +61,7 @@ class Journal:
         self.path = path
         self._local = threading.local()
         with self._errors():
-            _prepare(self._connection())
+            migrate(self._connection())
 
     # -- runs -------------------------------------------------------------------------------
 
@@ -135,7 +77,7 @@ class Journal:
             if _kin(db, run.backend.identity, run.request.model) != list(kin):
                 raise Outdated("another run was submitted meanwhile")
             db.execute(
-                "INSERT INTO runs VALUES (?,?,?,?,?,?,?,?,?,?,NULL,NULL,NULL,NULL,'{}',NULL)",
+                "INSERT INTO runs VALUES (?,?,?,?,?,?,?,?,?,?,NULL,NULL,NULL,NULL,NULL,'{}',NULL)",
                 (
                     run.run_id,
                     run.name,
@@ -144,13 +86,13 @@ class Journal:
                     run.identity,
                     run.backend.identity,
                     run.request.model,
-                    _run_facts(run),
-                    _counts_json(run.decided),
+                    run_facts(run),
+                    counts_json(run.decided),
                     json.dumps(run.lenders),
                 ),
             )
-            _insert_shards(db, run.run_id, run.shards)
-            _insert_jobs(db, run.run_id, run.jobs)
+            insert_shards(db, run.run_id, run.shards)
+            insert_jobs(db, run.run_id, run.jobs)
             _take_lease(db, run.run_id, owner, now)
             _note(db, now, run.run_id, None, f"submitted {run.rows} rows as {len(run.jobs)} jobs")
 
@@ -160,13 +102,13 @@ class Journal:
             found = db.execute("SELECT * FROM runs WHERE run_id = ?", (run_id,)).fetchone()
             if found is None:
                 raise JournalError(f"there is no run {run_id!r} in {self.path.parent}")
-            return _read_run(db, found)
+            return read_run(db, found)
 
     def runs(self) -> list[RunRecord]:
         """Read all runs, newest first."""
         with self._read() as db:
             found = db.execute("SELECT * FROM runs ORDER BY created_at DESC, rowid DESC").fetchall()
-            return [_read_run(db, row) for row in found]
+            return [read_run(db, row) for row in found]
 
     def find(self, word: str) -> str | None:
         """Return the run that `word` means: a run id, a batch id, else the newest of that name."""
@@ -240,9 +182,9 @@ class Journal:
         with self._write() as db:
             for one in _with_lenders(db, run_id):
                 done = db.execute(
-                    "UPDATE runs SET ending = NULL, ended_at = NULL, fault = NULL"
+                    "UPDATE runs SET ending = NULL, ended_at = NULL, fault = NULL, resumed_at = ?"
                     " WHERE run_id = ? AND ending = ?",
-                    (one, Ending.STOPPED.value),
+                    (now, one, Ending.STOPPED.value),
                 )
                 if done.rowcount:
                     _note(db, now, one, None, "goes on after it had stopped")
@@ -268,7 +210,7 @@ class Journal:
             db.execute(
                 "UPDATE runs SET ending = ?, ended_at = ?, fault = ?, counts = ?,"
                 " model_served = coalesce(?, model_served) WHERE run_id = ?",
-                (ending.value, now, fault, _counts_json(counts or {}), model_served, run_id),
+                (ending.value, now, fault, counts_json(counts or {}), model_served, run_id),
             )
             _note(db, now, run_id, None, f"{ending.value}{': ' + fault if fault else ''}")
 
@@ -291,10 +233,10 @@ class Journal:
         with self._leased(run_id, owner) as db:
             db.execute(
                 "UPDATE runs SET lenders = '[]', decided = ? WHERE run_id = ?",
-                (_counts_json(decided), run_id),
+                (counts_json(decided), run_id),
             )
-            _insert_shards(db, run_id, shards)
-            _insert_jobs(db, run_id, jobs)
+            insert_shards(db, run_id, shards)
+            insert_jobs(db, run_id, jobs)
             _note(db, now, run_id, None, event)
 
     # -- what happens to a job --------------------------------------------------------------
@@ -305,7 +247,7 @@ class Journal:
             db.execute(
                 "UPDATE jobs SET stage = ?, batch_id = ?, facts = ?"
                 " WHERE run_id = ? AND number = ?",
-                (job.stage.value, job.batch_id, _job_facts(job), run_id, job.number),
+                (job.stage.value, job.batch_id, job_facts(job), run_id, job.number),
             )
             if event:
                 _note(db, now, run_id, job.number, event)
@@ -329,10 +271,10 @@ class Journal:
             if closed is not None:
                 db.execute(
                     "UPDATE jobs SET stage = ?, facts = ? WHERE run_id = ? AND number = ?",
-                    (closed.stage.value, _job_facts(closed), run_id, closed.number),
+                    (closed.stage.value, job_facts(closed), run_id, closed.number),
                 )
-            _insert_shards(db, run_id, shards)
-            _insert_jobs(db, run_id, jobs)
+            insert_shards(db, run_id, shards)
+            insert_jobs(db, run_id, jobs)
             _note(db, now, run_id, None, event)
 
     # -- leases -----------------------------------------------------------------------------
@@ -369,7 +311,7 @@ class Journal:
         if db is None:
             db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
             try:
-                _check_ours(db)
+                check_ours(db)
                 # FULL: a commit is on the disk before the money is spent.
                 # WAL: readers never wait for a writer.
                 for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
@@ -395,12 +337,12 @@ class Journal:
             try:
                 yield db
             finally:
-                _roll_back(db)
+                roll_back(db)
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
         with self._errors():
-            with _transaction(self._connection()) as db:
+            with transaction(self._connection()) as db:
                 yield db
 
     @contextmanager
@@ -410,55 +352,6 @@ class Journal:
             if held is None or held[0] != owner:
                 raise LeaseLost(f"run {run_id} is driven by another kernel now")
             yield db
-
-
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield db
-        db.execute("COMMIT")
-    finally:
-        _roll_back(db)
-
-
-def _roll_back(db: sqlite3.Connection) -> None:
-    # A full disk rolls back by itself, and a commit that fails leaves the transaction open.
-    if db.in_transaction:
-        db.execute("ROLLBACK")
-
-
-def _check_ours(db: sqlite3.Connection) -> None:
-    """Refuse a database of somebody else's before anything in it is changed."""
-    (app_id,) = db.execute("PRAGMA application_id").fetchone()
-    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if tables and app_id != APPLICATION_ID:
-        raise JournalError("journal.db in the home folder is not batch_magic's; move it away")
-
-
-def _prepare(db: sqlite3.Connection) -> None:
-    """Bring the database to this version's schema, or say why that cannot be done."""
-    with _transaction(db):
-        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        db.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY)")
-        applied = [row[0] for row in db.execute("SELECT name FROM migrations ORDER BY rowid")]
-        known = [name for name, _ in MIGRATIONS]
-        if applied != known[: len(applied)]:
-            raise JournalError(
-                "the home folder was written by a newer batch_magic;"
-                " run `pip install -U batch_magic` or choose another home"
-            )
-        for name, sql in MIGRATIONS[len(applied) :]:
-            _execute_all(db, sql)
-            db.execute("INSERT INTO migrations VALUES (?)", (name,))
-
-
-def _execute_all(db: sqlite3.Connection, sql: str) -> None:
-    # Not executescript: it would commit the transaction that makes a migration whole.
-    without_comments = "\n".join(line.split("--")[0] for line in sql.splitlines())
-    for statement in without_comments.split(";"):
-        if statement.strip():
-            db.execute(statement)
 
 
 def _explain(error: sqlite3.Error, path: Path) -> str:
@@ -473,99 +366,6 @@ def _explain(error: sqlite3.Error, path: Path) -> str:
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return f"{path} is locked by another process ({error}); try again in a moment"
     return f"{path}: {error}"
-
-
-# -- rows in and out ------------------------------------------------------------------------
-
-
-def _run_facts(run: RunRecord) -> str:
-    facts = {
-        "backend": asdict(run.backend),
-        "request": {**asdict(run.request), "extras": list(run.request.extras)},
-        "layout": asdict(run.layout),
-        "limits": asdict(run.limits),
-        "fingerprint": run.fingerprint,
-        "unstored": run.unstored,
-        "twins": run.twins,
-        "notes": run.notes,
-    }
-    return json.dumps(facts)
-
-
-def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
-    run_id, name, created_at, rows, identity, _backend_id, _model, facts_text, *rest = row
-    decided, lenders, cancel_at, ending, ended_at, fault, counts, model_served = rest
-    facts = json.loads(facts_text)
-    shards = db.execute(
-        "SELECT number, rows, bytes, sha256, round, held FROM shards WHERE run_id = ?"
-        " ORDER BY number",
-        (run_id,),
-    )
-    jobs = db.execute(
-        "SELECT number, stage, batch_id, facts FROM jobs WHERE run_id = ? ORDER BY number",
-        (run_id,),
-    )
-    return RunRecord(
-        run_id=run_id,
-        name=name,
-        backend=Backend(**facts["backend"]),
-        request=_read_request(facts["request"]),
-        layout=msgspec.convert(facts["layout"], Layout),
-        limits=Limits(**facts["limits"]),
-        created_at=created_at,
-        rows=rows,
-        identity=identity,
-        fingerprint=facts["fingerprint"],
-        unstored=tuple(facts["unstored"]),
-        decided=_read_counts(json.loads(decided)),
-        twins=facts["twins"],
-        notes=tuple(facts["notes"]),
-        lenders=tuple(json.loads(lenders)),
-        shards=tuple(
-            Shard(n, m, size, sha, nth, bool(held)) for n, m, size, sha, nth, held in shards
-        ),
-        jobs=tuple(_read_job(*one) for one in jobs),
-        cancel_at=cancel_at,
-        ending=None if ending is None else Ending(ending),
-        ended_at=ended_at,
-        fault=fault,
-        counts=_read_counts(json.loads(counts)),
-        model_served=model_served,
-    )
-
-
-def _read_request(facts: dict[str, Any]) -> Request:
-    return Request(**{**facts, "extras": tuple(facts["extras"])})
-
-
-_JOB_COLUMNS = ("number", "stage", "batch_id", "counts")
-
-
-def _job_facts(job: Job) -> str:
-    facts = {key: value for key, value in asdict(job).items() if key not in _JOB_COLUMNS}
-    return json.dumps({**facts, "counts": json.loads(_counts_json(job.counts))})
-
-
-def _read_job(number: int, stage: str, batch_id: str | None, facts_text: str) -> Job:
-    facts = json.loads(facts_text)
-    remote, usage = facts.pop("remote"), facts.pop("usage")
-    return Job(
-        number=number,
-        stage=JobStage(stage),
-        batch_id=batch_id,
-        remote=None if remote is None else msgspec.convert(remote, RemoteJob),
-        usage=None if usage is None else Usage(**usage),
-        counts=_read_counts(facts.pop("counts")),
-        **facts,
-    )
-
-
-def _counts_json(counts: Mapping[RowStatus, int]) -> str:
-    return json.dumps({status.label: n for status, n in counts.items() if n})
-
-
-def _read_counts(counts: Mapping[str, int]) -> dict[RowStatus, int]:
-    return {RowStatus[label.upper()]: n for label, n in counts.items()}
 
 
 def _kin(db: sqlite3.Connection, backend_id: str, model: str) -> list[tuple[str, bool]]:
@@ -587,26 +387,6 @@ def _with_lenders(db: sqlite3.Connection, run_id: str) -> list[str]:
             found.append(one)
             left += json.loads(row[0])
     return found
-
-
-def _insert_shards(db: sqlite3.Connection, run_id: str, shards: Iterable[Shard]) -> None:
-    db.executemany(
-        "INSERT INTO shards VALUES (?,?,?,?,?,?,?)",
-        [(run_id, s.number, s.rows, s.bytes, s.sha256, s.round, int(s.held)) for s in shards],
-    )
-
-
-def _insert_jobs(db: sqlite3.Connection, run_id: str, jobs: Iterable[Job]) -> None:
-    (first,) = db.execute(
-        "SELECT coalesce(max(number) + 1, 0) FROM jobs WHERE run_id = ?", (run_id,)
-    ).fetchone()
-    db.executemany(
-        "INSERT INTO jobs VALUES (?,?,?,?,?)",
-        [
-            (run_id, number, job.stage.value, job.batch_id, _job_facts(job))
-            for number, job in enumerate(jobs, start=first)
-        ],
-    )
 
 
 def _note(db: sqlite3.Connection, now: float, run_id: str, job: int | None, event: str) -> None:

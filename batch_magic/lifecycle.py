@@ -310,6 +310,9 @@ def _after_failure(job: Job, remote: RemoteJob, run: RunRecord) -> Action:
     if codes & QUEUE_FULL_CODES:
         wait_s = min(_QUEUE_FULL_FACTOR * backoff_s, _LONGEST_WAIT_S)
         return Replace(job, fresh_upload=False, wait_s=wait_s, why=_said(remote.faults))
+    if codes & FATAL_CODES and (job.intended_at or 0.0) < (run.resumed_at or 0.0):
+        # Refused for a fault that the user has mended since.
+        return Replace(job, fresh_upload=False, wait_s=0.0, why=_said(remote.faults))
     if codes & FATAL_CODES:
         return Stop(f"{_said(remote.faults)}; {_cure(codes)}", job)
     if _is_file_lag(remote) and job.attempt < _FILE_LAG_ATTEMPTS:

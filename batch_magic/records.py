@@ -321,6 +321,7 @@ class RunRecord:
     shards: tuple[Shard, ...] = ()
     jobs: tuple[Job, ...] = ()
     cancel_at: float | None = None
+    resumed_at: float | None = None  # when it last went on after a stop
     ending: Ending | None = None
     ended_at: float | None = None
     fault: str | None = None

@@ -20,6 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "wire",
         "lifecycle",
         "picture",
+        "schema",
         "resolution",
         "digests",
         "card",
@@ -36,13 +37,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 KEYS: dict[str, frozenset[str]] = {
-    "sqlite3": frozenset({"journal"}),
+    "sqlite3": frozenset({"journal", "schema"}),
     "openai": frozenset({"api"}),
     "pandas": frozenset({"frame", "result", "run", "session", "magic"}),
     "pyarrow": frozenset({"frame", "folder", "result"}),
     "jinja2": frozenset({"template"}),
     "orjson": frozenset({"wire"}),
-    "msgspec": frozenset({"wire", "journal"}),
+    "msgspec": frozenset({"wire", "schema"}),
     "ipywidgets": frozenset({"panel"}),
     "IPython": frozenset({"magic", "panel"}),
     "traitlets": frozenset({"magic"}),

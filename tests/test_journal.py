@@ -16,7 +16,7 @@ from test_lifecycle import NOW, job, remote, run_of
 
 from batch_magic.errors import JournalError
 from batch_magic.folder import Home
-from batch_magic.journal import LEASE_S, MIGRATIONS, Journal, LeaseLost, Outdated
+from batch_magic.journal import LEASE_S, Journal, LeaseLost, Outdated
 from batch_magic.records import (
     Ending,
     Job,
@@ -27,6 +27,7 @@ from batch_magic.records import (
     Shard,
     Usage,
 )
+from batch_magic.schema import MIGRATIONS
 
 
 @pytest.fixture

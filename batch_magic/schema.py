@@ -1,0 +1,257 @@
+"""The tables of the journal, and how a record is written in them and read again.
+
+It knows the SQL schema, its migrations and the JSON in its columns, and refuses to know when
+anything is written or who may: that is `journal`'s. The trap is time: a step that was released
+is never edited, and a record written by an older version must read as well.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+
+from batch_magic.errors import JournalError
+from batch_magic.records import (
+    Backend,
+    Ending,
+    Job,
+    JobStage,
+    Layout,
+    Limits,
+    RemoteJob,
+    Request,
+    RowStatus,
+    RunRecord,
+    Shard,
+    Usage,
+)
+
+APPLICATION_ID = 0x67707462  # "gptb": how `file` and we know the database as ours
+
+SCHEMA = """
+CREATE TABLE runs (
+    run_id       TEXT PRIMARY KEY,
+    name         TEXT NOT NULL,     -- the variable that receives the result
+    created_at   REAL NOT NULL,     -- all times: Unix seconds by this machine's clock
+    rows         INTEGER NOT NULL,
+    identity     TEXT NOT NULL,     -- hash over lines, frame and layout: the same cell again
+    backend_id   TEXT NOT NULL,     -- where answers may be reused from
+    model        TEXT NOT NULL,     -- as asked for; narrows the search for reusable answers
+    facts        TEXT NOT NULL,     -- JSON: what is fixed at submit (backend, request, layout …)
+    decided      TEXT NOT NULL,     -- JSON {status: rows} settled without a job of this run
+    lenders      TEXT NOT NULL,     -- JSON list of run ids still awaited
+    cancel_at    REAL,              -- null unless a cancel was asked for
+    resumed_at   REAL,              -- when it last went on after a stop
+    ending       TEXT,              -- null while anything is left to do
+    ended_at     REAL,
+    fault        TEXT,              -- why it stopped, and what to do
+    counts       TEXT NOT NULL,     -- JSON {status: rows}; empty until ended
+    model_served TEXT
+);
+CREATE INDEX runs_by_identity ON runs (identity);
+CREATE INDEX runs_by_name ON runs (name, created_at);
+CREATE TABLE shards (
+    run_id TEXT NOT NULL REFERENCES runs (run_id),
+    number INTEGER NOT NULL,        -- from 0, in order of writing
+    rows   INTEGER NOT NULL,
+    bytes  INTEGER NOT NULL,
+    sha256 TEXT NOT NULL,           -- of the shard's manifest: positions and line hashes
+    round  INTEGER NOT NULL,        -- 0, then one more for each retry
+    held   INTEGER NOT NULL,        -- 1: waits for another run's answers, has no job
+    PRIMARY KEY (run_id, number)
+);
+CREATE TABLE jobs (
+    run_id   TEXT NOT NULL REFERENCES runs (run_id),
+    number   INTEGER NOT NULL,
+    stage    TEXT NOT NULL,         -- ours; see records.JobStage
+    batch_id TEXT,                  -- the receipt; null until the service has answered
+    facts    TEXT NOT NULL,         -- JSON: the rest of records.Job
+    PRIMARY KEY (run_id, number)
+);
+CREATE INDEX jobs_by_batch ON jobs (batch_id);
+CREATE TABLE history (
+    at     REAL NOT NULL,
+    run_id TEXT NOT NULL,
+    job    INTEGER,                 -- null: about the run
+    event  TEXT NOT NULL
+);
+CREATE TABLE leases (
+    run_id     TEXT PRIMARY KEY,
+    owner      TEXT NOT NULL,       -- one engine of one process
+    pid        INTEGER NOT NULL,
+    host       TEXT NOT NULL,       -- a dead pid on this host frees the lease at once
+    expires_at REAL NOT NULL
+);
+"""
+
+MIGRATIONS: tuple[tuple[str, str], ...] = (("2026-11-22 first schema", SCHEMA),)
+"""Named steps, in order. A step is never edited once released; a change is a new step."""
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield db
+        db.execute("COMMIT")
+    finally:
+        roll_back(db)
+
+
+def roll_back(db: sqlite3.Connection) -> None:
+    # A full disk rolls back by itself, and a commit that fails leaves the transaction open.
+    if db.in_transaction:
+        db.execute("ROLLBACK")
+
+
+def check_ours(db: sqlite3.Connection) -> None:
+    """Refuse a database of somebody else's before anything in it is changed."""
+    (app_id,) = db.execute("PRAGMA application_id").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if tables and app_id != APPLICATION_ID:
+        raise JournalError("journal.db in the home folder is not batch_magic's; move it away")
+
+
+def migrate(db: sqlite3.Connection) -> None:
+    """Bring the database to this version's schema, or say why that cannot be done."""
+    with transaction(db):
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY)")
+        applied = [row[0] for row in db.execute("SELECT name FROM migrations ORDER BY rowid")]
+        known = [name for name, _ in MIGRATIONS]
+        if applied != known[: len(applied)]:
+            raise JournalError(
+                "the home folder was written by a newer batch_magic;"
+                " run `pip install -U batch_magic` or choose another home"
+            )
+        for name, sql in MIGRATIONS[len(applied) :]:
+            _execute_all(db, sql)
+            db.execute("INSERT INTO migrations VALUES (?)", (name,))
+
+
+def _execute_all(db: sqlite3.Connection, sql: str) -> None:
+    # Not executescript: it would commit the transaction that makes a migration whole.
+    without_comments = "\n".join(line.split("--")[0] for line in sql.splitlines())
+    for statement in without_comments.split(";"):
+        if statement.strip():
+            db.execute(statement)
+
+
+# -- records as rows ------------------------------------------------------------------------
+
+
+def run_facts(run: RunRecord) -> str:
+    facts = {
+        "backend": asdict(run.backend),
+        "request": {**asdict(run.request), "extras": list(run.request.extras)},
+        "layout": asdict(run.layout),
+        "limits": asdict(run.limits),
+        "fingerprint": run.fingerprint,
+        "unstored": run.unstored,
+        "twins": run.twins,
+        "notes": run.notes,
+    }
+    return json.dumps(facts)
+
+
+def read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
+    run_id, name, created_at, rows, identity, _backend_id, _model, facts_text, *rest = row
+    decided, lenders, cancel_at, resumed_at, ending, ended_at, fault, counts, model_served = rest
+    facts = json.loads(facts_text)
+    shards = db.execute(
+        "SELECT number, rows, bytes, sha256, round, held FROM shards WHERE run_id = ?"
+        " ORDER BY number",
+        (run_id,),
+    )
+    jobs = db.execute(
+        "SELECT number, stage, batch_id, facts FROM jobs WHERE run_id = ? ORDER BY number",
+        (run_id,),
+    )
+    return RunRecord(
+        run_id=run_id,
+        name=name,
+        backend=Backend(**facts["backend"]),
+        request=_read_request(facts["request"]),
+        layout=msgspec.convert(facts["layout"], Layout),
+        limits=Limits(**facts["limits"]),
+        created_at=created_at,
+        rows=rows,
+        identity=identity,
+        fingerprint=facts["fingerprint"],
+        unstored=tuple(facts["unstored"]),
+        decided=_read_counts(json.loads(decided)),
+        twins=facts["twins"],
+        notes=tuple(facts["notes"]),
+        lenders=tuple(json.loads(lenders)),
+        shards=tuple(
+            Shard(n, m, size, sha, nth, bool(held)) for n, m, size, sha, nth, held in shards
+        ),
+        jobs=tuple(_read_job(*one) for one in jobs),
+        cancel_at=cancel_at,
+        resumed_at=resumed_at,
+        ending=None if ending is None else Ending(ending),
+        ended_at=ended_at,
+        fault=fault,
+        counts=_read_counts(json.loads(counts)),
+        model_served=model_served,
+    )
+
+
+def _read_request(facts: dict[str, Any]) -> Request:
+    return Request(**{**facts, "extras": tuple(facts["extras"])})
+
+
+_JOB_COLUMNS = ("number", "stage", "batch_id", "counts")
+
+
+def job_facts(job: Job) -> str:
+    facts = {key: value for key, value in asdict(job).items() if key not in _JOB_COLUMNS}
+    return json.dumps({**facts, "counts": json.loads(counts_json(job.counts))})
+
+
+def _read_job(number: int, stage: str, batch_id: str | None, facts_text: str) -> Job:
+    facts = json.loads(facts_text)
+    remote, usage = facts.pop("remote"), facts.pop("usage")
+    return Job(
+        number=number,
+        stage=JobStage(stage),
+        batch_id=batch_id,
+        remote=None if remote is None else msgspec.convert(remote, RemoteJob),
+        usage=None if usage is None else Usage(**usage),
+        counts=_read_counts(facts.pop("counts")),
+        **facts,
+    )
+
+
+def counts_json(counts: Mapping[RowStatus, int]) -> str:
+    return json.dumps({status.label: n for status, n in counts.items() if n})
+
+
+def _read_counts(counts: Mapping[str, int]) -> dict[RowStatus, int]:
+    return {RowStatus[label.upper()]: n for label, n in counts.items()}
+
+
+def insert_shards(db: sqlite3.Connection, run_id: str, shards: Iterable[Shard]) -> None:
+    db.executemany(
+        "INSERT INTO shards VALUES (?,?,?,?,?,?,?)",
+        [(run_id, s.number, s.rows, s.bytes, s.sha256, s.round, int(s.held)) for s in shards],
+    )
+
+
+def insert_jobs(db: sqlite3.Connection, run_id: str, jobs: Iterable[Job]) -> None:
+    (first,) = db.execute(
+        "SELECT coalesce(max(number) + 1, 0) FROM jobs WHERE run_id = ?", (run_id,)
+    ).fetchone()
+    db.executemany(
+        "INSERT INTO jobs VALUES (?,?,?,?,?)",
+        [
+            (run_id, number, job.stage.value, job.batch_id, job_facts(job))
+            for number, job in enumerate(jobs, start=first)
+        ],
+    )

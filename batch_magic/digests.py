@@ -7,8 +7,6 @@ object a line) and refuses to know what they stand for. The trap: a lookup by th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,9 +14,9 @@ DIGEST = np.dtype([("hi", "<u8"), ("lo", "<u8")])
 """A digest as two numbers, so that arrays of them sort and compare fast."""
 
 
-def as_digests(digests: Sequence[bytes]) -> NDArray[np.void]:
-    """Turn 16-byte digests into an array of DIGEST."""
-    return np.frombuffer(b"".join(digests), dtype=DIGEST)
+def as_digests(digests: bytes) -> NDArray[np.void]:
+    """Turn 16-byte digests, one after another, into an array of DIGEST."""
+    return np.frombuffer(digests, dtype=DIGEST)
 
 
 class SortedDigests:

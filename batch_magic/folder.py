@@ -31,9 +31,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from batch_magic import wire
+from batch_magic import results, wire
 from batch_magic.digests import DIGEST, SortedDigests, as_digests
 from batch_magic.errors import JournalError
+from batch_magic.packing import Packer
 from batch_magic.records import Limits, Lines, Outcomes, Shard, Usage
 from batch_magic.resolution import is_retryable
 
@@ -43,7 +44,6 @@ ANSWERED = np.dtype(
 )
 TWINS = np.dtype("<i8")
 
-_BLOCK_BYTES = 4 << 20
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -73,12 +73,6 @@ class Home:
         if not _RUN_ID.fullmatch(run_id):
             raise JournalError(f"{run_id!r} is not a run id; the journal may be damaged")
         return RunFolder(self.path / "runs" / run_id)
-
-    def strays(self, known: Iterable[str]) -> list[Path]:
-        """Return run folders that the journal does not name: submits that never got so far."""
-        names = set(known)
-        with disk_errors(self.path):
-            return [one for one in (self.path / "runs").iterdir() if one.name not in names]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +145,7 @@ class RunFolder:
         manifest = self.manifest(shard)
         n = 0
         for n, (line, entry) in enumerate(self._paired_lines(shard), start=1):
-            digest = as_digests([wire.tail_digest(line)])[0]
+            digest = as_digests(wire.tail_digest(line))[0]
             if digest["hi"] != entry["hi"] or digest["lo"] != entry["lo"]:
                 raise JournalError(f"line {n} of {path} was changed since submit")
         with disk_errors(path):
@@ -201,15 +195,15 @@ class RunFolder:
         """Read both result files of a job into its outcomes file; return the sum of them."""
         paths = [self.result_path(job, kind) for kind in ("output", "error")]
         files = [path for path in paths if path.exists()]
-        decoder = wire.Decoder(run_id=run_id, endpoint=endpoint)
+        decoder = results.Decoder(run_id=run_id)
         parts = ((n, part) for n, path in enumerate(files) for part in _decoded(path, decoder))
         return self._write_outcomes(self.path / f"job-{job:05}.arrow", files, parts)
 
     def scan_kept(self, number: int, run_id: str, endpoint: str) -> Scan:
         """Read a file of answers taken over into its outcomes file."""
         path = self.kept_path(number)
-        positions = self.kept_manifest(number)["position"]
-        decoder = wire.Decoder(run_id=run_id, endpoint=endpoint)
+        positions = self.kept_manifest(number)["position"].tolist()
+        decoder = results.Decoder(run_id=run_id)
         parts = ((0, part) for part in _decoded(path, decoder, positions))
         return self._write_outcomes(path.with_suffix(".arrow"), [path], parts)
 
@@ -361,9 +355,7 @@ class ShardWriter:
         held: bool = False,
     ) -> None:
         self._folder = folder
-        self._packer = wire.Packer(
-            max_rows=limits.max_rows_per_job, max_bytes=limits.max_bytes_per_job
-        )
+        self._packer = Packer(max_rows=limits.max_rows_per_job, max_bytes=limits.max_bytes_per_job)
         self._round, self._held = round, held
         self._numbers = numbers  # shared by the writers of one run
         self._number = 0
@@ -391,17 +383,16 @@ class ShardWriter:
         return self.shards
 
     def _append(self, lines: Lines) -> None:
-        data = b"".join(lines.data)
         positions = np.asarray(lines.positions, dtype=np.int64)
         if self._out is None:
             self._number = next(self._numbers)
         with disk_errors(self._path):
             if self._out is None:
                 self._out = part_path(self._path).open("wb")
-            self._out.write(data)
+            self._out.write(lines.data)
         self._manifest.append(manifest_of(positions, as_digests(lines.digests)))
         self._rows += len(positions)
-        self._bytes += len(data)
+        self._bytes += len(lines.data)
 
     @property
     def _path(self) -> Path:
@@ -493,34 +484,14 @@ def manifest_of(positions: NDArray[np.int64], digests: NDArray[np.void]) -> NDAr
 
 def _as_lines(held: Sequence[tuple[int, bytes, bytes]]) -> Lines:
     positions, data, digests = zip(*held, strict=True)
-    return Lines(positions, data, digests)
+    return Lines(positions, b"".join(data), list(map(len, data)), b"".join(digests))
 
 
 def _decoded(
-    path: Path, decoder: wire.Decoder, positions: NDArray[np.int64] | None = None
+    path: Path, decoder: results.Decoder, positions: Sequence[int] | None = None
 ) -> Iterator[Outcomes]:
-    """Decode a result file block by block, each block whole lines split on b"\\n" only."""
-    offset, line = 0, 1
-    for block in _blocks(path):
-        n = block.count(b"\n") + (not block.endswith(b"\n"))
-        mine = None if positions is None else positions[line - 1 : line - 1 + n].tolist()
-        yield decoder.decode(block, offset=offset, first_line=line, positions=mine)
-        offset += len(block)
-        line += n
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    rest = b""
-    with disk_errors(path), path.open("rb") as handle:
-        while data := handle.read(_BLOCK_BYTES):
-            end = data.rfind(b"\n") + 1
-            if end:
-                yield rest + data[:end]
-                rest = data[end:]
-            else:
-                rest += data
-    if rest:
-        yield rest
+    with disk_errors(path), path.open("rb", buffering=1 << 20) as handle:
+        yield from decoder.outcomes(handle, positions)
 
 
 # -- outcomes as Arrow ----------------------------------------------------------------------

@@ -137,14 +137,6 @@ class Journal:
             ).fetchone()
         return None if found is None else str(found[0])
 
-    def unended(self) -> list[str]:
-        """Return the ids of runs that have something left to do, oldest first."""
-        with self._read() as db:
-            found = db.execute(
-                "SELECT run_id FROM runs WHERE ending IS NULL ORDER BY created_at, rowid"
-            ).fetchall()
-        return [str(row[0]) for row in found]
-
     def kin(self, backend_id: str, model: str) -> list[tuple[str, bool]]:
         """Return (run id, has ended) of runs whose answers might be reused, newest first.
 
@@ -188,11 +180,6 @@ class Journal:
                 )
                 if done.rowcount:
                     _note(db, now, one, None, "goes on after it had stopped")
-
-    def rename(self, run_id: str, name: str) -> None:
-        """Give a run another variable for its result."""
-        with self._write() as db:
-            db.execute("UPDATE runs SET name = ? WHERE run_id = ?", (name, run_id))
 
     def end_run(
         self,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import json
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import fields
 from pathlib import Path
@@ -35,6 +36,7 @@ AWAITED = "_gptbatch_awaited"
 
 _TRAITS = {str: Unicode, int: Integer, float: Float}
 _TELL_S = 0.2
+_EVENTS = 10  # how many of the latest events `show` prints
 
 VERBS = {
     "list": "all runs of this project",
@@ -43,7 +45,7 @@ VERBS = {
     "cancel": "NAME … or --all: cancel; rows that finished are kept",
     "attach": "NAME | run id | batch_…: bind NAME again and go on",
     "take": "NAME put the result in the namespace now",
-    "show": "NAME template, parameters and one rendered request",
+    "show": "NAME template, parameters, latest events and one rendered request",
     "help": "this table",
 }
 
@@ -240,6 +242,8 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         print(f"endpoint  {s.request.endpoint}\nmodel     {s.request.model}")
         print(f"params    {json.dumps(dict(s.request.params), ensure_ascii=False)}")
         print(f"template\n{_indented(s.request.template)}")
+        for at, event in run.history()[-_EVENTS:]:
+            print(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(at))}  {event}")
         example = run.example()
         if example is not None:
             print(f"first request\n{_indented(_pretty(example))}")

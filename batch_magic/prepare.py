@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from typing import Any
@@ -24,11 +24,13 @@ from numpy.typing import NDArray
 from batch_magic import frame as frames
 from batch_magic import outcomes
 from batch_magic.digests import FirstSeen, SortedDigests, as_digests
-from batch_magic.folder import Answered, Home, KeptWriter, RunFolder, ShardWriter
+from batch_magic.folder import Answered, Home, KeptWriter, RunFolder, ShardWriter, disk_errors
 from batch_magic.journal import Journal
-from batch_magic.records import Lines, Outcomes, RowStatus, RunRecord
+from batch_magic.packing import Packer, pick
+from batch_magic.records import Chunk, Lines, Outcomes, RowStatus, RunRecord
+from batch_magic.stored_frame import Stored, store
 from batch_magic.template import Template
-from batch_magic.wire import Encoder, Packer
+from batch_magic.wire import Encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +109,15 @@ class Preparation:
         self._folder.create()
         out = _Out(self._folder, self.draft, self.known)
         encoder = _encoder(self.draft, self._template)
-        chunks = frames.chunks(
-            self._frame, self._template.columns, with_index=self._template.reads_index
-        )
-        for chunk in chunks:
+        for chunk in _chunks(self._frame, self._template):
             rendered = self._template.render(chunk)
             out.skip(rendered.skipped)
             out.missing_values += rendered.missing_values
             out.take(encoder.encode(rendered))
             self.rows_done += chunk.size
             yield
-        stored = frames.store(self._frame, self._folder.frame_path)
+        with disk_errors(self._folder.frame_path):
+            stored = store(self._frame, self._folder.frame_path)
         yield
         self.record = out.close(stored)
 
@@ -198,7 +198,7 @@ class _Out:
         self._decided[status] += len(positions)
         self._unsent.append(_unsent(positions, status, said))
 
-    def close(self, stored: frames.Stored) -> RunRecord:
+    def close(self, stored: Stored) -> RunRecord:
         """Put every file in its place and return the run as it is to be written down."""
         shards = sorted(self._shards.close() + self._held.close(), key=lambda shard: shard.number)
         kept = self._kept.close()
@@ -218,7 +218,7 @@ class _Out:
         )
         return replace(record, notes=self._draft.notes + _notes(record, kept, self.missing_values))
 
-    def _identity(self, stored: frames.Stored) -> str:
+    def _identity(self, stored: Stored) -> str:
         draft = self._draft
         facts = (draft.name, draft.backend.identity, draft.rows, asdict(draft.layout))
         for part in (stored.sha256, draft.fingerprint if stored.unstored else "", repr(facts)):
@@ -246,12 +246,7 @@ def _notes(run: RunRecord, kept: int, missing_values: int) -> tuple[str, ...]:
 def _some(lines: Lines, wanted: NDArray[np.bool_]) -> Lines:
     if wanted.all():
         return lines
-    at = np.flatnonzero(wanted).tolist()
-    return Lines(
-        [lines.positions[i] for i in at],
-        [lines.data[i] for i in at],
-        [lines.digests[i] for i in at],
-    )
+    return pick(lines, np.flatnonzero(wanted).tolist())
 
 
 def _unsent(positions: list[int], status: RowStatus, said: list[str]) -> Outcomes:
@@ -301,26 +296,33 @@ def rehearse(draft: RunRecord, frame: Any, template: Template) -> DryRun:
     limits = draft.limits
     packer = Packer(max_rows=limits.max_rows_per_job, max_bytes=limits.max_bytes_per_job)
     seen, totals, first = FirstSeen(), Counter[str](), list[str]()
-    for chunk in frames.chunks(frame, template.columns, with_index=template.reads_index):
+    for chunk in _chunks(frame, template):
         rendered = template.render(chunk)
         lines = encoder.encode(rendered)
         positions = np.asarray(lines.positions, dtype=np.int64)
         is_new = seen.add(as_digests(lines.digests), positions) < 0
         packed = packer.pack(_some(lines, is_new))
-        first += [line.decode() for line in lines.data[: _SHOWN - len(first)]]
+        wanted = _SHOWN - len(first)
+        first += [line.decode() for line in lines.data.split(b"\n", wanted)[:wanted] if line]
         totals["skipped"] += len(rendered.skipped)
         totals["missing_values"] += rendered.missing_values
         totals["twins"] += len(positions) - int(is_new.sum())
         totals["oversize"] += len(packed.oversize)
         for part in packed.parts:
-            totals["to_send"] += len(part.lines.data)
-            totals["bytes"] += sum(map(len, part.lines.data))
+            totals["to_send"] += len(part.lines.sizes)
+            totals["bytes"] += len(part.lines.data)
             totals["jobs"] += part.opens
     counts = {name: totals[name] for name in _DRY_COUNTS}
     return DryRun(rows=len(frame), first_lines=tuple(first), **counts)
 
 
 _DRY_COUNTS = ("to_send", "twins", "skipped", "oversize", "missing_values", "jobs", "bytes")
+
+
+def _chunks(frame: Any, template: Template) -> Iterator[Chunk]:
+    return frames.chunks(
+        frame, template.columns, with_index=template.reads_index, as_text=template.bare
+    )
 
 
 def _encoder(draft: RunRecord, template: Template) -> Encoder:

@@ -87,38 +87,45 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A few thousand rows of the columns that a template reads.
+    """A few hundred rows of the columns that a template reads.
 
-    `columns` maps a column's name to its `size` values, missing ones as None; `index` holds
-    the index labels where the template asks for them. Row i is position `start + i`.
+    `columns` maps a column's name to its `size` values, missing ones as None; a column that is
+    only written out may come as UTF-8 in `texts` instead. `index` holds the index labels where
+    the template asks for them. Row i is position `start + i`.
     """
 
     start: int
     size: int
     columns: Mapping[Hashable, Sequence[object]]
     index: Sequence[object] | None = None
+    texts: Mapping[Hashable, Sequence[bytes | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A chunk after rendering: `slots[n][i]` is the text of slot n for row `positions[i]`."""
+    """A chunk after rendering: `slots[n][i]` is the text of slot n for row `positions[i]`.
+
+    The texts of a slot are all strings, or all UTF-8.
+    """
 
     positions: Sequence[int]
-    slots: tuple[Sequence[str], ...]
+    slots: tuple[Sequence[str] | Sequence[bytes], ...]
     skipped: Sequence[int]  # positions with nothing to send
     missing_values: int  # rows sent with at least one missing value
 
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Request lines of a chunk: `data[i]` (newline included) asks for row `positions[i]`.
+    """Request lines, one after another in `data`.
 
-    `digests[i]` is the line's identity: 16 bytes, the hash of all but its custom_id.
+    Line i has `sizes[i]` bytes, newline included, and asks for row `positions[i]`. `digests` holds
+    16 bytes for each, one after another: its identity, the hash of all but its custom_id.
     """
 
     positions: Sequence[int]
-    data: Sequence[bytes]
-    digests: Sequence[bytes]
+    data: bytes
+    sizes: Sequence[int]
+    digests: bytes
 
 
 @dataclass(frozen=True, slots=True)

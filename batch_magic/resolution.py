@@ -112,19 +112,13 @@ def is_retryable(
     statuses: Sequence[int], http_statuses: Sequence[int | None], codes: Sequence[str | None]
 ) -> NDArray[np.bool_]:
     """Tell for each entry whether the row may be sent again by itself."""
-    return np.fromiter(
-        (
-            status == RowStatus.EXPIRED
-            or (
-                status == RowStatus.FAILED
-                and (
-                    code in RETRYABLE_CODES
-                    or http in RETRYABLE_HTTP
-                    or (http is not None and http >= 500)
-                )
-            )
-            for status, http, code in zip(statuses, http_statuses, codes, strict=True)
-        ),
-        dtype=bool,
-        count=len(statuses),
-    )
+    found = np.zeros(len(statuses), dtype=bool)
+    for n in np.flatnonzero(~_PAID[np.asarray(statuses, dtype=np.uint8)]).tolist():
+        found[n] = _may_pass(statuses[n], http_statuses[n], codes[n])
+    return found
+
+
+def _may_pass(status: int, http: int | None, code: str | None) -> bool:
+    if status != RowStatus.FAILED:
+        return status == RowStatus.EXPIRED
+    return code in RETRYABLE_CODES or http in RETRYABLE_HTTP or (http is not None and http >= 500)

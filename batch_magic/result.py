@@ -19,6 +19,7 @@ from batch_magic.errors import CellError
 from batch_magic.folder import RunFolder
 from batch_magic.outcomes import Resolved, resolve_run
 from batch_magic.records import RunRecord
+from batch_magic.stored_frame import load
 
 KEEP: Mapping[str, tuple[str, ...]] = {
     "usage": ("usage_input", "usage_cached", "usage_output", "usage_reasoning"),
@@ -50,7 +51,7 @@ def result_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -
     the run's snapshot. Same rows, order, index and dtypes; rows without outcome are `pending`.
     Raises JournalError when the files cannot be read.
     """
-    frame, missing = (live, []) if live is not None else frames.load(folder.frame_path)
+    frame, missing = (live, []) if live is not None else load(folder.frame_path)
     resolved = resolve_run(folder, run)
     columns = {
         run.layout.column: frames.text_column(_taken(resolved, "text")),
@@ -69,10 +70,10 @@ def _taken(resolved: Resolved, name: str) -> Any:
 
     parts = [chunk for one in resolved.tables for chunk in one.table[name].chunks]
     kind = parts[0].type if parts else pa.large_binary()
-    if not parts:
-        return pa.nulls(len(resolved.resolution.entry), kind)
-    entry = resolved.resolution.entry
-    return pa.chunked_array(parts, type=kind).take(pa.array(entry, mask=entry < 0))
+    column, entry = pa.chunked_array(parts, type=kind), resolved.resolution.entry
+    if kind == pa.large_binary():
+        return frames.gather(column, entry)
+    return column.take(pa.array(entry, mask=entry < 0))
 
 
 def _errors(resolved: Resolved) -> Any:

@@ -142,6 +142,13 @@ class Run:
         folder = self._home.run_folder(self._run_id)
         return next((folder.first_line(shard) for shard in record.shards), None)
 
+    def history(self) -> list[tuple[float, str]]:
+        """Return what happened to the run, in order: (Unix seconds, one line)."""
+        events = self._journal.history(self._run_id) if self._is_recorded else []
+        return [
+            (at, event if job is None else f"job {job + 1}: {event}") for at, job, event in events
+        ]
+
     # -- what the session tells it ----------------------------------------------------------
 
     def _start(self, snapshot: Snapshot) -> None:

@@ -1,9 +1,9 @@
-"""Peak memory of one way, in a process of its own: `python -m benchmarks.memory out FRAME DIR`.
+"""Memory of one piece of work, in a process of its own.
 
-Prints bytes: the highest anonymous resident memory while the work is done (looked at every two
-milliseconds), less what there was just before it, with all modules imported and the input frame
-in memory. For `in` it prints the size of the added columns as well, which are the result and
-not overhead.
+`python -m benchmarks.memory out|in FRAME DIR` does one way and prints bytes: the highest anonymous
+resident memory while the work is done (looked at every two milliseconds), less what there was
+just before it, with all modules imported and the input frame in memory. For `in` it prints the
+size of the added columns as well, which are the result and no overhead.
 """
 
 from __future__ import annotations
@@ -29,9 +29,13 @@ def anonymous_bytes() -> int:
     raise LookupError("RssAnon")
 
 
-def highest(work: Callable[[], object]) -> int:
-    """The highest `anonymous_bytes` while `work` runs."""
-    done, seen = threading.Event(), [anonymous_bytes()]
+def growth(work: Callable[[], object]) -> int:
+    """How far anonymous memory rises above what it was while `work` runs."""
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    ctypes.CDLL(None).malloc_trim(0)  # else the work would be done in what was left over
+    before = anonymous_bytes()
+    done, seen = threading.Event(), [before]
 
     def watch() -> None:
         while not done.wait(0.002):
@@ -44,24 +48,21 @@ def highest(work: Callable[[], object]) -> int:
     finally:
         done.set()
         watcher.join()
-    return max(seen[0], anonymous_bytes())
+    return max(seen[0], anonymous_bytes()) - before
 
 
 def main(direction: str, frame_path: Path, folder: Path) -> None:
     """Do the work once and print peak growth and result size."""
     frame = pd.read_parquet(frame_path)
-    outward.ours(frame.head(64), folder / "warm")  # what is loaded once is no cost of a row
-    gc.collect()
-    pa.default_memory_pool().release_unused()
-    ctypes.CDLL(None).malloc_trim(0)  # else the work would be done in what reading left over
-    before = anonymous_bytes()
+    warm = inward.answered(frame.head(64), folder / "warm")
+    inward.ours(frame.head(64), warm)  # what is loaded once is no cost of a row
     if direction == "out":
-        print(highest(lambda: outward.ours(frame, folder / "measured")) - before, 0)
+        print(growth(lambda: outward.ours(frame, folder / "out")), 0)
         return
-    merged: list[pd.DataFrame] = []
-    peak = highest(lambda: merged.append(inward.collected(frame, folder)))
+    given, merged = inward.answered(frame, folder / "in"), list[pd.DataFrame]()
+    grown = growth(lambda: merged.append(inward.ours(frame, given)))
     added = [merged[0][name].array for name in ("answer", "gpt_error")]
-    print(peak - before, sum(int(column.nbytes) for column in added))
+    print(grown, sum(int(column.nbytes) for column in added))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
 """Rows out: a frame to shard files on the disk, against the limit and two other ways.
 
-Ours reads the frame in chunks, renders, encodes, hashes each line, cuts shards and writes them
-with their manifests. The limit serialises dicts that stand ready and writes one file: no frame,
-no template, no hash. All ways end with the bytes on the disk (fsync).
+Ours is the package's own preparation of a run: chunks, rendering, lines, digests, twins looked
+for, shards cut and written with their manifests; the frame's snapshot is measured apart. The
+limit serialises dicts that stand ready and writes one file: no frame, no template, no digest.
+All ways end with the bytes on the disk (fsync).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
-from itertools import count
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +20,56 @@ import orjson
 import pandas as pd
 
 from batch_magic import frame as frames
-from batch_magic.folder import RunFolder, ShardWriter
-from batch_magic.records import Limits
+from batch_magic.folder import Home
+from batch_magic.prepare import Known, Preparation
+from batch_magic.records import Backend, Layout, Limits, Request, RunRecord
 from batch_magic.template import compile_template
-from batch_magic.wire import ENDPOINTS, Encoder
+from batch_magic.wire import CHAT
 from benchmarks.texts import MODEL, RUN_ID, SYSTEM, TEMPLATE
 
 
-def ours(frame: pd.DataFrame, folder: Path) -> None:
-    """The package's own way, as a submit goes it."""
-    template = compile_template(TEMPLATE, columns=frames.column_names(frame))
-    encoder = Encoder(
-        run_id=RUN_ID, endpoint="chat", model=MODEL, params={}, messages=template.messages
+def draft_of(rows: int) -> RunRecord:
+    """A run over so many rows, as it is before anything is written."""
+    return RunRecord(
+        run_id=RUN_ID,
+        name="labelled",
+        backend=Backend("openai", "https://api.openai.com/v1"),
+        request=Request(CHAT, MODEL, TEMPLATE),
+        layout=Layout("answer"),
+        limits=Limits(),
+        created_at=0.0,
+        rows=rows,
+        identity="",
+        fingerprint="",
     )
-    run = RunFolder(folder)
-    run.create()
-    writer = ShardWriter(run, Limits(), numbers=count())
-    for chunk in frames.chunks(frame, template.columns, with_index=template.reads_index):
-        writer.write(encoder.encode(template.render(chunk)))
-    writer.close()
+
+
+def preparation(frame: pd.DataFrame, folder: Path) -> Preparation:
+    """A submit's preparation, not begun."""
+    template = compile_template(TEMPLATE, columns=frames.column_names(frame))
+    draft = draft_of(len(frame))
+    return Preparation(Home(folder), draft, frame=frame, template=template, known=Known())
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run on the disk, and the CPU seconds that the frame's snapshot took of it."""
+
+    record: RunRecord
+    snapshot_s: float
+
+
+def ours(frame: pd.DataFrame, folder: Path) -> Prepared:
+    """The package's own way, as a submit goes it."""
+    work = preparation(frame, folder)
+    while work.rows_done < len(frame):
+        work.advance(lambda: True)
+    start = time.process_time()
+    work.advance(lambda: True)  # the step after the last chunk stores the frame
+    snapshot_s = time.process_time() - start
+    work.advance(lambda: False)
+    assert work.record is not None
+    return Prepared(work.record, snapshot_s)
 
 
 def request(position: int, title: str, body: str) -> dict[str, Any]:
@@ -44,7 +77,7 @@ def request(position: int, title: str, body: str) -> dict[str, Any]:
     return {
         "custom_id": f"{RUN_ID}-{position}",
         "method": "POST",
-        "url": ENDPOINTS["chat"],
+        "url": CHAT,
         "body": {
             "model": MODEL,
             "messages": [

@@ -49,8 +49,8 @@ def reviews(rows: int) -> pd.DataFrame:
     )
 
 
-def result_lines(rows: int) -> Iterator[bytes]:
-    """Result lines of `rows` rows in shuffled order, one in fifty of them an HTTP error."""
+def result_lines(rows: int) -> Iterator[tuple[int, bytes]]:
+    """Position and result line of `rows` rows in shuffled order, one in fifty of them an HTTP error."""
     dice = random.Random(rows)
     order = list(range(rows))
     dice.shuffle(order)
@@ -66,7 +66,7 @@ def result_lines(rows: int) -> Iterator[bytes]:
             },
             "error": None,
         }
-        yield json.dumps(line, ensure_ascii=False).encode() + b"\n"
+        yield position, json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
 
 def _error() -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from io import BytesIO
 
 import numpy as np
 import pandas as pd
@@ -12,12 +13,17 @@ from hypothesis import strategies as st
 
 from batch_magic import frame as frames
 from batch_magic.records import RowStatus
+from batch_magic.results import Decoder
 from batch_magic.template import compile_template
-from batch_magic.wire import Decoder, Encoder
+from batch_magic.wire import CHAT, Encoder
 
 RUN = "run-1"
 
 TEXTS = st.one_of(st.none(), st.text(st.characters(), max_size=6))
+
+
+def _is_utf8(text: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 @st.composite
@@ -40,7 +46,10 @@ def odd_frames(draw: st.DrawFn) -> pd.DataFrame:
             ]
         )
     )
-    frame = pd.DataFrame({"q": pd.Series(texts, dtype=object), "x": numbers, "y": numbers})
+    kind = draw(st.sampled_from([object, "string"]))
+    if any(text and not _is_utf8(text) for text in texts):
+        kind = object
+    frame = pd.DataFrame({"q": pd.Series(texts, dtype=kind), "x": numbers, "y": numbers})
     frame.index = index
     frame.columns = pd.Index(["q", "twice", "twice"])
     return frame
@@ -52,21 +61,24 @@ def test_every_answer_lands_on_its_row(frame: pd.DataFrame, dice: random.Random,
     """Shuffled, thinned out and over any index: same rows, same order, right values."""
     before = frame.copy()
     template = compile_template("<{{ q }}>", columns=frames.column_names(frame))
-    encoder = Encoder(run_id=RUN, endpoint="chat", model="m", params={}, messages=template.messages)
+    encoder = Encoder(run_id=RUN, endpoint=CHAT, model="m", params={}, messages=template.messages)
     status = np.full(len(frame), RowStatus.MISSING, dtype=np.uint8)
     results = []
-    for chunk in frames.chunks(frame, template.columns, with_index=False, size=size):
+    chunks = frames.chunks(
+        frame, template.columns, with_index=False, as_text=template.bare, size=size
+    )
+    for chunk in chunks:
         rendered = template.render(chunk)
         status[list(rendered.skipped)] = RowStatus.SKIPPED
-        for line in encoder.encode(rendered).data:
+        for line in encoder.encode(rendered).data.split(b"\n")[:-1]:
             if dice.random() < 0.9:
                 results.append(_echo(line))
     dice.shuffle(results)
-    found = Decoder(run_id=RUN, endpoint="chat").decode(b"".join(results))
     texts: list[str | None] = [None] * len(frame)
-    for position, text in zip(found.positions, found.text, strict=True):
-        texts[position] = text
-    status[list(found.positions)] = found.statuses
+    for found in Decoder(run_id=RUN).outcomes(BytesIO(b"".join(results))):
+        for position, text in zip(found.positions, found.text, strict=True):
+            texts[position] = text
+        status[list(found.positions)] = found.statuses
     merged = frames.attach(frame, status, {"answer": frames.text_column(texts)})
 
     pd.testing.assert_frame_equal(frame, before)
@@ -79,7 +91,7 @@ def test_every_answer_lands_on_its_row(frame: pd.DataFrame, dice: random.Random,
             assert answer == f"<{question}>"
         else:
             assert answer is pd.NA
-            assert state == ("skipped" if question is None else "missing")
+            assert state == ("skipped" if pd.isna(question) else "missing")
 
 
 def _echo(line: bytes) -> bytes:

@@ -14,10 +14,14 @@ PACKAGE = Path(__file__).parent.parent / "batch_magic"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("records", "errors"),
+    ("cell_body", "prompt_language"),
     (
         "frame",
+        "stored_frame",
         "template",
         "wire",
+        "packing",
+        "results",
         "lifecycle",
         "picture",
         "schema",
@@ -39,11 +43,11 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 KEYS: dict[str, frozenset[str]] = {
     "sqlite3": frozenset({"journal", "schema"}),
     "openai": frozenset({"api"}),
-    "pandas": frozenset({"frame", "result", "run", "session", "magic"}),
-    "pyarrow": frozenset({"frame", "folder", "result"}),
-    "jinja2": frozenset({"template"}),
-    "orjson": frozenset({"wire"}),
-    "msgspec": frozenset({"wire", "schema"}),
+    "pandas": frozenset({"frame", "stored_frame", "result", "run", "session", "magic"}),
+    "pyarrow": frozenset({"frame", "stored_frame", "folder", "result"}),
+    "jinja2": frozenset({"template", "prompt_language"}),
+    "orjson": frozenset({"wire", "results"}),
+    "msgspec": frozenset({"results", "schema"}),
     "ipywidgets": frozenset({"panel"}),
     "IPython": frozenset({"magic", "panel"}),
     "traitlets": frozenset({"magic"}),
@@ -51,15 +55,24 @@ KEYS: dict[str, frozenset[str]] = {
     "nest_asyncio2": frozenset({"run"}),
     # numpy holds positions and digests as arrays: material, not an outside thing.
     "numpy": frozenset(
-        {"frame", "digests", "resolution", "folder", "outcomes", "prepare", "result"}
+        {
+            "frame",
+            "stored_frame",
+            "wire",
+            "digests",
+            "resolution",
+            "folder",
+            "outcomes",
+            "prepare",
+            "result",
+        }
     ),
     # A thread, a connection per thread, an event that other threads wait for, a lock on traits.
     "threading": frozenset({"heartbeat", "journal", "run", "session", "panel"}),
-    # Clocks and dice are handed down: `run` waits by the monotonic clock, `frame` knows UUIDs as
-    # values of a cell.
-    "time": frozenset({"heartbeat", "run", "session", "panel"}),
+    # Clocks and dice are handed down: `run` waits by the monotonic clock.
+    "time": frozenset({"heartbeat", "run", "session", "panel", "magic"}),
     "secrets": frozenset({"session"}),
-    "uuid": frozenset({"frame"}),
+    "uuid": frozenset(),
     "random": frozenset(),
     "httpx": frozenset(),
     "httpx2": frozenset(),

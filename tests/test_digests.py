@@ -18,7 +18,9 @@ lines = st.lists(st.builds(lambda a, b: a + b, halves, halves), max_size=40)
 @given(lines, lines)
 def test_a_digest_is_found_by_all_of_its_bytes(known: list[bytes], wanted: list[bytes]) -> None:
     """An equal first half alone is no hit; of several equal ones the first is given."""
-    found = SortedDigests(as_digests(known), np.arange(len(known))).find(as_digests(wanted))
+    found = SortedDigests(as_digests(b"".join(known)), np.arange(len(known))).find(
+        as_digests(b"".join(wanted))
+    )
     assert found.tolist() == [known.index(one) if one in known else -1 for one in wanted]
 
 
@@ -32,13 +34,13 @@ def test_the_first_of_equal_lines_is_named_over_all_chunks(chunks: list[list[byt
         for place, one in zip(positions.tolist(), chunk, strict=True):
             expected.append(before.get(one, -1))
             before.setdefault(one, place)
-        assert seen.add(as_digests(chunk), positions).tolist() == expected
+        assert seen.add(as_digests(b"".join(chunk)), positions).tolist() == expected
         position += len(chunk)
 
 
 def test_many_lines_merge_into_few_levels_and_are_all_found() -> None:
     """A quarter of a million lines, then all of them again."""
-    digests = as_digests([hashlib.md5(b"%d" % n).digest() for n in range(250_000)])
+    digests = as_digests(b"".join(hashlib.md5(b"%d" % n).digest() for n in range(250_000)))
     seen = FirstSeen()
     for start in range(0, len(digests), 4096):
         part = digests[start : start + 4096]

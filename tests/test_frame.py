@@ -1,4 +1,4 @@
-"""Both ends of a run: values out of any frame, columns back in, and the snapshot on disk."""
+"""Both ends of a run: values out of any frame, and columns back in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import datetime
 import decimal
 import uuid
 import zoneinfo
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from batch_magic import frame as frames
-from batch_magic.errors import FrameError, JournalError
+from batch_magic.errors import FrameError
 from batch_magic.records import RowStatus
 
 N = 5
@@ -87,40 +85,6 @@ COLUMNS: dict[str, Any] = {
     "sparse float": pd.arrays.SparseArray([np.nan, 0, 1, np.nan, 2]),
 }
 
-INDEXES: dict[str, Any] = {
-    "duplicate": [1, 1, 2, 2, 3],
-    "unsorted": [3, 1, 2, 5, 4],
-    "string": pd.Index(list("zyxwv"), name="k"),
-    "datetime": pd.date_range("2020", periods=N),
-    "zoned": pd.date_range("2020", periods=N, tz="Asia/Seoul"),
-    "multi": pd.MultiIndex.from_arrays(
-        [[1, 1, 2, 2, 3], ["a", "b", None, "b", "a"]], names=["p", None]
-    ),
-    "range": pd.RangeIndex(10, 0, -2, name=("q", 1)),
-    "category": pd.CategoricalIndex(list("aabbc")),
-    "period": pd.period_range("2020", periods=N, freq="D"),
-    "timedelta": pd.timedelta_range("1s", periods=N),
-    "interval": pd.interval_range(0, N),
-    "missing": [1.0, np.nan, 2, np.nan, 3],
-    "mixed": pd.Index([1, "a", None, 2.5, (1,)], dtype=object, tupleize_cols=False),
-    "Int64": pd.Index([1, 2, 3, None, 4], dtype="Int64"),
-}
-
-LABELS: dict[str, Any] = {
-    "duplicate": ["a", "a"],
-    "numbers": [0, 1],
-    "tuples": pd.Index([("a", 1), ("b", 2)], tupleize_cols=False),
-    "multi": pd.MultiIndex.from_tuples([("a", "x"), ("a", "y")], names=["one", "two"]),
-    "range": pd.RangeIndex(2),
-    "datetime": pd.date_range("2020", periods=2),
-    "missing": [None, np.nan],
-    "category": pd.CategoricalIndex(["u", "v"]),
-    "surrogate": pd.Index(["\ud800", "b"], dtype=object),
-    "mixed": pd.Index([1, "1"], dtype=object),
-    "period": pd.period_range("2020", periods=2, freq="D"),
-    "interval": pd.interval_range(0, 2),
-}
-
 
 def plain(index: Any = None, labels: Any = None) -> pd.DataFrame:
     frame = pd.DataFrame({"a": range(N), "t": list("abcde")})
@@ -129,101 +93,6 @@ def plain(index: Any = None, labels: Any = None) -> pd.DataFrame:
     if labels is not None:
         frame.columns = labels
     return frame
-
-
-def assert_same(one: pd.DataFrame, other: pd.DataFrame) -> None:
-    pd.testing.assert_frame_equal(
-        one, other, check_exact=True, check_index_type="exact", check_column_type="exact"
-    )
-    for place in range(one.shape[1]):
-        if one.dtypes.iloc[place].kind == "O" and one.dtypes.iloc[place] == "object":
-            ours, theirs = one.iloc[:, place], other.iloc[:, place]
-            assert [type(value) for value in ours] == [type(value) for value in theirs]
-
-
-def round_trip(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    stored = frames.store(frame, path)
-    assert stored.unstored == ()
-    assert stored.bytes == path.stat().st_size
-    again, missing = frames.load(path)
-    assert missing == []
-    assert frames.fingerprint(again) == frames.fingerprint(frame)
-    return again
-
-
-@pytest.mark.parametrize("name", COLUMNS)
-def test_a_stored_column_comes_back_equal(name: str, tmp_path: Path) -> None:
-    """A result after a restart has the dtypes of the frame at submit, cell types included."""
-    frame = pd.DataFrame({"x": COLUMNS[name]})
-    assert_same(frame, round_trip(frame, tmp_path / "f.parquet"))
-
-
-@pytest.mark.parametrize("name", INDEXES)
-def test_a_stored_index_comes_back_equal(name: str, tmp_path: Path) -> None:
-    """The index is the user's; it is no identity but it is kept."""
-    frame = plain(INDEXES[name])
-    assert_same(frame, round_trip(frame, tmp_path / "f.parquet"))
-
-
-@pytest.mark.parametrize("name", LABELS)
-def test_stored_labels_come_back_equal(name: str, tmp_path: Path) -> None:
-    """Duplicate, non-string and many-levelled column names survive."""
-    frame = plain(labels=LABELS[name])
-    assert_same(frame, round_trip(frame, tmp_path / "f.parquet"))
-
-
-def test_many_groups_and_all_columns_together(tmp_path: Path) -> None:
-    """A frame longer than one row group is one frame again."""
-    wide = pd.DataFrame(COLUMNS)
-    assert_same(wide, round_trip(wide, tmp_path / "f.parquet"))
-    long = pd.DataFrame({"n": range(120_001), "t": [f"{n}" for n in range(120_001)]})
-    long["c"] = long["t"].str[-1].astype("category")
-    assert_same(long, round_trip(long, tmp_path / "f.parquet"))
-
-
-@pytest.mark.parametrize(
-    "frame",
-    [
-        pd.DataFrame(),
-        pd.DataFrame(index=[3, 3]),
-        pd.DataFrame(index=pd.RangeIndex(4)),
-        pd.DataFrame({"a": pd.Series([], dtype="category")}),
-        plain().iloc[:0],
-    ],
-    ids=str,
-)
-def test_frames_with_nothing_in_them(frame: pd.DataFrame, tmp_path: Path) -> None:
-    """No rows or no columns is still a frame."""
-    assert_same(frame, round_trip(frame, tmp_path / "f.parquet"))
-    assert frames.attach(frame, np.zeros(len(frame), np.uint8), {}).shape[0] == len(frame)
-
-
-def test_what_cannot_be_stored_is_named_and_taken_from_the_live_frame(tmp_path: Path) -> None:
-    """Images stay in memory; the rest of the frame is on disk, and no pickle anywhere."""
-    frame = plain()
-    frame.insert(1, "image", [Image.new("RGB", (2, 2))] * N)
-    frame.attrs = {"kept": [1], "not kept": object()}
-    path = tmp_path / "f.parquet"
-    assert frames.store(frame, path).unstored == ("image",)
-    assert [each.name for each in tmp_path.iterdir()] == ["f.parquet"]
-    left, missing = frames.load(path)
-    assert (list(left.columns), missing, left.attrs) == (["a", "t"], ["image"], {"kept": [1]})
-    whole, missing = frames.load(path, frame)
-    assert list(whole.columns) == ["a", "image", "t"]
-    assert missing == []
-    assert whole["image"].iloc[0] is frame["image"].iloc[0]
-    assert b"pickle" not in path.read_bytes()
-
-
-def test_a_file_that_is_no_snapshot_is_refused(tmp_path: Path) -> None:
-    """Damage is one line, not a traceback from Arrow."""
-    path = tmp_path / "f.parquet"
-    path.write_bytes(b"PAR1 garbage")
-    with pytest.raises(JournalError, match=r"f\.parquet"):
-        frames.load(path)
-    plain().to_parquet(path)
-    with pytest.raises(JournalError, match="no frame snapshot"):
-        frames.load(path)
 
 
 def test_check_frame_says_what_to_do() -> None:
@@ -254,7 +123,7 @@ def test_values_come_as_plain_python_and_missing_as_none() -> None:
 
 def test_chunks_cover_all_rows_in_order() -> None:
     """Row i of a chunk is position start + i, whatever the index says."""
-    frame = plain(INDEXES["duplicate"])
+    frame = plain([1, 1, 2, 2, 3])
     found = list(frames.chunks(frame, ["t"], with_index=True, size=2))
     assert [(c.start, c.size, c.columns["t"], c.index) for c in found] == [
         (0, 2, ["a", "b"], [1, 1]),
@@ -275,7 +144,7 @@ def test_a_held_frame_sees_no_later_edit() -> None:
     frame.index.name = "renamed"
     frame.columns = ["x", "y", "z"]
     del frame["y"]
-    assert_same(held, plain())
+    pd.testing.assert_frame_equal(held, plain())
 
 
 def test_fingerprint_tells_edits_and_order() -> None:

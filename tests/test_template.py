@@ -63,7 +63,6 @@ def test_role_lines_start_messages() -> None:
         Message("user", (Slot(0), "\n", Slot(1))),
     )
     assert template.columns == ("title", "body")
-    assert template.slot_count == 2
     assert not template.reads_index
 
 

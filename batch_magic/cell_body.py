@@ -1,0 +1,101 @@
+"""A cell's body as it was typed: cut into messages at its role lines.
+
+It knows role lines, blank lines and images, and nothing of what stands between double braces,
+except that a role line inside a comment or a piece of code is none. The trap is line numbers:
+every message remembers where its text began, so that later errors can say it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from batch_magic.errors import TemplateError
+
+ROLES = ("system", "developer", "user", "assistant")
+
+_ROLE_LINE = re.compile(rf"^(\\?)({'|'.join(ROLES)}):[ \t]*$", re.MULTILINE)
+_IMAGE_LINE = re.compile(r"^[ \t]*!\[[^\]\n]*\]\(\{\{.*\}\}\)[ \t]*$", re.MULTILINE)
+_LEADING_BLANK_LINES = re.compile(r"\A(?:[ \t]*\n)*")
+_CODE = re.compile(
+    r"\{#.*?#\}|\{%[-+]?\s*raw\s*-?%\}.*?\{%[-+]?\s*endraw\s*[-+]?%\}|\{%.*?%\}|\{\{.*?\}\}",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One message as written: its text begins on line `first_line` of the body."""
+
+    role: str
+    text: str
+    first_line: int
+
+
+def split_body(body: str) -> list[Source]:
+    """Cut a body at its role lines; without any, it is one user message.
+
+    Raises `TemplateError` for an empty message, text above the first role line, and images.
+    """
+    body = body.replace("\r\n", "\n").replace("\r", "\n")
+    _refuse_images(body)
+    code = [match.span() for match in _CODE.finditer(body)]
+    marks = [
+        mark
+        for mark in _ROLE_LINE.finditer(body)
+        if not any(start < mark.start() < end for start, end in code)
+    ]
+    roles = [mark for mark in marks if not mark[1]]
+    if not roles:
+        if not body.strip():
+            raise TemplateError("the template is empty; write the prompt in the cell's body")
+        return [_source("user", body, 0, len(body), marks)]
+    _refuse_stray_text(body[: roles[0].start()])
+    ends = [mark.start() for mark in roles[1:]] + [len(body)]
+    sources = [
+        _source(mark[2], body, min(mark.end() + 1, end), end, marks)
+        for mark, end in zip(roles, ends, strict=True)
+    ]
+    for source in sources:
+        _refuse_empty(source)
+    return sources
+
+
+def _source(role: str, body: str, start: int, end: int, marks: Sequence[re.Match[str]]) -> Source:
+    pieces, at = [], start
+    for mark in marks:
+        if mark[1] and start <= mark.start() < end:  # `\user:` is the literal text
+            pieces.append(body[at : mark.start()])
+            at = mark.start() + 1
+    text = "".join([*pieces, body[at:end]])
+    kept = _LEADING_BLANK_LINES.sub("", text)
+    line = body.count("\n", 0, start) + text.count("\n") - kept.count("\n") + 1
+    return Source(role, kept.removesuffix("\n"), line)
+
+
+def _refuse_stray_text(text: str) -> None:
+    if re.sub(r"\{#.*?#\}", "", text, flags=re.DOTALL).strip():
+        line = text[: len(text) - len(text.lstrip())].count("\n") + 1
+        raise TemplateError(
+            f"text before the first role line (template line {line}); "
+            "put a line such as 'user:' above it"
+        )
+
+
+def _refuse_empty(source: Source) -> None:
+    if not source.text.strip():
+        raise TemplateError(
+            f"the {source.role} message is empty (template line {source.first_line}); "
+            "write its text below the role line, or remove the line"
+        )
+
+
+def _refuse_images(body: str) -> None:
+    # Sent as text it would be paid for and mean nothing to the model.
+    if image := _IMAGE_LINE.search(body):
+        line = body.count("\n", 0, image.start()) + 1
+        raise TemplateError(
+            f"images cannot be sent yet (template line {line}); "
+            "remove the line, or write the address as plain text"
+        )

@@ -1,0 +1,391 @@
+"""Result lines in: output file and error file to one outcome per line, as columns.
+
+It knows what answers of each endpoint look like, well made or not, and refuses to know jobs and
+frames; it reads an open file and opens none. A plain success is decoded as a typed struct, only
+the members needed; whatever does not fit is read again the careful way. The traps: answers hold
+U+2028 and the like, so lines end at b"\\n" only; and a result line promises nothing: any member
+may be null, missing or of another type, and the row must still get its one status.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, repeat
+from typing import IO, Annotated, Any, Literal, NamedTuple
+
+import msgspec
+import orjson
+
+from batch_magic.records import Outcomes, RowStatus
+
+_BLOCK_BYTES = 1 << 20  # of lines that are decoded together: they and their texts fit the cache
+_BOM = b"\xef\xbb\xbf"
+_ERROR_CHARS = 1000
+_NOT_RUN = {
+    "batch_expired": RowStatus.EXPIRED,
+    "batch_cancelled": RowStatus.CANCELLED,
+    "batch_canceled": RowStatus.CANCELLED,
+}
+_MOST = 2**53  # counts fit every column they go to
+
+
+class _Entry(NamedTuple):
+    """What one line says: its custom_id, then the columns of `Outcomes` up to the usage."""
+
+    custom_id: str
+    status: int
+    text: str | None = None
+    error: str | None = None
+    finish_reason: str | None = None
+    model: str | None = None
+    http_status: int | None = None
+    code: str | None = None
+    usage_input: int | None = None
+    usage_cached: int | None = None
+    usage_output: int | None = None
+    usage_reasoning: int | None = None
+
+
+class Decoder:
+    """Reads result files of one run."""
+
+    def __init__(self, *, run_id: str) -> None:
+        self._run_id = run_id
+        self._typed = msgspec.json.Decoder(_ChatLine).decode
+
+    def outcomes(
+        self, file: IO[bytes], positions: Sequence[int] | None = None
+    ) -> Iterator[Outcomes]:
+        """What a file says, some of its lines at a time, in its order.
+
+        With `positions`, line i of the file (blank ones counted) answers row `positions[i]`,
+        whatever its custom_id. Never raises for what a line holds.
+        """
+        offset = number = 0
+        while lines := file.readlines(_BLOCK_BYTES):
+            if number == 0 and lines[0].startswith(_BOM):
+                lines[0] = lines[0].replace(_BOM, b"   ", 1)
+            known = None if positions is None else positions[number : number + len(lines)]
+            yield self._read(lines, offset, number, known)
+            offset += sum(map(len, lines))
+            number += len(lines)
+
+    def _read(
+        self, lines: list[bytes], offset: int, number: int, known: Sequence[int] | None
+    ) -> Outcomes:
+        starts = list(accumulate(map(len, lines), initial=offset))
+        lengths = [len(line) - line.endswith(b"\n") for line in lines]
+        entries, malformed = self._entries(lines, is_named=known is None)
+        places: Sequence[int] = range(len(lines))
+        if None in entries:
+            places = [place for place, entry in enumerate(entries) if entry is not None]
+            entries = [entries[place] for place in places]
+        names, *columns = zip(*entries, strict=True) if entries else [()] * len(_Entry._fields)
+        at: list[Any] = positions_of(names, self._run_id)
+        if known is not None:
+            at = [known[n] if n < len(known) else None for n in places]
+        every = [at, *columns, [starts[n] for n in places], [lengths[n] for n in places]]
+        if None in at:
+            ours = [n for n, position in enumerate(at) if position is not None]
+            every = [[column[n] for n in ours] for column in every]
+        rest: Any = (len(at) - len(every[0]), [number + place + 1 for place in malformed])
+        return Outcomes(*every, *rest)
+
+    def _entries(self, lines: list[bytes], *, is_named: bool) -> tuple[list[Any], list[int]]:
+        """The entry of each line, None for what is none, and the places of what should be one."""
+        typed, entries, malformed = self._typed, list[Any](), list[int]()
+        for line in lines:
+            try:
+                entries.append(_plain_entry(typed(line)))
+            except (msgspec.MsgspecError, ValueError, RecursionError):
+                entry = _careful_entry(line, is_named=is_named)
+                if entry is None and not line.isspace():
+                    malformed.append(len(entries))
+                entries.append(entry)
+        return entries, malformed
+
+
+def position_of(custom_id: str, run_id: str) -> int | None:
+    """The row that a custom_id names; None for the row of another run."""
+    prefix = run_id + "-"
+    digits = custom_id[len(prefix) :]
+    if not (custom_id.startswith(prefix) and digits.isdecimal() and digits.isascii()):
+        return None
+    # "007" is no name that we give, and more digits than a column holds are no position.
+    return int(digits) if len(digits) < 16 and (digits[0] != "0" or digits == "0") else None
+
+
+def positions_of(names: Sequence[str], run_id: str) -> list[int | None]:
+    """`position_of` each: all at once where every name is one of ours."""
+    prefix = run_id + "-"
+    digits = [name[len(prefix) :] for name in names]
+    if "".join(digits).isdecimal() and all(map(str.startswith, names, repeat(prefix))):
+        numbers = [int(each) if each else -1 for each in digits]
+        if list(map(str, numbers)) == digits and max(numbers) < 10**15:
+            return [*numbers]
+    return [position_of(name, run_id) for name in names]
+
+
+# --- the plain success, typed ---------------------------------------------------------------
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
+
+
+class _CachedTokens(msgspec.Struct, gc=False):
+    cached_tokens: _Count | None = None
+
+
+class _ReasoningTokens(msgspec.Struct, gc=False):
+    reasoning_tokens: _Count | None = None
+
+
+class _ChatUsage(msgspec.Struct, gc=False):
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    prompt_tokens_details: _CachedTokens | None = None
+    completion_tokens_details: _ReasoningTokens | None = None
+
+
+class _ChatMessage(msgspec.Struct, gc=False):
+    content: str
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+
+
+class _ChatChoice(msgspec.Struct, gc=False):
+    message: _ChatMessage
+    finish_reason: Literal["stop"] | None = None
+
+
+class _ChatBody(msgspec.Struct, gc=False):
+    choices: Annotated[list[_ChatChoice], msgspec.Meta(min_length=1)]
+    model: str | None = None
+    usage: _ChatUsage | None = None
+    error: None = None
+
+
+class _ChatResponse(msgspec.Struct, gc=False):
+    status_code: Annotated[int, msgspec.Meta(ge=200, le=299)]
+    body: _ChatBody
+
+
+class _ChatLine(msgspec.Struct, gc=False):
+    """Exactly what an answered row looks like; every other line fails to decode as this."""
+
+    custom_id: str
+    response: _ChatResponse
+    error: None = None
+
+
+_NO_USAGE = _ChatUsage()
+_NO_CACHED = _CachedTokens()
+_NO_REASONING = _ReasoningTokens()
+_OK = int(RowStatus.OK)
+
+
+def _plain_entry(line: _ChatLine) -> tuple[Any, ...]:
+    """An `_Entry` in all but its type, which would take as long again to make."""
+    response = line.response
+    body = response.body
+    choice = body.choices[0]
+    usage = body.usage or _NO_USAGE
+    return (
+        line.custom_id,
+        _OK,
+        choice.message.content,
+        None,
+        choice.finish_reason,
+        body.model,
+        response.status_code,
+        None,
+        usage.prompt_tokens,
+        (usage.prompt_tokens_details or _NO_CACHED).cached_tokens,
+        usage.completion_tokens,
+        (usage.completion_tokens_details or _NO_REASONING).reasoning_tokens,
+    )
+
+
+# --- any other line -------------------------------------------------------------------------
+
+
+def _careful_entry(line: bytes, *, is_named: bool) -> _Entry | None:
+    try:
+        members = _loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(members, dict):
+        return None
+    name = members.get("custom_id")
+    if is_named and not isinstance(name, str):
+        return None
+    return _entry(str(name), members)
+
+
+def _entry(name: str, line: Mapping[str, Any]) -> _Entry:
+    error, response = _error_members(line.get("error")), _dict(line.get("response"))
+    if not response:
+        return _not_run(name, error)
+    status, body = _int(response.get("status_code")), response.get("body")
+    told = _error_members(_dict(body).get("error"))
+    if status is not None and 200 <= status < 300 and not told:
+        return _chat_entry(name, status, _dict(body))
+    return _failed(name, status, told or error, body)
+
+
+def _not_run(name: str, error: Mapping[str, Any]) -> _Entry:
+    """A row without an HTTP answer."""
+    code = _code(error)
+    status = _NOT_RUN.get(code or "", RowStatus.FAILED)
+    said = _said(error) or "the line holds neither a response nor an error"
+    return _Entry(name, int(status), error=said, code=code)
+
+
+def _failed(name: str, status: int | None, error: Mapping[str, Any], body: object) -> _Entry:
+    if not error and isinstance(body, str) and not _dict(body):
+        error = {"message": body}  # a proxy's own page
+    before = "an unknown status" if status is None else str(status)
+    said = _said(error, before=before if status != 0 else "no HTTP answer (status 0)")
+    failed = int(RowStatus.FAILED)
+    return _Entry(name, failed, error=said, http_status=status, code=_code(error))
+
+
+def _chat_entry(name: str, http_status: int, body: Mapping[str, Any]) -> _Entry:
+    choices = body.get("choices")
+    choice = _dict(choices[0]) if isinstance(choices, list) and choices else {}
+    finish_reason = _name(choice.get("finish_reason"))
+    status, text, error = _chat_verdict(choice, _dict(choice.get("message")), finish_reason)
+    usage = _dict(body.get("usage"))
+    given, made = (_dict(usage.get(f"{n}_tokens_details")) for n in ("prompt", "completion"))
+    return _Entry(
+        name,
+        int(status),
+        text,
+        error,
+        finish_reason,
+        _name(body.get("model")),
+        http_status,
+        None,
+        _int(usage.get("prompt_tokens")),
+        _int(given.get("cached_tokens")),
+        _int(usage.get("completion_tokens")),
+        _int(made.get("reasoning_tokens")),
+    )
+
+
+def _chat_verdict(
+    choice: Mapping[str, Any], message: Mapping[str, Any], finish_reason: str | None
+) -> tuple[RowStatus, str | None, str | None]:
+    text = _joined_text(message.get("content"))
+    if not choice:
+        return RowStatus.UNPARSED, None, "the response holds no choices"
+    if refusal := _refusal(message):
+        return RowStatus.REFUSED, None, _one_line(refusal)
+    if finish_reason == "content_filter":
+        return RowStatus.REFUSED, None, "stopped by the content filter"
+    if finish_reason == "length":
+        return RowStatus.TRUNCATED, text, "stopped at the token limit"
+    if (tool := _tool(message)) is not None:
+        name, said = f" ({tool})" if tool else "", f": {text}" if text else ""
+        return RowStatus.UNPARSED, None, _one_line(f"the model called a tool{name}{said}")
+    if text is None:
+        why = f" (finish_reason {finish_reason})" if finish_reason not in (None, "stop") else ""
+        return RowStatus.UNPARSED, None, f"the answer holds no text{why}"
+    return RowStatus.OK, text, None
+
+
+def _joined_text(content: object) -> str | None:
+    """A message's content as text: a string, or a list of parts whose texts are joined."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [part if isinstance(part, str) else _dict(part).get("text") for part in parts]
+    found = [text for text in texts if isinstance(text, str)]
+    return "".join(found) if found else None
+
+
+def _refusal(message: Mapping[str, Any]) -> str | None:
+    content = message.get("content")
+    parts = [message, *(content if isinstance(content, list) else [])]
+    return next((said for part in parts if (said := _str(_dict(part).get("refusal")))), None)
+
+
+def _tool(message: Mapping[str, Any]) -> str | None:
+    """The name of the tool that the model called, "" for one without a name."""
+    calls = message.get("tool_calls")
+    if isinstance(calls, list) and calls:
+        return _str(_dict(_dict(calls[0]).get("function")).get("name")) or ""
+    call = _dict(message.get("function_call"))
+    return (_str(call.get("name")) or "") if call else None
+
+
+# --- an error, however it was given ---------------------------------------------------------
+
+
+def _error_members(error: object) -> dict[str, Any]:
+    """An error as an object; empty when there is none."""
+    if isinstance(error, str):
+        return _dict(error) or ({"message": error} if error.strip() else {})
+    members = _dict(error)
+    return members if _code(members) or _str(members.get("message")) else {}
+
+
+def _code(error: Mapping[str, Any]) -> str | None:
+    code = error.get("code")
+    if isinstance(code, (int, float)) and not isinstance(code, bool):
+        return str(code)
+    return _name(code) or _name(error.get("type"))
+
+
+def _said(error: Mapping[str, Any], *, before: str = "") -> str:
+    """`400 context_length_exceeded: This model's …`, with what there is of it."""
+    name = " ".join(part for part in (before, _code(error)) if part)
+    message = _str(error.get("message"))
+    return _one_line(": ".join(part for part in (name, message) if part))
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _ERROR_CHARS else line[: _ERROR_CHARS - 1] + "…"
+
+
+# --- members of any type --------------------------------------------------------------------
+
+
+def _loads(line: bytes) -> Any:
+    """The value of one JSON line. Raises ValueError or RecursionError for what is none."""
+    try:
+        return orjson.loads(line)
+    except ValueError:
+        return json.loads(line.decode())  # lone surrogates, numbers beyond 64 bits
+
+
+def _dict(value: object) -> dict[str, Any]:
+    """The object in `value`; a string may hold one as JSON, anything else counts as empty."""
+    if isinstance(value, str):
+        try:
+            value = _loads(value.encode("utf-8", "surrogatepass"))
+        except (ValueError, RecursionError):
+            return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _str(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _name(value: object) -> str | None:
+    """A short name (a model, a code): text that is valid Unicode."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) and value else None
+
+
+def _int(value: object) -> int | None:
+    """A count or a status; None for what is none."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 16:
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= _MOST else None

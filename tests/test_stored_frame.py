@@ -1,0 +1,247 @@
+"""The snapshot on disk: the same frame comes back, or what does not is named."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import hashlib
+import zoneinfo
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from batch_magic import frame as frames
+from batch_magic.errors import JournalError
+from batch_magic.stored_frame import load, store
+
+N = 5
+SEOUL = zoneinfo.ZoneInfo("Asia/Seoul")
+
+
+def objects(*values: object) -> pd.Series:
+    return pd.Series(list(values), dtype=object)
+
+
+def arrow(values: list[Any], kind: pa.DataType) -> Any:
+    return pd.array(values, dtype=pd.ArrowDtype(kind))
+
+
+COLUMNS: dict[str, Any] = {
+    "int8": np.arange(N, dtype="int8"),
+    "uint64": np.full(N, 2**64 - 1, dtype="uint64"),
+    "float16": np.array([1, np.nan, np.inf, -0.0, 0.1], dtype="float16"),
+    "float32": np.full(N, 0.1, dtype="float32"),
+    "float64": [np.nan, 1.0, 2.0, 3.0, 4.0],
+    "bool": [True, False, True, False, True],
+    "datetime ns": pd.to_datetime(["2020-01-01", None, "2021-01-01", "2022-01-01", None]).as_unit(
+        "ns"
+    ),
+    "datetime s": pd.to_datetime(["2020-01-01", None, "2021-01-01", "2022-01-01", None]).as_unit(
+        "s"
+    ),
+    "seoul": pd.date_range("2020", periods=N, tz="Asia/Seoul"),
+    "offset": pd.date_range("2020", periods=N, tz=datetime.timezone(datetime.timedelta(hours=9))),
+    "utc": pd.date_range("2020", periods=N, tz="UTC"),
+    "timedelta": pd.to_timedelta([1, None, 3, 4, 5], unit="s"),
+    "str": pd.Series(["a", None, "", "한", "b"], dtype="str"),
+    "string": pd.Series(["a", None, "", "한", "b"], dtype="string"),
+    "python string": pd.Series(["a", None, "", "한", "b"], dtype=pd.StringDtype("python")),
+    "text objects": objects("a", None, "", "한", "b"),
+    "text objects, nan": objects("a", np.nan, "", "한", "b"),
+    "category": pd.Categorical(list("abaab"), categories=["b", "a", "z"], ordered=True),
+    "category of ints": pd.Categorical([1, 2, None, 1, 2]),
+    "category of times": pd.Categorical(pd.date_range("2020", periods=N)),
+    "Int64": pd.array([1, None, 3, 4, 2**62], dtype="Int64"),
+    "boolean": pd.array([True, None, True, False, False], dtype="boolean"),
+    "Float64": pd.array([1.5, None, 2, 3, 4], dtype="Float64"),
+    "arrow list": arrow([[1], None, [2, 3], [], [None]], pa.list_(pa.int64())),
+    "arrow decimal": arrow([decimal.Decimal("1.1")] * N, pa.decimal128(5, 2)),
+    "arrow string": arrow(["a", None, "b", "", ""], pa.string()),
+    "arrow dictionary": arrow(["a", None, "b", "", ""], pa.dictionary(pa.int32(), pa.string())),
+    "arrow struct": arrow([{"a": 1}] * N, pa.struct([("a", pa.int8())])),
+    "arrow time": arrow([1, 2, 3, None, 4], pa.timestamp("ns", "Asia/Seoul")),
+}
+
+UNSTORED: dict[str, Any] = {
+    "complex": np.full(N, 1j),
+    "period": pd.period_range("2020-01", periods=N, freq="M"),
+    "interval": pd.interval_range(0, N),
+    "sparse": pd.arrays.SparseArray([0, 0, 1, 0, 2]),
+    "big endian": np.arange(N, dtype=">i4"),
+    "category of intervals": pd.cut(range(N), 2),
+    "dicts": objects({"a": 1}, {"b": b"x"}, None, [1], "a"),
+    "two kinds of nothing": objects("a", None, np.nan, "b", "c"),
+    "surrogate": objects("a", None, "", "한", "\ud800"),
+    "surrogate string": pd.Series(["\ud800", *"abcd"], dtype=pd.StringDtype("python")),
+    "decimals": objects(*map(decimal.Decimal, "12345")),
+    "arrow dictionary": arrow([1, 2, 1, 2, 1], pa.dictionary(pa.int32(), pa.int64())),
+}
+
+INDEXES: dict[str, Any] = {
+    "duplicate": [1, 1, 2, 2, 3],
+    "unsorted": [3, 1, 2, 5, 4],
+    "string": pd.Index(list("zyxwv"), name="k"),
+    "datetime": pd.date_range("2020", periods=N),
+    "zoned": pd.date_range("2020", periods=N, tz="Asia/Seoul"),
+    "multi": pd.MultiIndex.from_arrays(
+        [[1, 1, 2, 2, 3], ["a", "b", None, "b", "a"]], names=["p", None]
+    ),
+    "range": pd.RangeIndex(10, 0, -2, name=("q", 1)),
+    "category": pd.CategoricalIndex(list("aabbc")),
+    "timedelta": pd.timedelta_range("1s", periods=N),
+    "missing": [1.0, np.nan, 2, np.nan, 3],
+    "Int64": pd.Index([1, 2, 3, None, 4], dtype="Int64"),
+}
+
+LABELS: dict[str, Any] = {
+    "duplicate": ["a", "a"],
+    "numbers": [0, 1],
+    "tuples": pd.Index([("a", 1), ("b", 2)], tupleize_cols=False),
+    "multi": pd.MultiIndex.from_tuples([("a", "x"), ("a", "y")], names=["one", "two"]),
+    "range": pd.RangeIndex(2),
+    "datetime": pd.date_range("2020", periods=2),
+    "missing": [None, np.nan],
+    "category": pd.CategoricalIndex(["u", "v"]),
+    "surrogate": pd.Index(["\ud800", "b"], dtype=object),
+    "mixed": pd.Index([1, "1"], dtype=object),
+}
+
+
+def plain(index: Any = None, labels: Any = None) -> pd.DataFrame:
+    frame = pd.DataFrame({"a": range(N), "t": list("abcde")})
+    if index is not None:
+        frame.index = index
+    if labels is not None:
+        frame.columns = labels
+    return frame
+
+
+def assert_same(one: pd.DataFrame, other: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(
+        one, other, check_exact=True, check_index_type="exact", check_column_type="exact"
+    )
+    for place in range(one.shape[1]):
+        if one.dtypes.iloc[place].kind == "O" and one.dtypes.iloc[place] == "object":
+            ours, theirs = one.iloc[:, place], other.iloc[:, place]
+            assert [type(value) for value in ours] == [type(value) for value in theirs]
+
+
+def round_trip(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    stored = store(frame, path)
+    assert stored.unstored == ()
+    assert stored.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    again, missing = load(path)
+    assert missing == []
+    assert frames.fingerprint(again) == frames.fingerprint(frame)
+    return again
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_stored_column_comes_back_equal(name: str, tmp_path: Path) -> None:
+    """A result after a restart has the dtypes of the frame at submit, cell types included."""
+    frame = pd.DataFrame({"x": COLUMNS[name]})
+    assert_same(frame, round_trip(frame, tmp_path / "f.parquet"))
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_a_stored_index_comes_back_equal(name: str, tmp_path: Path) -> None:
+    """The index is the user's; it is no identity but it is kept."""
+    frame = plain(INDEXES[name])
+    assert_same(frame, round_trip(frame, tmp_path / "f.parquet"))
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_stored_labels_come_back_equal(name: str, tmp_path: Path) -> None:
+    """Duplicate, non-string and many-levelled column names survive."""
+    frame = plain(labels=LABELS[name])
+    assert_same(frame, round_trip(frame, tmp_path / "f.parquet"))
+
+
+def test_many_groups_and_all_columns_together(tmp_path: Path) -> None:
+    """A frame longer than one row group is one frame again."""
+    wide = pd.DataFrame(COLUMNS)
+    assert_same(wide, round_trip(wide, tmp_path / "f.parquet"))
+    long = pd.DataFrame({"n": range(120_001), "t": [f"{n}" for n in range(120_001)]})
+    long["c"] = long["t"].str[-1].astype("category")
+    assert_same(long, round_trip(long, tmp_path / "f.parquet"))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pd.DataFrame(),
+        pd.DataFrame(index=[3, 3]),
+        pd.DataFrame(index=pd.RangeIndex(4)),
+        pd.DataFrame({"a": pd.Series([], dtype="category")}),
+        plain().iloc[:0],
+    ],
+    ids=str,
+)
+def test_frames_with_nothing_in_them(frame: pd.DataFrame, tmp_path: Path) -> None:
+    """No rows or no columns is still a frame."""
+    assert_same(frame, round_trip(frame, tmp_path / "f.parquet"))
+    assert frames.attach(frame, np.zeros(len(frame), np.uint8), {}).shape[0] == len(frame)
+
+
+def test_what_cannot_be_stored_is_named_and_taken_from_the_live_frame(tmp_path: Path) -> None:
+    """Images stay in memory; the rest of the frame is on disk, and no pickle anywhere."""
+    frame = plain()
+    frame.insert(1, "image", [Image.new("RGB", (2, 2))] * N)
+    frame.attrs = {"kept": [1], "not kept": object()}
+    path = tmp_path / "f.parquet"
+    assert store(frame, path).unstored == ("image",)
+    assert [each.name for each in tmp_path.iterdir()] == ["f.parquet"]
+    left, missing = load(path)
+    assert (list(left.columns), missing, left.attrs) == (["a", "t"], ["image"], {"kept": [1]})
+    whole, missing = load(path, frame)
+    assert list(whole.columns) == ["a", "image", "t"]
+    assert missing == []
+    assert whole["image"].iloc[0] is frame["image"].iloc[0]
+    assert b"pickle" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("name", UNSTORED)
+def test_a_column_that_would_change_is_named_instead(name: str, tmp_path: Path) -> None:
+    """Almost equal is not equal; with the live frame at hand nothing is lost."""
+    frame = pd.DataFrame({"a": range(N), "x": UNSTORED[name]})
+    path = tmp_path / "f.parquet"
+    assert store(frame, path).unstored == ("x",)
+    left, missing = load(path)
+    assert (list(left.columns), missing) == (["a"], ["x"])
+    assert_same(load(path, frame)[0], frame)
+
+
+def test_labels_that_would_change_are_named_instead(tmp_path: Path) -> None:
+    """Odd labels stop no run."""
+    frame = plain(pd.Index([1, "a", None, 2.5, (1,)], dtype=object, tupleize_cols=False))
+    frame.columns = pd.Index(["a", object()], dtype=object)
+    path = tmp_path / "f.parquet"
+    assert store(frame, path).unstored == ("the index", "the column names")
+    left, missing = load(path)
+    assert left[0].tolist() == list(range(N))
+    assert missing == ["the index", "the column names"]
+    assert_same(load(path, frame)[0], frame)
+
+
+def test_a_frame_that_came_back_may_be_written_to(tmp_path: Path) -> None:
+    """Arrow's memory is read-only; the user's frame is not."""
+    frame = round_trip(plain(), tmp_path / "f.parquet")
+    frame.loc[0, "a"] = 99
+    frame["a"].to_numpy(copy=True)[0] = 1
+    assert frame["a"].tolist() == [99, 1, 2, 3, 4]
+
+
+def test_a_file_that_is_no_snapshot_is_refused(tmp_path: Path) -> None:
+    """Damage is one line, not a traceback from Arrow."""
+    path = tmp_path / "f.parquet"
+    path.write_bytes(b"PAR1 garbage")
+    with pytest.raises(JournalError, match=r"f\.parquet"):
+        load(path)
+    plain().to_parquet(path)
+    with pytest.raises(JournalError, match="no frame snapshot"):
+        load(path)

@@ -229,11 +229,12 @@ class RunFolder:
         names = json.loads((table.schema.metadata or {}).get(b"files", b"[]"))
         return OutcomeTable(table, tuple(self.path / Path(one).name for one in names))
 
-    def raw_line(self, path: Path, offset: int, length: int) -> bytes:
-        """Return one raw result line."""
+    def raw_lines(self, path: Path, spans: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        """Yield the raw result lines at these offsets and lengths of a result file."""
         with disk_errors(path), path.open("rb") as handle:
-            handle.seek(offset)
-            return handle.read(length)
+            for offset, length in spans:
+                handle.seek(offset)
+                yield handle.read(length)
 
     def _write_outcomes(
         self, path: Path, files: Sequence[Path], parts: Iterable[tuple[int, Outcomes]]

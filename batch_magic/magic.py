@@ -315,6 +315,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         panel = self._panels.get(run.run_id)
         if panel is not None:
             panel.update(run.snapshot())
+            panel.say(f"the result is in `{run.name}`")
             panel.tell()
         self._handover.give(run, frame)
 

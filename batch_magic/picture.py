@@ -109,8 +109,8 @@ def _claims(run: RunRecord) -> tuple[int, int]:
 
 
 def _served(run: RunRecord) -> str | None:
-    said = [job.model or (job.remote.model if job.remote else None) for job in run.jobs]
-    return next((model for model in said if model), None)
+    # By the answers' own word; a batch object only repeats what was asked for.
+    return next((job.model for job in run.jobs if job.model), None)
 
 
 def _problem(run: RunRecord) -> str | None:

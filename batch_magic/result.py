@@ -30,6 +30,8 @@ KEEP: Mapping[str, tuple[str, ...]] = {
 }
 """What `--keep` can add, and which outcome columns it takes."""
 
+_PLACE = ("file", "offset", "length")  # of the line that an outcome was read from
+
 
 def check_keep(keep: tuple[str, ...]) -> None:
     """Refuse a name that `--keep` does not know. Raises CellError."""
@@ -107,25 +109,26 @@ def _kept(folder: RunFolder, run: RunRecord, resolved: Resolved) -> dict[str, An
 def _kept_column(resolved: Resolved, part: str) -> Any:
     taken = _taken(resolved, part)
     if part.startswith("usage_"):
-        return pd.array(taken.to_pylist(), dtype="Int64")
-    return frames.text_column(taken.to_pylist())
+        integers: Any = pd.Int64Dtype()
+        return integers.__from_arrow__(taken)
+    return frames.text_column(taken)
 
 
 def _raw_lines(folder: RunFolder, resolved: Resolved) -> list[str | None]:
-    raw: list[str | None] = [None] * len(resolved.resolution.entry)
-    paths = [path for table in resolved.tables for path in table.files]
-    starts = np.cumsum([0, *(len(table.files) for table in resolved.tables)])
-    firsts = np.cumsum([0, *(len(table.table) for table in resolved.tables)])
-    for position, entry in enumerate(resolved.resolution.entry.tolist()):
-        if entry < 0:
-            continue
-        at = int(np.searchsorted(firsts, entry, side="right")) - 1
-        row = resolved.tables[at].table.slice(entry - int(firsts[at]), 1)
-        offset, length = row["offset"][0].as_py(), row["length"][0].as_py()
-        if length:
-            path = paths[int(starts[at]) + row["file"][0].as_py()]
-            line = folder.raw_line(path, offset, length)
-            raw[position] = line.decode("utf-8", "replace").rstrip("\n")
+    """The lines of the result files that the outcomes were read from."""
+    entry = resolved.resolution.entry
+    raw: list[str | None] = [None] * len(entry)
+    first = 0
+    for table in resolved.tables:
+        mine = np.flatnonzero((entry >= first) & (entry < first + len(table.table)))
+        at = entry[mine] - first
+        file, offset, length = (table.table[name].to_numpy()[at] for name in _PLACE)
+        for number, path in enumerate(table.files):
+            here = np.flatnonzero(file == number)
+            spans = zip(offset[here].tolist(), length[here].tolist(), strict=True)
+            for n, line in zip(mine[here].tolist(), folder.raw_lines(path, spans), strict=True):
+                raw[n] = line.decode("utf-8", "replace").rstrip("\n")
+        first += len(table.table)
     return raw
 
 

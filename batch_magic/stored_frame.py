@@ -27,12 +27,13 @@ from batch_magic.errors import JournalError
 
 _FORMAT = b"batch_magic.frame.2"
 _FACTS = b"batch_magic"
-_ROWS_PER_GROUP = 8192  # the memory that writing takes does not grow with the frame
+_GROUP_BYTES = 1 << 20  # written at a time, so that memory does not grow with the frame
 # Lists keep the name of their items, which is part of a dtype's name. Texts are too long and too
 # various for a dictionary to pay.
 _PARQUET: Mapping[str, Any] = {
     "compression": "lz4",
     "use_dictionary": False,
+    "write_statistics": False,
     "use_compliant_nested_type": False,
 }
 
@@ -58,7 +59,7 @@ def store(frame: pd.DataFrame, path: Path) -> Stored:
     facts, series = _plan(frame)
     part = path.with_name(path.name + ".part")
     with part.open("w+b") as file:
-        _write(file, facts, series, len(frame))
+        _write(file, facts, series, _rows_at_a_time(frame))
         file.flush()
         os.fsync(file.fileno())
         file.seek(0)
@@ -72,7 +73,7 @@ def load(path: Path, live: pd.DataFrame | None = None) -> tuple[pd.DataFrame, li
 
     What could not be stored comes from `live`, the same frame in memory (which the caller has
     recognised), in its own place; without it, it is left out and named. Raises `JournalError`
-    for a file that is no snapshot.
+    for a file that is no snapshot, or not there.
     """
     try:
         table = pq.read_table(path)
@@ -80,7 +81,7 @@ def load(path: Path, live: pd.DataFrame | None = None) -> tuple[pd.DataFrame, li
         if metadata.get(b"format") != _FORMAT:
             raise JournalError(f"{path.name} is no frame snapshot of this version")
         return _rebuilt(table, json.loads(metadata[_FACTS]), live)
-    except (pa.ArrowException, KeyError, ValueError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise JournalError(f"the frame snapshot {path.name} cannot be read: {error}") from error
 
 
@@ -129,16 +130,20 @@ def _plain_attrs(frame: pd.DataFrame) -> Iterable[tuple[str, Any]]:
 
 
 def _write(
-    file: Any, facts: Mapping[str, Any], series: Mapping[str, pd.Series[Any]], rows: int
+    file: Any, facts: Mapping[str, Any], series: Mapping[str, pd.Series[Any]], step: int
 ) -> None:
     metadata = {_FACTS: json.dumps(facts).encode(), b"format": _FORMAT}
     fields = [(key, _array(column.iloc[:0]).type) for key, column in series.items()]
     schema = pa.schema(fields, metadata=metadata)
     with pq.ParquetWriter(file, schema, **_PARQUET) as writer:
-        for start in range(0, max(rows, 1), _ROWS_PER_GROUP):
-            stretch = slice(start, start + _ROWS_PER_GROUP)
-            arrays = [_array(column.iloc[stretch]) for column in series.values()]
+        for start in range(0, max(facts["rows"], 1), step):
+            arrays = [_array(column.iloc[start : start + step]) for column in series.values()]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _rows_at_a_time(frame: pd.DataFrame) -> int:
+    row_bytes = frame.memory_usage(index=False).sum() / max(len(frame), 1)
+    return int(min(max(_GROUP_BYTES / (row_bytes + 1), 256), 65_536))
 
 
 def _rebuilt(

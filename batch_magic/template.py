@@ -1,34 +1,29 @@
 """The prompt template: a cell's body compiled against a frame's columns, and rendered by chunks.
 
-It knows which names a template may use and which columns it reads; it refuses to know frames,
-files and JSON: columns are names, rows come as a `Chunk`. A template becomes a plan of constants
+It knows how a body becomes a plan and a chunk becomes texts; it refuses to know frames, files
+and JSON: columns are names, rows come as a `Chunk`. A template becomes a plan of constants
 and slots; a slot is a bare column where the text allows it, else a piece of compiled Jinja that
 is run once for each row. The trap is that the two ways must give the same text, missing values
-included. The other trap is `row`: what it reads is settled when the template is compiled,
-because the frame yields only the columns that a template names.
+included.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from types import MappingProxyType, TracebackType
 from typing import NoReturn
 
 from jinja2 import Template as JinjaTemplate
 from jinja2 import TemplateSyntaxError, UndefinedError, meta, nodes
 from jinja2.exceptions import SecurityError
-from jinja2.visitor import NodeTransformer
 
 from batch_magic import prompt_language as language
 from batch_magic.cell_body import Source, split_body
 from batch_magic.errors import TemplateError
 from batch_magic.records import Chunk, Message, Rendered, Slot
+from batch_magic.template_names import INDEX, POSITION, ROW, Names, RowReader
 
-_NAMES_SHOWN = 8
-_POSITION, _INDEX, _ROW = "__position", "__index", "__row"
 _NO_EXTRAS: Mapping[str, object] = MappingProxyType({})
 
 
@@ -87,9 +82,8 @@ def compile_template(
     whatever would fail with every row: a wrong name, a syntax error, a template that reads no
     column; the message names the line of the template.
     """
-    _refuse_clashes(columns, extras, frame_name)
     sources = split_body(body)
-    names = _Names(tuple(columns), extras, frame_name)
+    names = Names(tuple(columns), extras, frame_name)
     compiler = _Compiler(names)
     messages = tuple(compiler.message(source) for source in sources)
     if not names.read and not names.reads_row:
@@ -190,10 +184,10 @@ class _JinjaSlot:
     def _render(self, chunk: Chunk, row: int) -> str:
         position, label = chunk.start + row, chunk.index[row] if chunk.index else None
         values = {column: _given(chunk.columns[column][row]) for column in self.columns}
-        variables = {**self.constants, _POSITION: position, _INDEX: label}
+        variables = {**self.constants, POSITION: position, INDEX: label}
         variables |= {name: values[column] for name, column in self.names.items()}
         if self.whole_row:
-            variables[_ROW] = _Row(values, position, label)
+            variables[ROW] = _Row(values, position, label)
         try:
             return _run(self.template, variables)
         except Exception as error:
@@ -232,145 +226,12 @@ def _line_of(template: JinjaTemplate, traceback: TracebackType | None) -> int | 
     return line
 
 
-# --- names ----------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Names:
-    """What names a template may use, and which columns it has been seen to read."""
-
-    columns: tuple[Hashable, ...]
-    extras: Mapping[str, object]
-    frame_name: str
-    read: dict[str, Hashable] = field(default_factory=dict)  # a column by its name in Jinja
-    reads_index: bool = False
-    reads_row: bool = False
-
-    def take(self, name: Hashable, line: int) -> str:
-        """Take note that column `name` is read; its name inside Jinja."""
-        found = self._known(name)
-        if not found:
-            raise TemplateError(
-                f"column {name!r} is not in {self.frame_name} (template line {line}); "
-                f"{self._advice(name)}"
-            )
-        if len(found) > 1:
-            raise TemplateError(
-                f"column {name!r} occurs more than once in {self.frame_name} "
-                f"(template line {line}); rename one of them"
-            )
-        for own, column in self.read.items():
-            if column is found[0]:
-                return own
-        own = f"__column_{len(self.read)}"
-        self.read[own] = found[0]
-        return own
-
-    def is_column(self, name: Hashable) -> bool:
-        return bool(self._known(name))
-
-    def _known(self, name: Hashable) -> list[Hashable]:
-        """The columns of this name: none, one, or several."""
-        same = [each for each in self.columns if each is name or _is_same(each, name)]
-        if same or not isinstance(name, str):
-            return same
-        # The same letters, composed otherwise: names that came from a Mac's file system.
-        wanted = _composed(name)
-        return [
-            each for each in self.columns if isinstance(each, str) and _composed(each) == wanted
-        ]
-
-    def _advice(self, name: Hashable) -> str:
-        written = {_composed(str(each)).lower(): each for each in (*self.extras, *self.columns)}
-        near = get_close_matches(_composed(str(name)).lower(), list(written), n=2)
-        if near:
-            return f"did you mean {' or '.join(repr(written[each]) for each in near)}?"
-        shown = ", ".join(repr(column) for column in self.columns[:_NAMES_SHOWN])
-        more = ", …" if len(self.columns) > _NAMES_SHOWN else ""
-        has = f"its columns are {shown}{more}" if shown else "it has no columns"
-        is_variable = isinstance(name, str) and name.isidentifier()
-        return f"{has}; a notebook variable needs --with {name}" if is_variable else has
-
-
-def _is_same(one: Hashable, other: Hashable) -> bool:
-    return one == other and isinstance(one, bool) == isinstance(other, bool)
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
-def _refuse_clashes(columns: Sequence[Hashable], extras: Mapping[str, object], frame: str) -> None:
-    for name in extras:
-        if name == "row":
-            raise TemplateError("'row' stands for the whole row; give the variable another name")
-        if name in columns:
-            raise TemplateError(
-                f"{name!r} is a column of {frame} and also given by --with; "
-                "give the variable another name"
-            )
-
-
-class _RowReader(NodeTransformer):
-    """Turn `row["name"]`, `row.name`, `row.position` and `row.index` into plain names."""
-
-    def __init__(self, names: _Names) -> None:
-        self._names = names
-
-    def visit_Getattr(self, node: nodes.Getattr) -> nodes.Node:  # noqa: N802  Jinja's word
-        is_method = node.attr in ("items", "keys", "values", "get")
-        if not _is_row(node.node) or (is_method and not self._names.is_column(node.attr)):
-            return self.generic_visit(node)
-        self._names.reads_row = True
-        if node.attr == "position":
-            return _name(_POSITION, node.lineno)
-        if node.attr == "index":
-            self._names.reads_index = True
-            return _name(_INDEX, node.lineno)
-        return self._column(node.attr, node.lineno)
-
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802  Jinja's word
-        try:
-            key = node.arg.as_const() if _is_row(node.node) else None
-        except nodes.Impossible:
-            key = None
-        if key is None or not isinstance(key, Hashable):
-            return self.generic_visit(node)
-        self._names.reads_row = True
-        return self._column(key, node.lineno)
-
-    def visit_Name(self, node: nodes.Name) -> nodes.Node:  # noqa: N802  Jinja's word
-        if node.name in ("self", "super") and self._names.is_column(node.name):
-            return self._column(node.name, node.lineno)
-        if node.name != "row":
-            return node
-        if node.ctx != "load":
-            raise TemplateError(
-                f"'row' stands for the whole row (template line {node.lineno}); use another name"
-            )
-        self._names.reads_row = self._names.reads_index = True
-        for column in self._names.columns:
-            self._names.take(column, node.lineno)
-        return _name(_ROW, node.lineno)
-
-    def _column(self, name: Hashable, line: int) -> nodes.Name:
-        return _name(self._names.take(name, line), line)
-
-
-def _is_row(node: nodes.Node) -> bool:
-    return isinstance(node, nodes.Name) and node.name == "row" and node.ctx == "load"
-
-
-def _name(name: str, line: int) -> nodes.Name:
-    return nodes.Name(name, "load", lineno=line)
-
-
 # --- compiling ------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class _Compiler:
-    names: _Names
+    names: Names
     environment: language.Sandbox = field(default_factory=language.Sandbox)
     slots: list[_ColumnSlot | _JinjaSlot] = field(default_factory=list)
 
@@ -393,8 +254,7 @@ class _Compiler:
             raise TemplateError("the template is nested too deeply; make it simpler") from None
         for node in tree.find_all(nodes.Node):
             node.lineno = (node.lineno or 1) + offset  # some operators come without a line
-        _refuse_imports(tree)
-        _RowReader(self.names).visit(tree)
+        RowReader(self.names).visit(tree)
         return tree
 
     def _piece(self, body: Sequence[nodes.Node], line: int) -> str | Slot:
@@ -426,7 +286,7 @@ class _Compiler:
         tree.set_environment(self.environment)
         slot = self._slot(tree, line)
         wanted = meta.find_undeclared_variables(tree)
-        if slot.columns or wanted & {_POSITION, _INDEX, _ROW}:
+        if slot.columns or wanted & {POSITION, INDEX, ROW}:
             return self._place(slot)
         try:
             return _run(slot.template, dict(slot.constants))
@@ -439,7 +299,7 @@ class _Compiler:
         names: dict[str, Hashable] = {}
         template = self._compile(tree, line)
         wanted = meta.find_undeclared_variables(tree)
-        for name in sorted(wanted - {_POSITION, _INDEX, _ROW}):
+        for name in sorted(wanted - {POSITION, INDEX, ROW}):
             if name in self.names.extras:
                 constants[name] = self.names.extras[name]
             elif name in self.environment.names and not self.names.is_column(name):
@@ -449,7 +309,7 @@ class _Compiler:
                 if own not in self.names.read:
                     own = self.names.take(name, _line_of_name(tree, name, line))
                 names[name] = self.names.read[own]
-        is_whole = _ROW in wanted
+        is_whole = ROW in wanted
         columns = tuple(self.names.read.values() if is_whole else dict.fromkeys(names.values()))
         return _JinjaSlot(template, constants, names, columns, is_whole, line)
 
@@ -485,12 +345,3 @@ def _refuse_syntax(error: TemplateSyntaxError, offset: int) -> NoReturn:
     raise TemplateError(
         f"the template cannot be read: {said} (template line {error.lineno + offset})"
     ) from None
-
-
-def _refuse_imports(tree: nodes.Template) -> None:
-    kinds = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
-    for node in tree.find_all(kinds):
-        raise TemplateError(
-            f"{type(node).__name__.lower()} is not available in a cell "
-            f"(template line {node.lineno}); there is only one template"
-        )

@@ -85,16 +85,15 @@ class Encoder:
         """One line for each position of `rendered`, in its order."""
         count = len(rendered.positions)
         heads = [b"%b%d%b" % (self._name, n, self._opening) for n in rendered.positions]
-        columns: list[Sequence[bytes | memoryview]] = [
-            _escaped(rendered.slots[piece.n]) if isinstance(piece, Slot) else [piece] * count
-            for piece in self._pieces
-        ]
-        width = 1 + len(columns)
-        parts: list[bytes | memoryview] = [b""] * (count * width)
-        for place, column in enumerate([heads, *columns]):
-            parts[place::width] = column
-        sizes = list(map(sum, zip(*(map(len, each) for each in (heads, *columns)), strict=True)))
+        columns: list[Sequence[bytes | memoryview]] = [heads]
+        for piece in self._pieces:
+            is_slot = isinstance(piece, Slot)
+            columns.append(_escaped(rendered.slots[piece.n]) if is_slot else [piece] * count)
+        parts: list[bytes | memoryview] = [b""] * (count * len(columns))
+        for place, column in enumerate(columns):
+            parts[place :: len(columns)] = column
         data = b"".join(parts)
+        sizes = list(map(sum, zip(*(map(len, column) for column in columns), strict=True)))
         return Lines(rendered.positions, data, sizes, self._digests(data, heads, sizes))
 
     def _digests(self, data: bytes, heads: Sequence[bytes], sizes: Sequence[int]) -> bytes:
@@ -137,10 +136,10 @@ def _chat_body(
 
 
 def _joined(pieces: Sequence[bytes | Slot]) -> tuple[Any, ...]:
-    """The same pieces with neighbouring constants joined; the first is a constant."""
-    joined: list[Any] = [b""]
+    """The same pieces with neighbouring constants joined."""
+    joined: list[Any] = []
     for piece in pieces:
-        if isinstance(piece, bytes) and isinstance(joined[-1], bytes):
+        if joined and isinstance(piece, bytes) and isinstance(joined[-1], bytes):
             joined[-1] += piece
         else:
             joined.append(piece)

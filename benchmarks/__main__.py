@@ -1,45 +1,60 @@
-"""Measure and print a Markdown table: `python -m benchmarks [rows] [rounds]`.
+"""Measure and write `benchmarks/RESULTS.md`: `python -m benchmarks [rows] [rounds]`.
 
 The sides of each comparison are run in turn, `rounds` times, and the fastest of each counts:
-what disturbs a run only ever makes it slower. Time is CPU time, which other work on the machine
-disturbs least. Files are on a RAM disk where there is one: the disk takes the same time for every
-side. Memory is measured in fresh processes: the growth of anonymous memory,
-as files that are read or mapped are the kernel's to drop.
+what disturbs a run only ever makes it slower. Their time is CPU time, which other work on the
+machine disturbs least. Files are on a RAM disk where there is one: the disk takes the same time
+for every side. Memory is the growth of anonymous memory in a fresh process, as files that are read
+or mapped are the kernel's to drop. What a person waits for (a cell, a transfer) is wall time.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 
-from benchmarks import inward, outward
-from benchmarks.texts import result_lines, reviews
+from benchmarks import inward, outward, transfer
+from benchmarks.texts import reviews
 
-TUTORIAL_ROWS = 10_000
+RESULTS = Path(__file__).parent / "RESULTS.md"
+MEMORY_ROWS = (50_000, 100_000, 200_000)
+TRANSFER_BYTES = 200_000_000
+MIB = 2**20
+
+Row = tuple[str, str, str]
 
 
 def fastest(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """CPU seconds of the fastest run of each side, the sides run in turn."""
-    seconds = dict.fromkeys(sides, float("inf"))
+    """CPU seconds of the fastest run of each side, the sides run in turn.
+
+    The snapshot of the frame is a side of its own, taken out of the one that it is part of.
+    """
+    seconds = dict.fromkeys([*sides, "snapshot"], float("inf"))
     for _ in range(rounds):
         for name, side in sides.items():
             start = time.process_time()
-            side()
-            seconds[name] = min(seconds[name], time.process_time() - start)
+            made = side()
+            took = time.process_time() - start
+            if isinstance(made, outward.Prepared):
+                took -= made.snapshot_s
+                seconds["snapshot"] = min(seconds["snapshot"], made.snapshot_s)
+            seconds[name] = min(seconds[name], took)
+            del made
     return seconds
 
 
-def measure_out(frame: pd.DataFrame, folder: Path, rounds: int) -> dict[str, float]:
-    """Seconds of each way out at `len(frame)` rows."""
+def measure_out(frame: pd.DataFrame, folder: Path, rounds: int) -> Iterator[Row]:
+    """The way out."""
     write_ready = outward.limit(frame)
     sides: dict[str, Callable[[], object]] = {
         "ours": lambda: outward.ours(frame, _fresh(folder / "out")),
@@ -48,54 +63,80 @@ def measure_out(frame: pd.DataFrame, folder: Path, rounds: int) -> dict[str, flo
     }
     gc.collect()
     gc.freeze()  # the dicts that stand ready are no other side's garbage to look through
-    return fastest(sides, rounds)
+    took = fastest(sides, rounds)
+    gc.unfreeze()
+    yield _ratio("out: ours / dicts that stand ready, serialised", took, "ours", "limit", "≤ 3.0×")
+    yield _ratio("out: `itertuples` + `json.dumps` / ours", took, "script", "ours", "≥ 2.5×")
+    yield _each("out: time a row", took["ours"], len(frame))
+    yield _each("out: the frame's snapshot, time a row", took["snapshot"], len(frame))
 
 
-def measure_in(frame: pd.DataFrame, folder: Path, rounds: int) -> dict[str, float]:
-    """Seconds of each way in."""
-    path = _results(len(frame), folder)
+def measure_in(frame: pd.DataFrame, folder: Path, rounds: int) -> Iterator[Row]:
+    """The way in."""
+    given = inward.answered(frame, folder / "in")
     sides: dict[str, Callable[[], object]] = {
-        "ours": lambda: inward.ours(frame, path),
-        "collected": lambda: inward.collected(frame, folder),
-        "limit": lambda: inward.limit(path),
-        "script": lambda: inward.json_dict(frame, path),
+        "ours": lambda: inward.ours(frame, given),
+        "limit": lambda: inward.limit(given),
+        "script": lambda: inward.json_dict(frame, given),
     }
-    return fastest(sides, rounds)
+    took = fastest(sides, rounds)
+    yield _ratio("in: ours / a typed decode of each line", took, "ours", "limit", "≤ 2.5×")
+    yield _ratio("in: `json.loads` into a dict / ours", took, "script", "ours", "")
+    yield _each("in: time a row", took["ours"], len(frame))
 
 
-def measure_tutorials(folder: Path, rounds: int) -> tuple[float, float]:
-    """How many times longer the tutorial way takes, out and in, at 10,000 rows."""
-    frame = reviews(TUTORIAL_ROWS)
-    path = _results(len(frame), folder)
-    out = fastest({"ours": lambda: outward.ours(frame, _fresh(folder / "out"))}, rounds)
-    back = fastest({"ours": lambda: inward.ours(frame, path)}, rounds)
-    slow = fastest(
-        {
-            "out": lambda: outward.tutorial(frame, folder / "tutorial.jsonl"),
-            "in": lambda: inward.tutorial(frame, path),
-        },
-        1,
-    )
-    return slow["out"] / out["ours"], slow["in"] / back["ours"]
+def measure_memory(folder: Path) -> Iterator[Row]:
+    """How far a fresh process grows."""
+    for direction in ("out", "in"):
+        for rows in MEMORY_ROWS:
+            frame_path = folder / "frame.parquet"
+            reviews(rows).to_parquet(frame_path)
+            said = _said("benchmarks.memory", direction, frame_path, _made(folder / "memory"))
+            shutil.rmtree(folder / "memory")
+            grown, result = int(said[0]), int(said[1])
+            if direction == "out":
+                yield f"out, {rows:,} rows: memory", f"{grown / MIB:.1f} MiB", "≤ 32 MiB"
+            else:
+                own = f"{(grown - result) / rows:,.0f} B"
+                yield f"in, {rows:,} rows: memory a row beyond the result's own", own, "≤ 1,000 B"
 
 
-def peak(direction: str, rows: int, folder: Path) -> tuple[int, int]:
-    """Bytes of peak growth and of the result, in a fresh process."""
-    frame_path = folder / f"frame-{rows}.parquet"
-    reviews(rows).to_parquet(frame_path)
-    _results(rows, folder)
-    command = [sys.executable, "-m", "benchmarks.memory", direction, str(frame_path), str(folder)]
-    environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}  # gives back what it can
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    said = done.stdout.split()
-    return int(said[0]), int(said[1])
+def measure_transfer(folder: Path) -> Iterator[Row]:
+    """A file as large as the service takes, up and down."""
+    path = folder / "large.jsonl"
+    transfer.large_file(path, TRANSFER_BYTES)
+    with transfer.sandbox(folder / "home") as url:
+        said = _said("benchmarks.transfer", url, path)
+    for way, seconds, grown in (("upload", *said[:2]), ("download", *said[2:])):
+        yield f"{way} of 200 MB, one machine: time", f"{float(seconds):.2f} s", ""
+        yield f"{way} of 200 MB: memory", f"{int(grown) / MIB:.1f} MiB", "≤ 8 MB"
 
 
-def _results(rows: int, folder: Path) -> Path:
-    path = folder / "job-00000.output.jsonl"
-    with path.open("wb") as file:
-        file.writelines(result_lines(rows))
-    return path
+def measure_cell(folder: Path) -> Iterator[Row]:
+    """How long a cell is busy."""
+    for kind, rows, lines, target in (
+        ("reviews", 10_000, "2 kB", "< 1 s"),
+        ("notes", 1_000_000, "200 B", "≤ 2 s"),
+    ):
+        said = _said("benchmarks.cell", rows, kind, folder / kind)
+        imports, submit, behind = (float(each) for each in said)
+        yield f"cell, {rows:,} rows of {lines}: first import", f"{imports:.2f} s", ""
+        yield f"cell, {rows:,} rows of {lines}: submit", f"{submit:.2f} s", target
+        yield f"cell, {rows:,} rows of {lines}: on the disk after another", f"{behind:.2f} s", ""
+
+
+def _said(module: str, *arguments: object) -> list[str]:
+    """What a fresh process printed."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+
+
+def _ratio(what: str, took: Mapping[str, float], one: str, other: str, target: str) -> Row:
+    return what, f"{took[one] / took[other]:.2f}×", target
+
+
+def _each(what: str, seconds: float, rows: int) -> Row:
+    return what, f"{seconds / rows * 1e6:.1f} µs", ""
 
 
 def _fresh(folder: Path) -> Path:
@@ -103,38 +144,40 @@ def _fresh(folder: Path) -> Path:
     return folder
 
 
-def _row(what: str, measured: str, target: str) -> None:
-    print(f"| {what} | {measured} | {target} |", flush=True)
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _machine() -> str:
+    names = [
+        line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    processor = names[0].partition(":")[2].strip() if names else platform.processor()
+    packages = ("pandas", "pyarrow", "orjson", "msgspec", "openai")
+    said = ", ".join(f"{name} {version(name)}" for name in packages)
+    python = f"Python {platform.python_version()}"
+    return f"{processor}, {os.cpu_count()} cores, {platform.system()}; {python}, {said}."
 
 
 def main(rows: int, rounds: int) -> None:
-    """Measure all and print as it goes."""
-    print(f"| {rows:,} rows, lines of about 2 kB | measured | target |\n|---|---|---|")
+    """Measure all, print as it goes, and write the table."""
     ram = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    lines = [f"| {rows:,} rows, lines of 2 kB | measured | target |", "|---|---|---|"]
     with tempfile.TemporaryDirectory(dir=ram) as name:
         folder = Path(name)
         frame = reviews(rows)
-        out = measure_out(frame, folder, rounds)
-        _row("out: ours / ready dicts serialised", f"{out['ours'] / out['limit']:.2f}×", "≤ 3.0×")
-        _row("out: itertuples script / ours", f"{out['script'] / out['ours']:.2f}×", "≥ 2.5×")
-        _row("out: microseconds a row", f"{out['ours'] / rows * 1e6:.1f}", "")
-        back = measure_in(frame, folder, rounds)
-        _row("in: ours / typed decode", f"{back['ours'] / back['limit']:.2f}×", "≤ 2.5×")
-        file = f"{back['collected'] / back['limit']:.2f}×"
-        _row("in: ours by way of the outcomes file / typed decode", file, "")
-        _row("in: json.loads script / ours", f"{back['script'] / back['ours']:.2f}×", "")
-        _row("in: microseconds a row", f"{back['ours'] / rows * 1e6:.1f}", "")
-        slow_out, slow_in = measure_tutorials(folder, rounds)
-        _row("out, 10,000 rows: tutorial / ours", f"{slow_out:,.0f}×", "≥ 500×")
-        _row("in, 10,000 rows: tutorial / ours", f"{slow_in:,.0f}×", "")
-        for size in (rows // 2, rows):
-            grown, _ = peak("out", size, folder)
-            _row(f"out, {size:,} rows: peak growth", f"{grown / 2**20:.1f} MiB", "≤ 32 MiB")
-        grown, result = peak("in", rows, folder)
-        _row("in, by way of the outcomes file: peak growth a row", f"{grown / rows:,.0f} B", "")
-        own = (grown - result) / rows
-        _row("in: the same less the result's columns", f"{own:,.0f} B", "≤ 1,000 B")
-    # The transfer of 200 MB up and down through `api` gets its row here.
+        for rows_of_table in (
+            measure_out(frame, folder, rounds),
+            measure_in(frame, folder, rounds),
+            measure_memory(_made(folder / "fresh")),
+            measure_transfer(_made(folder / "transfer")),
+            measure_cell(_made(folder / "cell")),
+        ):
+            for row in rows_of_table:
+                lines.append(f"| {' | '.join(row)} |")
+                print(lines[-1], flush=True)
+    RESULTS.write_text("\n".join([*lines, "", _machine(), ""]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Answers in: result files to the merged frame, against the limit and two other ways.
+"""Answers in: result files to the merged frame, against the limit and the usual way.
 
 Ours is what the package does with a collected job and a result that is asked for: result files
 are read into outcomes files, outcomes are resolved, columns are made and put onto the frame. The
@@ -8,7 +8,6 @@ limit is a typed msgspec decode of the members needed, line after line, which bu
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,27 +108,12 @@ def limit(given: Answered) -> int:
 
 def json_dict(frame: pd.DataFrame, given: Answered) -> pd.DataFrame:
     """What a careful script does: all parsed lines in a dict by custom_id, then a list."""
-    found = {line["custom_id"]: line for line in _parsed(given)}
+    found = {}
+    for path in given.files:
+        with path.open(encoding="utf-8") as file:
+            found.update((line["custom_id"], line) for line in map(json.loads, file))
     texts = []
     for n in range(len(frame)):
         body = found[f"{RUN_ID}-{n}"]["response"]["body"]
         texts.append(body["choices"][0]["message"]["content"] if "choices" in body else None)
     return frame.assign(answer=pd.Series(texts, index=frame.index))
-
-
-def tutorial(frame: pd.DataFrame, given: Answered) -> pd.DataFrame:
-    """What tutorials show: one cell at a time by label."""
-    result = frame.copy()
-    result["answer"] = None
-    for line in _parsed(given):
-        body = line["response"]["body"]
-        if "choices" in body:
-            position = int(line["custom_id"].rsplit("-", 1)[1])
-            result.loc[position, "answer"] = body["choices"][0]["message"]["content"]
-    return result
-
-
-def _parsed(given: Answered) -> Iterator[dict]:  # type: ignore[type-arg]
-    for path in given.files:
-        with path.open(encoding="utf-8") as file:
-            yield from map(json.loads, file)

@@ -1,4 +1,4 @@
-"""Rows out: a frame to shard files on the disk, against the limit and two other ways.
+"""Rows out: a frame to shard files on the disk, against the limit and the usual way.
 
 Ours is the package's own preparation of a run: chunks, rendering, lines, digests, twins looked
 for, shards cut and written with their manifests; the frame's snapshot is measured apart. The
@@ -108,20 +108,6 @@ def itertuples(frame: pd.DataFrame, path: Path) -> None:
         for n, row in enumerate(frame.itertuples(index=False)):
             line = request(n, str(row.title), str(row.body))
             file.write(json.dumps(line) + "\n")
-        _sync(file)
-
-
-def tutorial(frame: pd.DataFrame, path: Path) -> None:
-    """What tutorials show: iterrows, and a metadata frame that grows row by row."""
-    metadata = pd.DataFrame(columns=["custom_id", "title", "body", "stars"])
-    lines = []
-    for n, row in frame.iterrows():
-        line = request(int(str(n)), row["title"], row["body"])
-        new = pd.DataFrame([{"custom_id": line["custom_id"], **row.to_dict()}])
-        metadata = pd.concat([metadata, new], ignore_index=True)
-        lines.append(json.dumps(line))
-    with path.open("w", encoding="utf-8") as file:
-        file.write("\n".join(lines))
         _sync(file)
 
 

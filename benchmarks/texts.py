@@ -50,7 +50,7 @@ def reviews(rows: int) -> pd.DataFrame:
 
 
 def result_lines(rows: int) -> Iterator[tuple[int, bytes]]:
-    """Position and result line of `rows` rows in shuffled order, one in fifty of them an HTTP error."""
+    """Positions and result lines, in shuffled order, one in fifty of them an HTTP error."""
     dice = random.Random(rows)
     order = list(range(rows))
     dice.shuffle(order)

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "batch_magic"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("records", "errors"),
-    ("cell_body", "prompt_language"),
+    ("cell_body", "prompt_language", "template_names"),
     (
         "frame",
         "stored_frame",
@@ -45,7 +45,7 @@ KEYS: dict[str, frozenset[str]] = {
     "openai": frozenset({"api"}),
     "pandas": frozenset({"frame", "stored_frame", "result", "run", "session", "magic"}),
     "pyarrow": frozenset({"frame", "stored_frame", "folder", "result"}),
-    "jinja2": frozenset({"template", "prompt_language"}),
+    "jinja2": frozenset({"template", "template_names", "prompt_language"}),
     "orjson": frozenset({"wire", "results"}),
     "msgspec": frozenset({"results", "schema"}),
     "ipywidgets": frozenset({"panel"}),

@@ -122,7 +122,7 @@ def test_unknown_column_names_line_and_neighbour() -> None:
         ("system:\nuser:\n{{ title }}", "the system message is empty (template line 2)"),
         ("a\n{{ title", "(template line 2)"),
         ("{{ title|shout }}", "No filter named 'shout'"),
-        ("{% include 'x' %}{{ title }}", "include is not available"),
+        ("{% include 'x' %}{{ title }}", "no loader"),
         ("{% set row = 1 %}{{ title }}", "'row' stands for the whole row"),
         ("x\n![p]({{ title }})", "images cannot be sent yet (template line 2)"),
         ("{{ title.__class__ }}", "unsafe"),
@@ -209,6 +209,17 @@ def test_rows_without_any_value_are_skipped_and_gaps_counted() -> None:
     found = rendered("{{ title }}{{ body }}")
     assert list(found.positions) == [0, 1]
     assert list(found.skipped) == [2]
+    assert found.missing_values == 1
+
+
+def test_a_bare_column_may_come_as_utf8() -> None:
+    """A frame that holds text as UTF-8 need not make strings of it."""
+    template = compile_template("{{ a }}{{ b|upper }}{{ c }}", columns=["a", "b", "c"])
+    assert template.bare == ("a", "c")
+    texts = {"a": [b"x", None, None], "c": [b"y", b"z", None]}
+    found = template.render(Chunk(5, 3, {"b": ["b", None, None]}, texts=texts))
+    assert found.slots == ([b"x", b""], ["B", ""], [b"y", b"z"])
+    assert (list(found.positions), list(found.skipped)) == ([5, 6], [7])
     assert found.missing_values == 1
 
 

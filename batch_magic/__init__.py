@@ -61,6 +61,10 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
 def load_ipython_extension(ipython: Any) -> None:
     """Register `%%gptbatch` and `%gptbatch`."""
     from batch_magic import magic

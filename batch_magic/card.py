@@ -200,10 +200,16 @@ def foot_html(s: Snapshot, said: str = "", stamped: str = "") -> Html:
 def state_words(s: Snapshot) -> str:
     """Say where the run stands, e.g. `in progress, step 4 of 7`."""
     if s.ending is not None:
-        return s.ending.value
+        return f"{s.ending.value}, no row ok" if _is_in_vain(s) else s.ending.value
     step = f"step {_step(s.stage) + 1} of {len(Stage)}"
     words = f"cancelling, {s.stage.value}" if s.cancelling else s.stage.value
     return f"{words}, {step}" + (f", retry round {s.round}" if s.round else "")
+
+
+def _is_in_vain(s: Snapshot) -> bool:
+    """Tell whether a run went to its end and yet brought nothing."""
+    bad = sum(s.counts.get(status, 0) for status in (*UNANSWERED, *QUESTIONABLE))
+    return s.ending is Ending.FINISHED and bad > 0 and not s.counts.get(RowStatus.OK)
 
 
 def origin(s: Snapshot) -> list[str]:
@@ -255,7 +261,8 @@ def time_words(s: Snapshot) -> list[str]:
 def messages(s: Snapshot) -> Iterator[tuple[str, str]]:
     """What goes wrong, each with the word that says how bad it is."""
     if s.fault:
-        yield "stopped", clip(s.fault, TEXT_LENGTH)
+        word = "stopped" if s.ending is Ending.STOPPED else "commonest error"
+        yield word, clip(s.fault, TEXT_LENGTH)
     elif s.problem and s.ending is None:
         yield "waiting", clip(s.problem, TEXT_LENGTH)
 
@@ -291,7 +298,10 @@ def _leftovers(s: Snapshot) -> Iterator[str]:
         yield "rows that finished are kept"
     if left := sum(s.counts.get(status, 0) for status in UNANSWERED):
         these = "this row" if left == 1 else "these rows"
-        yield f"{rows_words(left)} without an answer: run the cell again to send only {these}"
+        yield (
+            f"{rows_words(left)} without an answer, see the column `gpt_error`; once the reason is"
+            f" mended, run the cell again to send only {these}"
+        )
     if odd := sum(s.counts.get(status, 0) for status in QUESTIONABLE):
         yield f"{rows_words(odd)} to look at: the reason is in the column `gpt_error`"
 
@@ -499,7 +509,7 @@ def _coded(text: str) -> Iterator[str]:
 
 def _mood_mark(s: Snapshot) -> str:
     marks = {Ending.FINISHED: "✓", Ending.CANCELLED: "–", Ending.STOPPED: "!"}
-    return marks[s.ending] if s.ending else "●"
+    return "!" if _is_in_vain(s) else marks[s.ending] if s.ending else "●"
 
 
 def _mood_tint(s: Snapshot) -> str:
@@ -508,7 +518,8 @@ def _mood_tint(s: Snapshot) -> str:
         Ending.CANCELLED: "rgba(128,128,128,0.2)",
         Ending.STOPPED: "rgba(211,47,47,0.18)",
     }
-    return tints[s.ending] if s.ending else "rgba(25,118,210,0.16)"
+    mood = Ending.STOPPED if _is_in_vain(s) else s.ending
+    return tints[mood] if mood else "rgba(25,118,210,0.16)"
 
 
 def _rail(s: Snapshot) -> Html:

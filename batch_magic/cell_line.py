@@ -94,14 +94,15 @@ def cell_parser() -> _Parser:
         help="extra columns: usage, finish_reason, custom_id, model, raw",
     )
     add("--fresh", action="store_true", help="do not reuse earlier answers: pay again")
-    add(
+    waiting = parser.add_mutually_exclusive_group().add_argument
+    waiting(
         "--wait",
         dest="wait",
         action="store_const",
         const="always",
         help="block until the run has ended",
     )
-    add("--no-wait", dest="wait", action="store_const", const="never", help="return at once")
+    waiting("--no-wait", dest="wait", action="store_const", const="never", help="return at once")
     add(
         "--on-clash",
         metavar="WHAT",
@@ -158,10 +159,12 @@ def _read_params(pairs: Sequence[str]) -> Mapping[str, Any]:
 
 
 def _json_or_text(value: str) -> Any:
+    # Single quotes are a shell's habit: what they hold is the value. Double ones are JSON's own.
+    value = _unquoted(value) if value.startswith("'") else value
     try:
         return json.loads(value)
     except ValueError:
-        return _unquoted(value)
+        return value
 
 
 def _names(text: str) -> list[str]:

@@ -431,13 +431,14 @@ class Engine:
         )
 
     async def _settle(self, run: RunRecord, ending: Ending) -> None:
-        counts = await asyncio.to_thread(outcomes.settle, self._folder(run), run)
+        settled = await asyncio.to_thread(outcomes.settle, self._folder(run), run)
         self._journal.end_run(
             run.run_id,
             self._owner,
             self._clock(),
             ending=ending,
-            counts=counts,
+            counts=settled.counts,
+            fault=settled.complaint,
             model_served=picture.snapshot(run, self._clock()).model_served,
         )
 

@@ -6,6 +6,7 @@
     │   └── TemplateError you: the prompt template
     ├── JournalError      the home folder: unwritable, full, damaged, of a newer version
     ├── ServiceError      them: status, code, request id
+    ├── Detached          you: the waiting was interrupted, the run goes on
     └── StillRunning      nobody: the run has not ended yet
 
 A user's mistake shows as one line in a cell, without a traceback; it still raises, so Run All
@@ -66,6 +67,10 @@ class ServiceError(BatchMagicError):
     @property
     def in_doubt(self) -> bool:
         return self.status is None or self.status in (408, 409) or self.status >= 500
+
+
+class Detached(BatchMagicError):  # noqa: N818  (what the interface calls it)
+    """The waiting was interrupted; the run goes on by itself."""
 
 
 class StillRunning(BatchMagicError, AttributeError):  # noqa: N818  (the interface's word)

@@ -9,6 +9,7 @@ async cell, so that Cancel and Interrupt work; and a mistake is one line, but it
 from __future__ import annotations
 
 import asyncio
+import builtins
 import difflib
 import json
 import time
@@ -23,7 +24,7 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 from traitlets import Float, Integer, Unicode
 
 from batch_magic import cell_line, session, settings
-from batch_magic.errors import BatchMagicError, CellError, StillRunning
+from batch_magic.errors import BatchMagicError, CellError, Detached, StillRunning
 from batch_magic.panel import Shown, open_panel
 from batch_magic.prepare import DryRun
 from batch_magic.records import Ending
@@ -118,8 +119,9 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             print(cell_line.cell_parser().format_help())
             return None
         frame = self._frame(asked.frame)
+        out = asked.out or _default_out(asked.frame)
         options = Options(
-            out=asked.out or _default_out(asked.frame),
+            out=out,
             model=asked.model or "",
             endpoint=asked.endpoint,
             column=asked.column,
@@ -136,9 +138,23 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         if asked.dry_run:
             _print_dry_run(session.dry_run(frame, cell, options, use), options)
             return None
+        self._check_out(out, asked.on_clash)
         run = session.session_for(use.home).submit(frame, cell, options, use)
         self._present(run)
         return run
+
+    def _check_out(self, name: str, on_clash: str) -> None:
+        """Refuse to replace a variable that holds neither a run nor an earlier result."""
+        ns = self.shell.user_ns
+        if name not in ns and not hasattr(builtins, name):
+            return
+        held = ns.get(name, getattr(builtins, name, None))
+        is_ours = isinstance(held, Run) or "gptbatch" in getattr(held, "attrs", {})
+        if not is_ours and on_clash != "replace":
+            raise CellError(
+                f"variable {name!r} holds a {type(held).__name__} already; choose another name"
+                " with -o, or say --on-clash replace"
+            )
 
     def _frame(self, expression: str | None) -> object:
         if not expression:
@@ -224,7 +240,9 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         home = self._session()
         if words == ["--all"]:
             words = [s.run_id for s in home.snapshots() if not s.is_ended]
-        if not words:
+            if not words:
+                print("no run is going on")
+        elif not words:
             raise CellError("say which: %gptbatch cancel NAME, or --all")
         for run in [home.find(word) for word in words]:
             if run.snapshot().is_ended:
@@ -294,8 +312,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
                 if left_s is not None and left_s <= 0:
                     raise StillRunning(run.hint())
         except KeyboardInterrupt:
-            _print_detached(run)
-            raise
+            raise Detached(_detached(run)) from None
         self._finish(run, run.result())
 
     async def _until_ended(self, run: Run | None, timeout_s: float | None = None) -> None:
@@ -307,8 +324,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         except TimeoutError:
             raise StillRunning(run.hint()) from None
         except asyncio.CancelledError:
-            _print_detached(run)
-            raise KeyboardInterrupt from None
+            raise Detached(_detached(run)) from None
         self._finish(run, frame)
 
     def _finish(self, run: Run, frame: pd.DataFrame) -> None:
@@ -329,13 +345,16 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         if not (Path(self.home).expanduser() / "journal.db").exists():
             return
         try:
-            left = [s for s in self._session().snapshots() if s.ending in (None, Ending.STOPPED)]
+            pictures = self._session().snapshots()
+            left = [s for s in pictures if s.ending in (None, Ending.STOPPED)]
+            newest = {s.name: s.run_id for s in reversed(pictures)}
         except BatchMagicError as error:
             print(f"batch_magic: {error}")
             return
         for s in left:
             state = f"stopped: {s.fault}" if s.ending else s.stage.value
-            print(f"unfinished: {s.name} ({s.rows:,} rows, {state}) · %gptbatch attach {s.name}")
+            word = s.name if newest[s.name] == s.run_id else s.run_id
+            print(f"unfinished: {s.name} ({s.rows:,} rows, {state}) · %gptbatch attach {word}")
 
     def close(self) -> None:
         """Take the hooks out of the shell."""
@@ -390,7 +409,8 @@ class HandOver:
             run, result, panel = self._ready.pop(0)
             bound = self._shell.user_ns.get(run.name)
             if isinstance(result, BatchMagicError):
-                panel.say(str(result))
+                if run.snapshot().fault is None:  # a fault stands in the card by itself
+                    panel.say(str(result))
             elif isinstance(bound, Run) and bound.run_id == run.run_id:
                 self._shell.user_ns[run.name] = result
                 panel.say(f"the result is in `{run.name}`")
@@ -421,17 +441,21 @@ def async_cells(shell: InteractiveShell, magics: GPTBatch) -> Callable[[list[str
             return lines
         # While a cell runs, it is another magic (%%time) that compiles a cell of its own, and
         # does so without await: there the magic blocks.
-        can_await = shell.autoawait and not magics.is_busy
+        # Without a kernel Ctrl-C is clearer in a plain wait.
+        in_kernel = getattr(shell, "kernel", None) is not None
+        can_await = in_kernel and shell.autoawait and not magics.is_busy
         name, _, line = lines[0].rstrip("\n").partition(" ")
         if name == "%%gptbatch":
             body = "".join(lines[1:]) or "\n"  # IPython refuses a cell magic without a body
             if can_await and magics.must_wait(line):
                 return [f"await get_ipython().run_cell_magic({AWAITED!r}, {line!r}, {body!r})\n"]
-            return [lines[0].rstrip("\n") + "\n", body]
+            return [f"{name} {line}\n", body]
         if name.startswith("%%") or not can_await:
             return lines
         return [_awaited_line(line) for line in lines]
 
+    # A terminal asks whether a cell is complete: about what was typed, not what we make of it.
+    rewrite.has_side_effects = True  # type: ignore[attr-defined]
     return rewrite
 
 
@@ -470,8 +494,8 @@ def _ended_within(run: Run, seconds: float) -> bool:
 # -- what is printed ------------------------------------------------------------------------
 
 
-def _print_detached(run: Run) -> None:
-    print(f"detached: {run.name} goes on without this cell; %gptbatch wait {run.name}")
+def _detached(run: Run) -> str:
+    return f"{run.name} goes on without this cell; wait for it again: %gptbatch wait {run.name}"
 
 
 def _print_dry_run(dry: DryRun, options: Options) -> None:

@@ -7,6 +7,7 @@ is to believe the status, or the service's counts, instead of the two result fil
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -81,11 +82,44 @@ def count_job(folder: RunFolder, run: RunRecord, job: Job) -> JobCount:
     )
 
 
-def settle(folder: RunFolder, run: RunRecord) -> dict[RowStatus, int]:
-    """Write down where each paid answer is, for later runs; return the rows of each status."""
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """How a run came out: rows of each status, and the commonest reason why rows have no answer."""
+
+    counts: dict[RowStatus, int]
+    complaint: str | None
+
+
+def settle(folder: RunFolder, run: RunRecord) -> Settled:
+    """Write down where each paid answer is, for later runs; count what became of the rows."""
     resolved = resolve_run(folder, run)
     _write_answered(folder, run, resolved)
-    return resolved.resolution.counts()
+    return Settled(resolved.resolution.counts(), _complaint(resolved))
+
+
+_BLAMELESS = [int(RowStatus[name]) for name in ("OK", "SKIPPED", "CANCELLED", "PENDING")]
+
+
+def _complaint(resolved: Resolved) -> str | None:
+    """Return the commonest error of the rows that came out badly, with how often it stands."""
+    resolution = resolved.resolution
+    bad = np.flatnonzero(~np.isin(resolution.statuses, _BLAMELESS))
+    said: Counter[str] = Counter()
+    noted = resolution.notes[bad]
+    for note, n in zip(*np.unique(noted[noted >= 0], return_counts=True), strict=True):
+        said[resolved.notes[int(note)]] += int(n)
+    entries = np.sort(resolution.entry[bad][noted < 0])
+    first = 0
+    for table in resolved.tables:
+        size = len(table.table)
+        mine = entries[(entries >= first) & (entries < first + size)] - first
+        for error in table.table["error"].take(mine).to_pylist():
+            said[error.decode("utf-8", "replace") if error else "no reason was given"] += 1
+        first += size
+    if not said:
+        return None
+    error, n = said.most_common(1)[0]
+    return f"{n:,} of {len(bad):,} rows: {error}"
 
 
 def resend(folder: RunFolder, run: RunRecord, round: int) -> list[Shard]:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from datetime import tzinfo
 from threading import Lock
 from typing import Any, Protocol
@@ -111,6 +112,9 @@ class Panel:
         self._is_shown = False
         self._live = None if snapshot.is_ended else _Live(snapshot, on_cancel)
         self._ended: _Live | None = None
+        # The cell's own context: what is updated from another thread must carry this cell's name,
+        # for headless executors drop what seems to come from another.
+        self._cell = copy_context()
         # Keeps the pictures on the page in order: without it a picture drawn late by one thread
         # could take the place of the final card drawn by another.
         self._order = Lock()
@@ -134,7 +138,7 @@ class Panel:
         """
         try:
             with self._order:
-                self._draw(snapshot)
+                self._cell.run(self._draw, snapshot)
         except Exception:
             log.exception("run %s could not be drawn", snapshot.run_id)
 
@@ -142,7 +146,7 @@ class Panel:
         """Show one more line in the card, in place of the last one said; code in backticks."""
         try:
             with self._order:
-                self._say(text)
+                self._cell.run(self._say, text)
         except Exception:
             log.exception("%r could not be shown", text)
 

@@ -366,7 +366,7 @@ class Snapshot:
     usage: Usage | None = None
     ending: Ending | None = None
     ended_at: float | None = None
-    fault: str | None = None  # why it stopped, and what to do
+    fault: str | None = None  # why it stopped; once ended, the commonest error of its rows
     problem: str | None = None  # what is being waited out just now
     notes: tuple[str, ...] = ()  # said once: reuse, duplicates, missing values
     cancelling: bool = False

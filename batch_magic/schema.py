@@ -50,7 +50,7 @@ CREATE TABLE runs (
     resumed_at   REAL,              -- when it last went on after a stop
     ending       TEXT,              -- null while anything is left to do
     ended_at     REAL,
-    fault        TEXT,              -- why it stopped, and what to do
+    fault        TEXT,              -- why it stopped; ended: its rows' commonest error
     counts       TEXT NOT NULL,     -- JSON {status: rows}; empty until ended
     model_served TEXT
 );

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import keyword
 import logging
 import secrets
 import time
@@ -120,7 +121,7 @@ class Session:
                 run._preparing(work.rows_done)
             if run._is_abandoned:
                 work.discard()
-                run._give_up("cancelled before anything was sent", Ending.CANCELLED)
+                run._give_up("cancelled before anything was sent", Ending.STOPPED)
                 return
             await asyncio.to_thread(self._commit, run, work, held, template, fresh=fresh)
         except BatchMagicError as error:
@@ -142,7 +143,11 @@ class Session:
         if same is not None:
             work.discard()
             run._become(same)
-            run._said = "the same rows are in flight already: attached, nothing is sent again"
+            run._said = (
+                "the same rows are in flight already: attached, nothing is sent again"
+                if self.journal.run(same).ending is None
+                else "goes on with the run that had stopped"
+            )
             self.journal.reopen(same, now)
         else:
             record = replace(record, jobs=plan_jobs(record.shards, _token))
@@ -388,11 +393,18 @@ def _draft(
 ) -> tuple[RunRecord, pd.DataFrame, Template]:
     """Check all that can be checked before a row is read."""
     checked = frames.check_frame(frame, options.frame_name)
-    if not options.out.isidentifier():
+    if not options.out.isidentifier() or keyword.iskeyword(options.out):
         raise CellError(f"the result's name {options.out!r} is no Python name; name one with -o")
     model = options.model or use.model
     if not model:
-        raise CellError("no model: name one with -m, or set %config GPTBatch.model")
+        raise CellError(
+            "no model: name one with -m (in Python model=…), or set BATCH_MAGIC_MODEL"
+            " or %config GPTBatch.model"
+        )
+    if not options.column.strip() or options.column.startswith("gpt_"):
+        raise CellError(
+            f"-c {options.column!r} is no name for an answer; gpt_… is kept for outcomes"
+        )
     backend = settings.find_backend(options.on or use.backend, environ)
     result.check_keep(options.keep)
     frames.check_clash(

@@ -91,7 +91,7 @@ def _see(seen: Seen, message: Mapping[str, Any]) -> None:
     kind = message["header"]["msg_type"]
     if kind == "stream":
         seen.printed += content["text"]
-    elif kind in ("display_data", "execute_result"):
+    elif kind in ("display_data", "execute_result", "update_display_data"):
         seen.shown.append(content["data"].get("text/plain", ""))
     elif kind == "error":
         seen.error = f"{content['ename']}: {content['evalue']}"

@@ -154,6 +154,20 @@ def test_dry_run_needs_no_key_and_sends_nothing(notebook: Kernel) -> None:
     assert notebook.run("dry").error == "NameError: name 'dry' is not defined"
 
 
+def test_terminal_asks_for_the_rest_of_a_cell(notebook: Kernel) -> None:
+    """The line alone is not the whole cell: a prompt for the template has to follow."""
+    seen = notebook.run("print(get_ipython().check_complete('%%gptbatch five -o x\\n')[0])")
+    assert seen.printed.strip() == "incomplete"
+
+
+def test_run_without_one_good_row_says_why(notebook: Kernel) -> None:
+    """An end is not a success: the commonest error stands in the panel."""
+    line = "five -o vain -m gpt-5-mini --on sandbox --wait -p max_tokens=5"
+    seen = notebook.run(cell(line, "I {{ title }}"))
+    assert "no row ok" in seen.text
+    assert "unsupported_parameter" in seen.text
+
+
 def test_help_is_shown_in_the_cell(notebook: Kernel) -> None:
     """A cell with nothing but `--help` is no mistake, although IPython wants a body."""
     seen = notebook.run("%%gptbatch --help")
@@ -220,6 +234,11 @@ BAD = {
     "empty body": (f"five {SANDBOX}", "", "empty"),
     "column clash": (f"five {SANDBOX} -c title", "{{ title }}", "'title'"),
     "bad name": ("five -o 1out -m m --on sandbox", "{{ title }}", "no Python name"),
+    "keyword as a name": ("five -o class -m m --on sandbox", "{{ title }}", "no Python name"),
+    "module as a name": ("five -o pd -m m --on sandbox", "{{ title }}", "holds a module already"),
+    "builtin as a name": ("five -o len -m m --on sandbox", "{{ title }}", "already"),
+    "outcome's column": (f"five {SANDBOX} -c gpt_status", "{{ title }}", "gpt_status"),
+    "wait and not": (f"five {SANDBOX} --wait --no-wait", "{{ title }}", "not allowed with"),
     "unknown extra": (f"five {SANDBOX} --with codebook", "{{ title }}", "'codebook'"),
     "unrenderable": (
         "pd.DataFrame({'b':[b'x']}) " + SANDBOX,

@@ -181,8 +181,10 @@ def test_lines_sent_again_are_the_same_bytes(folder: RunFolder, run: RunRecord) 
 def test_settling_writes_down_where_each_paid_answer_is(folder: RunFolder, run: RunRecord) -> None:
     """And only the paid ones: a failure is nothing to take over."""
     run = collect(folder, run, [answer("run-1-2")], [answer("run-1-3", status=400)])
-    counts = outcomes.settle(folder, run)
-    assert counts == {RowStatus.OK: 1, RowStatus.FAILED: 1, RowStatus.MISSING: 3}
+    settled = outcomes.settle(folder, run)
+    assert settled.counts == {RowStatus.OK: 1, RowStatus.FAILED: 1, RowStatus.MISSING: 3}
+    assert settled.complaint is not None
+    assert settled.complaint.startswith("3 of 4 rows: in neither result file")
     answers = folder.answered()
     assert answers is not None
     digests = outcomes.in_flight(folder, run)

@@ -150,7 +150,7 @@ def test_interrupt_of_a_waiting_cell_detaches(lab: Lab, slow: Notebook) -> None:
     slow.run(1)
     slow.wait_for("validating, step 3", 1)
     slow.interrupt()
-    slow.wait_for("detached", 1)
+    slow.wait_for("Detached: labelled goes on", 1)
     slow.wait_for("use the frame", 1, timeout_s=60)
     slow.run(3)
     slow.wait_for("DataFrame 200 199", 3)

@@ -25,7 +25,7 @@ from batch_magic.records import Chunk, RowStatus
 TRUTH_PREFIX = "gpt_"
 """Columns whose names begin so are ours: those of an earlier result are replaced."""
 
-_CHUNK_ROWS = 2048  # they and the lines made of them fit the processor's cache
+_CHUNK_ROWS = 512  # they and the lines made of them fit the processor's cache
 _PIECE_ROWS = 2048  # of a result column that are gathered at a time
 _SAMPLE_ROWS = 2048
 _SAMPLE_COLUMNS = 512

@@ -402,9 +402,7 @@ def _draft(
             " or %config GPTBatch.model"
         )
     if not options.column.strip() or options.column.startswith("gpt_"):
-        raise CellError(
-            f"-c {options.column!r} is no name for an answer; gpt_… is kept for outcomes"
-        )
+        raise CellError(f"-c {options.column!r} is no name for an answer; gpt_… names are taken")
     backend = settings.find_backend(options.on or use.backend, environ)
     result.check_keep(options.keep)
     frames.check_clash(

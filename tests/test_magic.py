@@ -166,6 +166,7 @@ def test_run_without_one_good_row_says_why(notebook: Kernel) -> None:
     seen = notebook.run(cell(line, "I {{ title }}"))
     assert "no row ok" in seen.text
     assert "unsupported_parameter" in seen.text
+    assert "commonest error" in seen.text
 
 
 def test_help_is_shown_in_the_cell(notebook: Kernel) -> None:

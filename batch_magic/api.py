@@ -27,6 +27,8 @@ _CALL_TIMEOUT_S = 60.0
 _TRANSFER_TIMEOUT_S = 600.0
 _BLOCK_BYTES = 1 << 20
 # What a service says of a key may quote a part of it.
+_SAID_CHARS = 600
+_SHORTEST_KEY = 8  # a made-up key such as "none" is a word like others
 _KEY = re.compile(r"\b(sk|sess|key)-[\w*.\-]{4,}")
 
 
@@ -43,6 +45,7 @@ class Api:
     ) -> None:
         is_local = "//127.0.0.1" in base_url or "//localhost" in base_url
         self.base_url = base_url
+        self._key = api_key
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=api_key,
@@ -167,11 +170,11 @@ class Api:
 
     def _service_error(self, error: openai.OpenAIError) -> ServiceError:
         if isinstance(error, openai.APIStatusError):
-            return _status_error(error, self._host)
+            return _status_error(error, self._host, self._key)
         if isinstance(error, openai.APITimeoutError):
             return ServiceError(f"{self._host} did not answer in time")
         cause = error.__cause__ or error
-        return ServiceError(f"no connection to {self._host} ({cause})")
+        return ServiceError(f"no connection to {self._host} ({_clean(str(cause), self._key)})")
 
 
 def _is_of_transport(error: Exception) -> bool:
@@ -179,10 +182,18 @@ def _is_of_transport(error: Exception) -> bool:
     return type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2")
 
 
-def _status_error(error: openai.APIStatusError, host: str) -> ServiceError:
+def _clean(text: str, key: str = "") -> str:
+    """Make what a service says one short line without control characters or keys."""
+    if len(key) >= _SHORTEST_KEY:
+        text = text.replace(key, "sk-…")
+    text = " ".join("".join(c if c.isprintable() else " " for c in text[:_SAID_CHARS]).split())
+    return _KEY.sub("sk-…", text)
+
+
+def _status_error(error: openai.APIStatusError, host: str, key: str) -> ServiceError:
     headers = error.response.headers
     body = error.body if isinstance(error.body, dict) else {}
-    message = _KEY.sub("sk-…", str(body.get("message") or error.message))
+    message = _clean(str(body.get("message") or error.message), key)
     code = body.get("code")
     said = " ".join(str(part) for part in (error.status_code, code) if part)
     if error.status_code == 401:
@@ -250,7 +261,7 @@ def _read_faults(errors: Any) -> list[JobFault]:
     return [
         JobFault(
             code=str(one.get("code") or "unknown"),
-            message=_KEY.sub("sk-…", str(one.get("message") or "")),
+            message=_clean(str(one.get("message") or "")),
             param=one.get("param"),
             line=_count(one.get("line")),
         )

@@ -53,6 +53,10 @@ class Home:
     def __init__(self, path: Path) -> None:
         self.path = path
         with disk_errors(path):
+            if path.is_dir() and not _is_home(path):
+                raise JournalError(
+                    f"{path} is not empty and no home of batch_magic; name a folder of its own"
+                )
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.chmod(0o700)
             ignore = path / ".gitignore"
@@ -64,6 +68,17 @@ class Home:
     def journal_path(self) -> Path:
         return self.path / "journal.db"
 
+    def check_journal(self) -> None:
+        """Raise JournalError when runs are there but the journal that knows them is not."""
+        path = self.journal_path
+        with disk_errors(path):
+            is_gone = not path.exists() or path.stat().st_size == 0
+            if is_gone and any((self.path / "runs").iterdir()):
+                raise JournalError(
+                    f"{path} is gone, but {self.path / 'runs'} holds runs; put it back,"
+                    " or move the folder away to begin anew (answered rows would be paid again)"
+                )
+
     @property
     def sandbox_path(self) -> Path:
         return self.path / "sandbox"
@@ -73,6 +88,11 @@ class Home:
         if not _RUN_ID.fullmatch(run_id):
             raise JournalError(f"{run_id!r} is not a run id; the journal may be damaged")
         return RunFolder(self.path / "runs" / run_id)
+
+
+def _is_home(path: Path) -> bool:
+    names = {one.name for one in path.iterdir()}
+    return not names or bool(names & {"journal.db", "runs", "sandbox"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +244,11 @@ class RunFolder:
         path = self.path / f"{name}.arrow"
         if not path.exists():
             return None
-        with disk_errors(path):
-            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        try:
+            with disk_errors(path):
+                table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            return None  # cut or damaged: it is made again from the raw files
         names = json.loads((table.schema.metadata or {}).get(b"files", b"[]"))
         return OutcomeTable(table, tuple(self.path / Path(one).name for one in names))
 

@@ -320,8 +320,9 @@ class Journal:
     def _read(self) -> Iterator[sqlite3.Connection]:
         with self._errors():
             db = self._connection()
-            db.execute("BEGIN")
+            roll_back(db)
             try:
+                db.execute("BEGIN")
                 yield db
             finally:
                 roll_back(db)

@@ -206,6 +206,7 @@ class _Reader:
         if job.stage is not JobStage.COLLECTED:
             self._add(None, rows, RowStatus.PENDING, None)
             return
+        self._restore(job)
         default, note = _default(job)
         may_pass = default in _MAY_PASS and self._has_files(job)
         self._add(f"job-{job.number:05}", rows, default, note, may_pass=may_pass)
@@ -213,6 +214,12 @@ class _Reader:
             if fault.line is not None and 0 < fault.line <= len(rows):
                 said = f"{fault.code}: {fault.message}"
                 self._add(None, rows[fault.line - 1 : fault.line], RowStatus.FAILED, said)
+
+    def _restore(self, job: Job) -> None:
+        """Make a job's outcomes file again where it is gone or damaged: raw files are the truth."""
+        if job.remote is None or self._folder.outcomes(f"job-{job.number:05}") is not None:
+            return
+        self._folder.scan_job(job.number, self._run.run_id, self._run.request.endpoint)
 
     def _has_files(self, job: Job) -> bool:
         """Tell whether every result file that the service named is here.

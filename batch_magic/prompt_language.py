@@ -116,6 +116,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.filters = {name: _over_missing(name, each) for name, each in self.filters.items()}
         self.filters |= {"default": _default, "d": _default, "tojson": _to_json}
         self.tests = {**self.tests, "none": is_missing}
+        del self.filters["random"]
         del self.globals["lipsum"]  # chance has no place in a request that is known by its hash
         self.names = dict(self.globals)
         self.globals.clear()

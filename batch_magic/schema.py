@@ -96,8 +96,10 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (("2026-11-22 first schema", SCHEMA),)
 
 @contextmanager
 def transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    db.execute("BEGIN IMMEDIATE")
+    # An interrupt may come between any two lines: what it left open is closed first.
+    roll_back(db)
     try:
+        db.execute("BEGIN IMMEDIATE")
         yield db
         db.execute("COMMIT")
     finally:

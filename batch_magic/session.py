@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import copy
 import keyword
 import logging
 import secrets
@@ -77,6 +78,7 @@ class Session:
 
     def __init__(self, home: Path) -> None:
         self.home = Home(home)
+        self.home.check_journal()
         self.journal = Journal(self.home.journal_path)
         self._handles: list[Run] = []  # two may be of one run: the same cell, twice
         # A lease is one session's, not the process's: the heartbeat of a session that was closed
@@ -158,11 +160,15 @@ class Session:
                 self._prepare(run, work.draft, held, template, fresh=fresh)
                 return
             except BaseException:
-                work.discard()
+                # An interrupt may come just after the commit: then the files are the run's.
+                if self.journal.find(record.run_id) is None:
+                    work.discard()
                 raise
             for lender in record.lenders:
                 self.journal.reopen(lender, now)
         self._drive(run)
+        if run._is_abandoned:  # cancelled while the commit was on its way
+            self._ask_cancel(run.run_id)
 
     # -- attach, list -----------------------------------------------------------------------
 
@@ -288,7 +294,10 @@ _sessions: dict[Path, Session] = {}
 
 def session_for(home: str) -> Session:
     """Return this process's session for a home folder. Raises JournalError if it is unusable."""
-    path = Path(home).expanduser().resolve()
+    try:
+        path = Path(home).expanduser().resolve()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise CellError(f"the home folder {home!r} cannot be: {error}") from None
     if path not in _sessions:
         _sessions[path] = Session(path)
     return _sessions[path]
@@ -408,10 +417,16 @@ def _draft(
     frames.check_clash(
         checked, result.added_columns(options.column, options.keep), options.on_clash
     )
+    if options.on_clash not in ("error", "replace"):
+        raise CellError(f"on_clash is error or replace, not {options.on_clash!r}")
+    if options.retries is not None and not (
+        isinstance(options.retries, int) and options.retries >= 0
+    ):
+        raise CellError(f"retries is a whole number from 0, not {options.retries!r}")
     compiled = compile_template(
         template,
         columns=frames.column_names(checked),
-        extras=dict(options.extras or {}),
+        extras=_frozen(options.extras or {}),
         frame_name=options.frame_name,
     )
     params = dict(options.params or {})
@@ -437,6 +452,14 @@ def _draft(
         fingerprint=frames.fingerprint(held),
     )
     return record, held, compiled
+
+
+def _frozen(extras: Mapping[str, object]) -> dict[str, object]:
+    """Copy what --with gives: the rest of a large frame is rendered after the cell has returned."""
+    try:
+        return copy.deepcopy(dict(extras))
+    except Exception as error:
+        raise CellError(f"--with: a value cannot be copied ({error}); give a text of it") from None
 
 
 def _run_id(now: float) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from batch_magic.errors import CellError
 from batch_magic.records import Backend, Limits
@@ -146,12 +147,27 @@ def find_backend(word: str, environ: Mapping[str, str]) -> Backend:
             )
         word = "openai"
     if word == "openai":
-        return Backend("openai", (environ.get("OPENAI_BASE_URL") or OPENAI_URL).rstrip("/"))
+        return Backend("openai", _base_url(environ.get("OPENAI_BASE_URL") or OPENAI_URL))
     if word == "sandbox":
         return Backend("sandbox", "sandbox")
     if word.startswith(("http://", "https://")):
-        return Backend(word.rstrip("/"), word.rstrip("/"))
+        url = _base_url(word)
+        return Backend(url, url)
     raise CellError(f"--on knows openai, sandbox and base URLs (https://…), not {word!r}")
+
+
+def _base_url(url: str) -> str:
+    """Return a base URL that can be called and holds no secret. Raises CellError otherwise."""
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable or not url.isascii() or not url.isprintable() or " " in url:
+        raise CellError(f"the base URL {url!r} cannot be used; it is like https://host:port/v1")
+    if parts.username or parts.password or parts.query:
+        raise CellError("the base URL holds a secret; put the key into OPENAI_API_KEY instead")
+    return url.rstrip("/")
 
 
 def find_credentials(backend: Backend, environ: Mapping[str, str]) -> Credentials:
@@ -160,7 +176,9 @@ def find_credentials(backend: Backend, environ: Mapping[str, str]) -> Credential
     A base URL gets OPENAI_API_KEY too, as it would from the SDK; a server that needs no key
     ignores it.
     """
-    key = environ.get("OPENAI_API_KEY")
+    key = (environ.get("OPENAI_API_KEY") or "").strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise CellError("OPENAI_API_KEY holds characters that no key has; set the right key")
     if backend.is_sandbox:
         return Credentials("sandbox")
     if not key and backend.name == "openai":

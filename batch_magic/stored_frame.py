@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -315,7 +316,8 @@ def _index(levels: list[pa.ChunkedArray], facts: Mapping[str, Any]) -> Any:
         return pd.MultiIndex.from_arrays(columns, names=names)
     index: Any = pd.Index(columns[0], dtype=columns[0].dtype, name=names[0], copy=False)
     if facts.get("freq"):
-        index.freq = facts["freq"]
+        with suppress(ValueError):  # a frequency of the user's own has no name to come back by
+            index.freq = facts["freq"]
     return index
 
 

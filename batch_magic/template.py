@@ -106,7 +106,7 @@ def _sort_out(
     used: Sequence[Sequence[object]], size: int
 ) -> tuple[Sequence[int], Sequence[int], int]:
     """Rows to send, rows with nothing to send, and how many of the former miss a value."""
-    if not any(None in values for values in used):
+    if not any(value is None for values in used for value in values):
         return range(size), [], 0
     gaps = [sum(value is None for value in row) for row in zip(*used, strict=True)]
     rows = [row for row, gap in enumerate(gaps) if gap < len(used)]

@@ -13,6 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from operator import add
 from types import MappingProxyType
 from typing import Any
 
@@ -28,6 +30,7 @@ CHAT = "/v1/chat/completions"
 _PATHS: Mapping[str, str] = MappingProxyType({"chat": CHAT})
 _HEAD = b'{"custom_id":"'
 _ESCAPES = ((b"\\", b"\\\\"), (b'"', b'\\"'), (b"\n", b"\\n"), (b"\t", b"\\t"), (b"\r", b"\\r"))
+_MARKS = [bytes([code]) for code in range(0x20) if code not in b"\t\n\r"]
 _REFUSED_PARAMS: Mapping[str, str] = MappingProxyType(
     {
         "model": "the model is given by -m",
@@ -78,31 +81,25 @@ class Encoder:
         opening = b'","method":"POST","url":' + _constant(endpoint) + b',"body":'
         pieces = _joined([opening, *_chat_body(model, params, messages), b"}\n"])
         self._name = _HEAD + run_id.encode() + b"-"
-        self._opening, self._pieces = pieces[0], pieces[1:]
+        self._opening, self._slots, self._after = pieces[0], pieces[1::2], pieces[2::2]
         self._hashed = hashlib.sha256(self._opening)  # constants, once
 
     def encode(self, rendered: Rendered) -> Lines:
         """One line for each position of `rendered`, in its order."""
-        count = len(rendered.positions)
         heads = [b"%b%d%b" % (self._name, n, self._opening) for n in rendered.positions]
-        columns: list[Sequence[bytes | memoryview]] = [heads]
-        for piece in self._pieces:
-            is_slot = isinstance(piece, Slot)
-            columns.append(_escaped(rendered.slots[piece.n]) if is_slot else [piece] * count)
-        parts: list[bytes | memoryview] = [b""] * (count * len(columns))
-        for place, column in enumerate(columns):
-            parts[place :: len(columns)] = column
-        data = b"".join(parts)
-        sizes = list(map(sum, zip(*(map(len, column) for column in columns), strict=True)))
-        return Lines(rendered.positions, data, sizes, self._digests(data, heads, sizes))
+        slots = [rendered.slots[n] for n in self._slots]
+        tails = _written_at_once(slots, self._after) or _written_singly(slots, self._after)
+        parts: list[bytes | memoryview] = [b""] * (2 * len(heads))
+        parts[::2], parts[1::2] = heads, tails
+        sizes = list(map(add, map(len, heads), map(len, tails)))
+        return Lines(rendered.positions, b"".join(parts), sizes, self._digests(tails))
 
-    def _digests(self, data: bytes, heads: Sequence[bytes], sizes: Sequence[int]) -> bytes:
-        lines, at, digests = memoryview(data), 0, []
-        for head, size in zip(heads, sizes, strict=True):
+    def _digests(self, tails: Sequence[bytes | memoryview]) -> bytes:
+        digests = []
+        for tail in tails:
             hashed = self._hashed.copy()
-            hashed.update(lines[at + len(head) : at + size])
+            hashed.update(tail)
             digests.append(hashed.digest()[:DIGEST_SIZE])
-            at += size
         return b"".join(digests)
 
 
@@ -135,15 +132,15 @@ def _chat_body(
     return pieces
 
 
-def _joined(pieces: Sequence[bytes | Slot]) -> tuple[Any, ...]:
-    """The same pieces with neighbouring constants joined."""
-    joined: list[Any] = []
+def _joined(pieces: Sequence[bytes | Slot]) -> list[Any]:
+    """The same as a constant, the number of a slot, a constant, and so on."""
+    joined: list[Any] = [b""]
     for piece in pieces:
-        if joined and isinstance(piece, bytes) and isinstance(joined[-1], bytes):
-            joined[-1] += piece
+        if isinstance(piece, Slot):
+            joined += [piece.n, b""]
         else:
-            joined.append(piece)
-    return tuple(joined)
+            joined[-1] += piece
+    return joined
 
 
 def _constant(value: object) -> bytes:
@@ -158,29 +155,42 @@ def _constant(value: object) -> bytes:
         return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
 
 
-# --- the texts of a slot --------------------------------------------------------------------
+# --- the texts of the slots -----------------------------------------------------------------
 
 
-def _escaped(texts: Sequence[str] | Sequence[bytes]) -> Sequence[bytes | memoryview]:
-    """The inside of a JSON string for each text (or its UTF-8), all in one buffer."""
+def _written_at_once(slots: Sequence[Sequence[Any]], after: Sequence[bytes]) -> list[memoryview]:
+    """For each row its texts, each with the constant `after` it, all rows in one buffer.
+
+    A mark behind each text holds the constant's place while quotes and line ends are escaped;
+    none when a text holds what cannot be told from a mark, or is no UTF-8.
+    """
+    count, width = len(slots[0]), 2 * len(slots)
+    parts: list[bytes] = [b""] * (count * width)
     try:
-        joined = _with_nul_between(texts)
+        for n, (texts, mark) in enumerate(zip(slots, _MARKS, strict=False)):
+            is_utf8 = count > 0 and isinstance(texts[0], bytes)
+            parts[2 * n :: width] = texts if is_utf8 else [text.encode() for text in texts]
+            parts[2 * n + 1 :: width] = [mark] * count
     except UnicodeEncodeError:
-        return [_string(text)[1:-1] for text in texts]
+        return []
+    data = b"".join(parts)
     for raw, written in _ESCAPES:
-        joined = joined.replace(raw, written)
-    ends = np.flatnonzero(np.frombuffer(joined, dtype=np.uint8) < 0x20).tolist()
-    if len(ends) >= len(texts):  # more than the NULs between them: other control characters
-        return [_string(text)[1:-1] for text in texts]
-    view = memoryview(joined)
-    starts = [0, *(end + 1 for end in ends)]
-    return [view[start:end] for start, end in zip(starts, [*ends, len(view)], strict=True)]
+        data = data.replace(raw, written)
+    if np.count_nonzero(np.frombuffer(data, dtype=np.uint8) < 0x20) != count * len(slots):
+        return []
+    for mark, constant in zip(_MARKS, after, strict=False):
+        data = data.replace(mark, constant)
+    ends = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == ord("\n")) + 1
+    view = memoryview(data)
+    return [view[start:end] for start, end in pairwise([0, *ends.tolist()])]
 
 
-def _with_nul_between(texts: Sequence[Any]) -> bytes:
-    if isinstance(texts[0] if texts else b"", bytes):
-        return b"\0".join(texts)
-    return "\0".join(texts).encode()
+def _written_singly(slots: Sequence[Sequence[Any]], after: Sequence[bytes]) -> list[bytes]:
+    columns = [
+        [_string(text)[1:-1] + constant for text in texts]
+        for texts, constant in zip(slots, after, strict=True)
+    ]
+    return [b"".join(row) for row in zip(*columns, strict=True)]
 
 
 def _string(text: str | bytes) -> bytes:

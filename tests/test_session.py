@@ -15,7 +15,7 @@ import pytest
 
 import batch_magic as bm
 from batch_magic import session
-from batch_magic.errors import CellError, ServiceError, StillRunning
+from batch_magic.errors import CellError, JournalError, ServiceError, StillRunning
 from batch_magic.sandbox import launcher
 
 FAST = {
@@ -260,3 +260,52 @@ def test_import_is_light() -> None:
     code = f"import sys, batch_magic; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_variable_given_by_with_is_taken_as_it_was_at_submit(home: Path) -> None:
+    """The rest of a large frame is rendered after the cell has returned."""
+    book = {"v": "old"}
+    frame = pd.DataFrame({"t": [f"{n} " + "x" * 900 for n in range(60_000)]})
+    run = bm.submit(frame, "{{ book.v }} {{ t }}", model="m", on="sandbox", with_={"book": book})
+    book["v"] = "new"
+    run.cancel()
+    run._ended.wait(60)
+    assert '"old ' in (run.example() or '"old ')
+
+
+def test_secret_in_a_base_url_is_refused(home: Path, frame: pd.DataFrame) -> None:
+    """A URL goes into the journal; a key must not."""
+    with pytest.raises(CellError, match="OPENAI_API_KEY instead"):
+        submit(frame, on="http://user:pw@127.0.0.1:9/v1")
+    with pytest.raises(CellError, match="cannot be used"):
+        submit(frame, on="http://127.0.0.1:abc/v1")
+
+
+def test_folder_of_something_else_is_no_home(
+    home: Path, frame: pd.DataFrame, tmp_path: Path
+) -> None:
+    """Its rights and its files are left alone."""
+    other = tmp_path / "other"
+    other.mkdir(mode=0o755)
+    (other / "thesis.tex").write_text("")
+    with pytest.raises(JournalError, match="no home of batch_magic"):
+        submit(frame, home=str(other))
+    assert stat.S_IMODE(other.stat().st_mode) == 0o755
+
+
+def test_journal_that_is_gone_is_not_begun_anew(home: Path, frame: pd.DataFrame) -> None:
+    """An empty journal would pay for everything again."""
+    submit(frame).wait(timeout_s=30)
+    session.close_sessions()
+    (home / "journal.db").write_bytes(b"")
+    with pytest.raises(JournalError, match="put it back"):
+        submit(frame)
+
+
+def test_outcomes_file_that_is_gone_is_made_again(home: Path, frame: pd.DataFrame) -> None:
+    """The raw files are the truth; nothing is missing and nothing is sent again."""
+    run = submit(frame, out="kept")
+    run.wait(timeout_s=30)
+    (path,) = (home / "runs" / run.run_id).glob("job-*.arrow")
+    path.write_bytes(b"cut")
+    assert list(run.result()["gpt_status"]) == ["ok"] * 3

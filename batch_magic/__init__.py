@@ -4,33 +4,39 @@ The map of the house. An import goes down a floor, never sideways, never up; eac
 has its rooms, and `tests/test_architecture.py` holds this against the code. Read from the top of
 the list down, the rooms tell the way of a row.
 
-    floor 7  magic          %%gptbatch, %gptbatch; puts results into the namespace   (IPython)
-    floor 6  session        submit, attach, runs: one home of this process put together
-             panel          draws a snapshot in the cell                           (ipywidgets)
-    floor 5  run            the handle: waits, gives the frame
-    floor 4  prepare        rows out: render, encode, leave out, cut shards, one commit
-             engine         intent meets effect: journal → lifecycle → api → journal (asyncio)
-             result         outcomes put onto the frame
-    floor 3  outcomes       what became of each row; which lines go out again
-             services       a backend's service, connected; the sandbox, launched
-    floor 2  journal        durable memory                                            (sqlite3)
-             folder         shards, result files, outcomes on the disk
-             api            Files and Batches, each call made once                     (openai)
-             heartbeat      one daemon thread with its own loop                     (threading)
-    floor 1  cell_line      the magic's line taken apart
-             settings       defaults, environment, .env, keys
-             template       cell text → messages, one rendered prompt per row          (jinja2)
-             frame          rows out of a DataFrame, outcomes back in          (pandas, pyarrow)
-             wire           JSONL both ways, cutting shards                    (orjson, msgspec)
-             lifecycle      transition tables and next_actions(record, now)
-             picture        a record as a person sees it: the snapshot
-             schema         the journal's tables, records as rows                (sqlite3)
-             resolution     several words about a row → one outcome
-             digests        which lines are the same
-             card           a snapshot as HTML and as text
-    floor 0  records        the nouns
-             errors         one root, families by whose move is next
-    –        sandbox/       an island: a local service that speaks the same API
+    floor 8  magic           %%gptbatch, %gptbatch; puts results into the namespace  (IPython)
+    floor 7  session         submit, attach, runs: one home of this process put together
+             panel           draws a snapshot in the cell                         (ipywidgets)
+    floor 6  run             the handle: waits, gives the frame
+    floor 5  prepare         rows out: render, encode, leave out, cut shards, one commit
+             engine          intent meets effect: journal → lifecycle → api → journal (asyncio)
+             result          outcomes put onto the frame
+    floor 4  outcomes        what became of each row; which lines go out again
+             services        a backend's service, connected; the sandbox, launched
+    floor 3  journal         durable memory                                          (sqlite3)
+             folder          shards, result files, outcomes on the disk
+             api             Files and Batches, each call made once                   (openai)
+             heartbeat       one daemon thread with its own loop                   (threading)
+    floor 2  cell_line       the magic's line taken apart
+             settings        defaults, environment, .env, keys
+             template        cell text → messages, one rendered prompt per row
+             frame           rows out of a DataFrame, outcomes back in        (pandas, pyarrow)
+             stored_frame    the frame's snapshot on the disk                 (pandas, pyarrow)
+             wire            request lines out                                         (orjson)
+             packing         where a shard is cut
+             results         result lines in                                          (msgspec)
+             lifecycle       transition tables and next_actions(record, now)
+             picture         a record as a person sees it: the snapshot
+             schema          the journal's tables, records as rows           (sqlite3, msgspec)
+             resolution      several words about a row → one outcome
+             digests         which lines are the same
+             card            a snapshot as HTML and as text
+    floor 1  cell_body       a cell's body cut into messages
+             prompt_language the language between double braces, sandboxed             (jinja2)
+             template_names  the names in a template                                   (jinja2)
+    floor 0  records         the nouns
+             errors          one root, families by whose move is next
+    –        sandbox/        an island: a local service that speaks the same API
 
 The words: a *run* is one cell's execution over one frame; a *row* is known by its position,
 never by its index label; a *line* is one request for one row; a *shard* is the lines of one

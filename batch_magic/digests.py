@@ -59,8 +59,8 @@ class FirstSeen:
     """Tells of each line whether an equal one came before, and which. 24 bytes a line.
 
     Levels of sorted arrays: small ones are merged into larger ones up to a size at which the
-    copy that a merge takes is still small. A bitmap over 24 bits of the digest answers "never
-    seen" for nearly every line without a search.
+    copy that a merge takes is still small. A bitmap with one bit set by each half of a digest
+    answers "never seen" for nearly every line without a search.
     """
 
     _LEVEL_ROWS = 1 << 17
@@ -83,24 +83,26 @@ class FirstSeen:
 
     def _find(self, digests: NDArray[np.void]) -> NDArray[np.int64]:
         firsts = np.full(len(digests), -1, dtype=np.int64)
-        byte, bit = self._place(digests)
-        maybe = np.flatnonzero(self._seen[byte] & bit)
+        places = (self._place(digests[half]) for half in ("hi", "lo"))
+        one, other = (self._seen[byte] & bit for byte, bit in places)
+        maybe = np.flatnonzero((one != 0) & (other != 0))
         if len(maybe):
             for level in self._levels:
                 firsts[maybe] = np.maximum(firsts[maybe], level.find(digests[maybe]))
         return firsts
 
     def _push(self, digests: NDArray[np.void], positions: NDArray[np.int64]) -> None:
-        byte, bit = self._place(digests)
-        np.bitwise_or.at(self._seen, byte, bit)
+        for half in ("hi", "lo"):
+            byte, bit = self._place(digests[half])
+            np.bitwise_or.at(self._seen, byte, bit)
         while self._levels and len(self._levels[-1]) < min(2 * len(digests), self._LEVEL_ROWS):
             last = self._levels.pop()
             digests = np.concatenate([last.digests, digests])
             positions = np.concatenate([last.numbers, positions])
         self._levels.append(SortedDigests(digests, positions))
 
-    def _place(self, digests: NDArray[np.void]) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
-        top = digests["hi"] >> np.uint64(64 - self._BITS)
+    def _place(self, half: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
+        top = half >> np.uint64(64 - self._BITS)
         bit = np.left_shift(1, top & np.uint64(7), dtype=np.uint8, casting="unsafe")
         return (top >> np.uint64(3)).astype(np.intp), bit
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from lives import Clock, Life
 from service import Service, stub_answer
 
+from batch_magic import engine
 from batch_magic.errors import JournalError
 from batch_magic.records import Ending, JobStage, RowStatus
 
@@ -831,3 +833,19 @@ def test_a_stray_run_folder_is_harmless(life: Life, reviews: Any, tmp_path: Path
     (tmp_path / "home" / "runs" / "run-stray").mkdir()
     run_id = life.submit(reviews)
     life.until_ended(run_id)
+
+
+def test_a_host_that_keeps_no_metadata_is_searched_by_input_file(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """Without the token the file tells; a job of this run that is known already is another."""
+    run_id = life.submit(reviews)
+    run = life.until_ended(run_id)
+    (job,) = run.jobs
+    assert job.remote is not None
+    bare = replace(job.remote, metadata={})
+    assert not engine._is_ours(bare, job, run)
+    assert engine._is_ours(replace(bare, batch_id="batch_new"), job, run)
+    assert not engine._is_ours(replace(bare, batch_id="x", input_file_id="file-x"), job, run)
+    other = replace(job.remote, metadata={engine.METADATA_TOKEN: "other"})
+    assert not engine._is_ours(replace(other, batch_id="batch_new"), job, run)

@@ -312,3 +312,12 @@ def test_a_job_without_the_newest_fields_can_be_read(journal: Journal) -> None:
     with sqlite3.connect(journal.path) as db:
         db.execute("UPDATE jobs SET facts = json_remove(facts, '$.attempt', '$.doubted_at')")
     assert journal.run("r").jobs == tuple[Job, ...](two_jobs().jobs)
+
+
+def test_a_transaction_that_an_interrupt_left_open_does_not_block(journal: Journal) -> None:
+    """Ctrl-C may come between any two lines; the next call works all the same."""
+    for begin in ("BEGIN", "BEGIN IMMEDIATE"):
+        journal._connection().execute(begin)
+        assert journal.runs() == []
+        journal._connection().execute(begin)
+        journal.reopen("none", NOW)

@@ -187,7 +187,7 @@ class _Out:
         return held
 
     def _write(self, shards: ShardWriter, lines: Lines, wanted: NDArray[np.bool_]) -> None:
-        oversize = shards.write(_some(lines, wanted))
+        oversize = shards.write(_some(lines, wanted)) if wanted.any() else ()
         if oversize:
             limit = self._draft.limits.max_bytes_per_job
             positions = [position for position, _ in oversize]

@@ -74,18 +74,22 @@ class Decoder:
     def _read(
         self, lines: list[bytes], offset: int, number: int, known: Sequence[int] | None
     ) -> Outcomes:
-        starts = list(accumulate(map(len, lines), initial=offset))
-        lengths = [len(line) - line.endswith(b"\n") for line in lines]
         entries, malformed = self._entries(lines, is_named=known is None)
-        places: Sequence[int] = range(len(lines))
-        if None in entries:
-            places = [place for place, entry in enumerate(entries) if entry is not None]
-            entries = [entries[place] for place in places]
+        lengths = [len(line) - 1 for line in lines]
+        lengths[-1] += not lines[-1].endswith(b"\n")
+        starts = list(accumulate(map(len, lines), initial=offset))[:-1]
+        found = [n for n, entry in enumerate(entries) if entry is not None]
+        if len(found) < len(lines):
+            entries, starts, lengths = (
+                [one[n] for n in found] for one in (entries, starts, lengths)
+            )
         names, *columns = zip(*entries, strict=True) if entries else [()] * len(_Entry._fields)
-        at: list[Any] = positions_of(names, self._run_id)
-        if known is not None:
-            at = [known[n] if n < len(known) else None for n in places]
-        every = [at, *columns, [starts[n] for n in places], [lengths[n] for n in places]]
+        at: list[Any]
+        if known is None:
+            at = positions_of(names, self._run_id)
+        else:
+            at = [known[n] if n < len(known) else None for n in found]
+        every: list[Any] = [at, *columns, starts, lengths]
         if None in at:
             ours = [n for n, position in enumerate(at) if position is not None]
             every = [[column[n] for n in ours] for column in every]
@@ -117,13 +121,21 @@ def position_of(custom_id: str, run_id: str) -> int | None:
 
 
 def positions_of(names: Sequence[str], run_id: str) -> list[int | None]:
-    """`position_of` each: all at once where every name is one of ours."""
+    """`position_of` each: all at once where every name is plainly one of ours."""
     prefix = run_id + "-"
     digits = [name[len(prefix) :] for name in names]
-    if "".join(digits).isdecimal() and all(map(str.startswith, names, repeat(prefix))):
-        numbers = [int(each) if each else -1 for each in digits]
-        if list(map(str, numbers)) == digits and max(numbers) < 10**15:
-            return [*numbers]
+    joined = "\n".join(["", *digits, ""])
+    is_plain = (
+        joined.isascii()
+        and joined.replace("\n", "").isdecimal()
+        and joined.count("\n") == len(digits) + 1
+        and "\n0" not in joined
+        and "\n\n" not in joined
+        and max(map(len, digits)) < 16
+        and all(map(str.startswith, names, repeat(prefix)))
+    )
+    if is_plain:
+        return list(map(int, digits))
     return [position_of(name, run_id) for name in names]
 
 

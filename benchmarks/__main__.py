@@ -28,6 +28,7 @@ from benchmarks.texts import reviews
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 MEMORY_ROWS = (50_000, 100_000, 200_000)
+TUTORIAL_ROWS = 10_000
 TRANSFER_BYTES = 200_000_000
 MIB = 2**20
 
@@ -90,6 +91,25 @@ def measure_in(frame: pd.DataFrame, folder: Path, rounds: int) -> Iterator[Row]:
     yield _ratio("in: ours / a typed decode of each line", took, "ours", "limit", "≤ 2.5×")
     yield _ratio("in: `json.loads` into a dict / ours", took, "script", "ours", "")
     yield _each("in: time a row", took["ours"], len(frame))
+
+
+def measure_tutorials(folder: Path) -> Iterator[Row]:
+    """The ways that tutorials show, on few rows: they take minutes on many."""
+    frame, out = reviews(TUTORIAL_ROWS), folder / "out"
+    given = inward.answered(frame, folder / "in")
+    sides_out: dict[str, Callable[[], object]] = {
+        "ours": lambda: outward.ours(frame, out),
+        "tutorial": lambda: outward.tutorial(frame, out / "tutorial.jsonl"),
+    }
+    sides_in: dict[str, Callable[[], object]] = {
+        "ours": lambda: inward.ours(frame, given),
+        "tutorial": lambda: inward.tutorial(frame, given),
+    }
+    rows = f"{TUTORIAL_ROWS:,} rows"
+    took = fastest(sides_out, 2, out)
+    yield _ratio(f"out, {rows}: the tutorial's way / ours", took, "tutorial", "ours", "≥ 500×")
+    took = fastest(sides_in, 2)
+    yield _ratio(f"in, {rows}: the tutorial's way / ours", took, "tutorial", "ours", "")
 
 
 def measure_memory(folder: Path) -> Iterator[Row]:
@@ -172,6 +192,7 @@ def main(rows: int, rounds: int) -> None:
         for rows_of_table in (
             measure_out(frame, folder, rounds),
             measure_in(frame, folder, rounds),
+            measure_tutorials(_made(folder / "tutorials")),
             measure_memory(_made(folder / "fresh")),
             measure_transfer(_made(folder / "transfer")),
             measure_cell(_made(folder / "cell")),

@@ -106,6 +106,20 @@ def limit(given: Answered) -> int:
     return characters
 
 
+def tutorial(frame: pd.DataFrame, given: Answered) -> pd.DataFrame:
+    """What tutorials show: the file as one text, then one cell at a time by label."""
+    result = frame.copy()
+    result["answer"] = None
+    for path in given.files:
+        for text in path.read_text(encoding="utf-8").strip().split("\n"):
+            line = json.loads(text)
+            body = line["response"]["body"]
+            if "choices" in body:
+                position = int(line["custom_id"].rsplit("-", 1)[1])
+                result.loc[position, "answer"] = body["choices"][0]["message"]["content"]
+    return result
+
+
 def json_dict(frame: pd.DataFrame, given: Answered) -> pd.DataFrame:
     """What a careful script does: all parsed lines in a dict by custom_id, then a list."""
     found = {}

@@ -111,6 +111,20 @@ def itertuples(frame: pd.DataFrame, path: Path) -> None:
         _sync(file)
 
 
+def tutorial(frame: pd.DataFrame, path: Path) -> None:
+    """What tutorials show: `iterrows`, and a metadata frame that grows row by row."""
+    metadata = pd.DataFrame(columns=["custom_id", *frame.columns])
+    lines = []
+    for n, (_, row) in enumerate(frame.iterrows()):
+        line = request(n, row["title"], row["body"])
+        new = pd.DataFrame([{"custom_id": line["custom_id"], **row.to_dict()}])
+        metadata = pd.concat([metadata, new], ignore_index=True)
+        lines.append(json.dumps(line))
+    with path.open("w", encoding="utf-8") as file:
+        file.write("\n".join(lines))
+        _sync(file)
+
+
 def _sync(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())

@@ -76,6 +76,8 @@ def test_position_of_reads_only_our_own_names() -> None:
         "r1-²",
         "",
         "r1-" + "9" * 99,
+        "r1-1\n2",
+        "r1-1\n",
     ):
         assert position_of(name, "r1") is None
         assert positions_of(["r1-3", name], "r1") == [3, None]

@@ -362,8 +362,7 @@ class Engine:
             if error.status is None or not (last_try or error.status == 410):
                 raise
             problem = str(error)
-        endpoint = run.request.endpoint
-        scan = await asyncio.to_thread(folder.scan_job, job.number, run.run_id, endpoint)
+        scan = await asyncio.to_thread(folder.scan_job, job.number, run.run_id)
         collected = replace(job, stage=JobStage.COLLECTED, problem=problem)
         count = await asyncio.to_thread(outcomes.count_job, folder, run, collected)
         self._save(

@@ -211,7 +211,7 @@ class RunFolder:
 
     # -- outcomes ---------------------------------------------------------------------------
 
-    def scan_job(self, job: int, run_id: str, endpoint: str) -> Scan:
+    def scan_job(self, job: int, run_id: str) -> Scan:
         """Read both result files of a job into its outcomes file; return the sum of them."""
         paths = [self.result_path(job, kind) for kind in ("output", "error")]
         files = [path for path in paths if path.exists()]
@@ -219,7 +219,7 @@ class RunFolder:
         parts = ((n, part) for n, path in enumerate(files) for part in _decoded(path, decoder))
         return self._write_outcomes(self.path / f"job-{job:05}.arrow", files, parts)
 
-    def scan_kept(self, number: int, run_id: str, endpoint: str) -> Scan:
+    def scan_kept(self, number: int, run_id: str) -> Scan:
         """Read a file of answers taken over into its outcomes file."""
         path = self.kept_path(number)
         positions = self.kept_manifest(number)["position"].tolist()

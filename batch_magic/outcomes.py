@@ -165,7 +165,7 @@ def _keep_answers(
 
 def count_kept(folder: RunFolder, run: RunRecord, number: int) -> dict[RowStatus, int]:
     """Read a file of answers taken over; count them by status."""
-    folder.scan_kept(number, run.run_id, run.request.endpoint)
+    folder.scan_kept(number, run.run_id)
     table = folder.outcomes(f"kept-{number:05}")
     assert table is not None
     if len(table.table) != len(folder.kept_manifest(number)):
@@ -219,7 +219,7 @@ class _Reader:
         """Make a job's outcomes file again where it is gone or damaged: raw files are the truth."""
         if job.remote is None or self._folder.outcomes(f"job-{job.number:05}") is not None:
             return
-        self._folder.scan_job(job.number, self._run.run_id, self._run.request.endpoint)
+        self._folder.scan_job(job.number, self._run.run_id)
 
     def _has_files(self, job: Job) -> bool:
         """Tell whether every result file that the service named is here.

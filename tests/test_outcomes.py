@@ -58,7 +58,7 @@ def collect(
     for kind, lines in (("output", output), ("error", errors)):
         if lines:
             folder.result_path(0, kind).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    folder.scan_job(0, run.run_id, run.request.endpoint)
+    folder.scan_job(0, run.run_id)
     facts.setdefault("remote", remote("completed"))
     return replace(run, jobs=(job(JobStage.COLLECTED, **facts),))
 
@@ -110,7 +110,7 @@ def test_lines_that_name_no_row_of_the_job_are_passed_over(
     resolved = outcomes.resolve_run(folder, run)
     assert statuses(folder, run).count(RowStatus.OK) == 1
     assert resolved.resolution.statuses[2] == RowStatus.OK
-    scan = folder.scan_job(0, "run-1", run.request.endpoint)
+    scan = folder.scan_job(0, "run-1")
     assert scan.foreign >= 1
     assert scan.malformed == (5, 6, 7)
 

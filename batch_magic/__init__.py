@@ -24,7 +24,7 @@ the list down, the rooms tell the way of a row.
              stored_frame    the frame's snapshot on the disk                 (pandas, pyarrow)
              wire            request lines out                                         (orjson)
              packing         where a shard is cut
-             results         result lines in                                          (msgspec)
+             result_lines    result lines in                                          (msgspec)
              lifecycle       transition tables and next_actions(record, now)
              picture         a record as a person sees it: the snapshot
              schema          the journal's tables, records as rows           (sqlite3, msgspec)
@@ -34,8 +34,10 @@ the list down, the rooms tell the way of a row.
     floor 1  cell_body       a cell's body cut into messages
              prompt_language the language between double braces, sandboxed             (jinja2)
              template_names  the names in a template                                   (jinja2)
+             exact_json      a cell's value as JSON that gives it back                 (pandas)
     floor 0  records         the nouns
              errors          one root, families by whose move is next
+             wording         numbers in sentences
     –        sandbox/        an island: a local service that speaks the same API
 
 The words: a *run* is one cell's execution over one frame; a *row* is known by its position,

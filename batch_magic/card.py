@@ -25,6 +25,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from batch_magic.records import Backend, Ending, Job, JobStage, RowStatus, Snapshot, Stage
+from batch_magic.wording import counted
 
 SANDBOX = "sandbox: answers are made on this machine"
 
@@ -113,7 +114,7 @@ def card_text(s: Snapshot, *, said: str = "", zone: tzinfo | None = UTC) -> str:
     lines = [
         f"{clip(s.name, NAME_LENGTH)}: {state_words(s)}",
         f"  {' · '.join(origin(s))}",
-        f"  {', '.join(count_words(s))} of {rows_words(s.rows)}",
+        f"  {', '.join(count_words(s))} of {counted(s.rows, 'row')}",
         *(f"  {words}" for words in progress_words(s)),
         f"  {' · '.join(time_words(s))}",
         *(f"  {_job_line(job, s.as_of)}" for job in shown_jobs(s)),
@@ -131,7 +132,7 @@ def line(s: Snapshot) -> str:
     """Tell how the run stands in one line."""
     parts = [
         f"{clip(s.name, NAME_LENGTH)}: {state_words(s)}",
-        f"{', '.join(count_words(s))} of {rows_words(s.rows)}",
+        f"{', '.join(count_words(s))} of {counted(s.rows, 'row')}",
         *progress_words(s),
         *time_words(s),
         *(f"{word}: {text}" for word, text in messages(s)),
@@ -159,7 +160,7 @@ def head_html(s: Snapshot) -> Html:
 def body_html(s: Snapshot) -> Html:
     """The bar, the counts and the times: what changes at every refresh."""
     counts = [_count(status, number) for status, number in _counted(s)]
-    total = _tag("span", SOFT, f"of {rows_words(s.rows)}")
+    total = _tag("span", SOFT, f"of {counted(s.rows, 'row')}")
     figures = _tag("div", ROW, *_spaced([*counts, total]))
     times = _tag("div", SOFT, " · ".join(time_words(s)))
     under = _tag("div", f"{ROW};justify-content:space-between", figures, " ", times)
@@ -238,7 +239,7 @@ def progress_words(s: Snapshot) -> list[str]:
     if s.ending is not None:
         return []
     if s.stage is Stage.PREPARING:
-        return [f"{s.prepared:,} of {rows_words(s.rows)} written"]
+        return [f"{s.prepared:,} of {counted(s.rows, 'row')} written"]
     if not (s.claimed_ok or s.claimed_failed):
         return []
     failed = f", {s.claimed_failed:,} failed" if s.claimed_failed else ""
@@ -299,11 +300,11 @@ def _leftovers(s: Snapshot) -> Iterator[str]:
     if left := sum(s.counts.get(status, 0) for status in UNANSWERED):
         these = "this row" if left == 1 else "these rows"
         yield (
-            f"{rows_words(left)} without an answer, see the column `gpt_error`; once the reason is"
-            f" mended, run the cell again to send only {these}"
+            f"{counted(left, 'row')} without an answer, see the column `gpt_error`; once the reason"
+            f" is mended, run the cell again to send only {these}"
         )
     if odd := sum(s.counts.get(status, 0) for status in QUESTIONABLE):
-        yield f"{rows_words(odd)} to look at: the reason is in the column `gpt_error`"
+        yield f"{counted(odd, 'row')} to look at: the reason is in the column `gpt_error`"
 
 
 def _usage_words(s: Snapshot) -> list[str]:
@@ -313,10 +314,6 @@ def _usage_words(s: Snapshot) -> list[str]:
 
 
 # ── numbers and times ─────────────────────────────────────────────────────────────────────────
-
-
-def rows_words(number: int) -> str:
-    return f"{number:,} row" if number == 1 else f"{number:,} rows"
 
 
 def duration(seconds: float) -> str:
@@ -567,7 +564,7 @@ def _bar(s: Snapshot) -> Html:
         aria_valuemin=0,
         aria_valuemax=100,
         aria_valuenow=done_percent(s),
-        aria_valuetext=f"{done_percent(s)} % of {rows_words(s.rows)}",
+        aria_valuetext=f"{done_percent(s)} % of {counted(s.rows, 'row')}",
     )
 
 

@@ -8,7 +8,7 @@ every message remembers where its text began, so that later errors can say it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from batch_magic.errors import TemplateError
@@ -16,6 +16,9 @@ from batch_magic.errors import TemplateError
 ROLES = ("system", "developer", "user", "assistant")
 
 _ROLE_LINE = re.compile(rf"^(\\?)({'|'.join(ROLES)}):[ \t]*$", re.MULTILINE)
+_ALMOST_ROLE_LINE = re.compile(
+    rf"^[ \t]*(?P<role>{'|'.join(ROLES)})[ \t]*[:：][ \t]*$", re.MULTILINE | re.IGNORECASE
+)
 _IMAGE_LINE = re.compile(r"^[ \t]*!\[[^\]\n]*\]\(\{\{.*\}\}\)[ \t]*$", re.MULTILINE)
 _LEADING_BLANK_LINES = re.compile(r"\A(?:[ \t]*\n)*")
 _CODE = re.compile(
@@ -38,7 +41,7 @@ def split_body(body: str) -> list[Source]:
 
     Raises `TemplateError` for an empty message, text above the first role line, and images.
     """
-    body = body.replace("\r\n", "\n").replace("\r", "\n")
+    body = _one_line_end(body)
     _refuse_images(body)
     code = [match.span() for match in _CODE.finditer(body)]
     marks = [
@@ -60,6 +63,22 @@ def split_body(body: str) -> list[Source]:
     for source in sources:
         _refuse_empty(source)
     return sources
+
+
+def almost_role_lines(body: str) -> Iterator[str]:
+    """Yield a remark on each line that looks like a role line and is plain text."""
+    body = _one_line_end(body)
+    for match in _ALMOST_ROLE_LINE.finditer(body):
+        if not _ROLE_LINE.fullmatch(match[0]):
+            line, role = body.count("\n", 0, match.start()) + 1, match["role"].lower()
+            yield (
+                f"template line {line} {match[0].strip()!r} is plain text; a role line is just"
+                f" '{role}:'"
+            )
+
+
+def _one_line_end(body: str) -> str:
+    return body.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _source(role: str, body: str, start: int, end: int, marks: Sequence[re.Match[str]]) -> Source:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from batch_magic.errors import CellError
 
 _OPEN, _CLOSE = "([{", ")]}"
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_DURATION = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?")
 _UNIT_S = (86_400, 3_600, 60, 1)
 
 
@@ -163,7 +163,7 @@ def _json_or_text(value: str) -> Any:
     value = _unquoted(value) if value.startswith("'") else value
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 
@@ -172,8 +172,8 @@ def _names(text: str) -> list[str]:
 
 
 def _count(option: str, text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise CellError(f"{option} is a whole number, not {text!r}")
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise CellError(f"{option} is a whole number, not {text[:40]!r}")
     return int(text)
 
 

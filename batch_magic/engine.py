@@ -47,6 +47,7 @@ from batch_magic.records import (
     Shard,
     Snapshot,
 )
+from batch_magic.wording import counted
 
 log = logging.getLogger("batch_magic.engine")
 
@@ -368,7 +369,7 @@ class Engine:
         self._save(
             run,
             job,
-            f"collected {job.rows} rows",
+            f"collected {counted(job.rows, 'row')}",
             stage=JobStage.COLLECTED,
             counts=count.counts,
             retryable=count.retryable,
@@ -410,7 +411,7 @@ class Engine:
             decided=decided,
             shards=taken.shards,
             jobs=plan_jobs(taken.shards, self._token),
-            event=f"took over {taken.answered} answers of {', '.join(lenders)}",
+            event=f"took over {counted(taken.answered, 'answer')} of {', '.join(lenders)}",
         )
 
     async def _resubmit(self, run: RunRecord, round: int) -> None:
@@ -424,7 +425,7 @@ class Engine:
             run.run_id,
             self._owner,
             self._clock(),
-            event=f"round {round}: {rows} rows again",
+            event=f"round {round}: {counted(rows, 'row')} again",
             shards=shards,
             jobs=plan_jobs(shards, self._token, due_at=self._clock() + wait_s),
         )
@@ -622,8 +623,8 @@ def _is_ours(remote: RemoteJob, job: Job, run: RunRecord) -> bool:
 def _oddities(foreign: int, malformed: tuple[int, ...]) -> str | None:
     said = []
     if foreign:
-        said.append(f"{foreign} result lines are for rows of other runs")
+        said.append(f"{counted(foreign, 'result line')} for rows of other runs")
     if malformed:
         some = ", ".join(str(n) for n in malformed[:5])
-        said.append(f"{len(malformed)} result lines cannot be read (line {some})")
+        said.append(f"{counted(len(malformed), 'unreadable result line')} (line {some})")
     return "; ".join(said) or None

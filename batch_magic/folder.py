@@ -31,7 +31,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from batch_magic import results, wire
+from batch_magic import result_lines, wire
 from batch_magic.digests import DIGEST, SortedDigests, as_digests
 from batch_magic.errors import JournalError
 from batch_magic.packing import Packer
@@ -215,7 +215,7 @@ class RunFolder:
         """Read both result files of a job into its outcomes file; return the sum of them."""
         paths = [self.result_path(job, kind) for kind in ("output", "error")]
         files = [path for path in paths if path.exists()]
-        decoder = results.Decoder(run_id=run_id)
+        decoder = result_lines.Decoder(run_id=run_id)
         parts = ((n, part) for n, path in enumerate(files) for part in _decoded(path, decoder))
         return self._write_outcomes(self.path / f"job-{job:05}.arrow", files, parts)
 
@@ -223,7 +223,7 @@ class RunFolder:
         """Read a file of answers taken over into its outcomes file."""
         path = self.kept_path(number)
         positions = self.kept_manifest(number)["position"].tolist()
-        decoder = results.Decoder(run_id=run_id)
+        decoder = result_lines.Decoder(run_id=run_id)
         parts = ((0, part) for part in _decoded(path, decoder, positions))
         return self._write_outcomes(path.with_suffix(".arrow"), [path], parts)
 
@@ -512,7 +512,7 @@ def _as_lines(held: Sequence[tuple[int, bytes, bytes]]) -> Lines:
 
 
 def _decoded(
-    path: Path, decoder: results.Decoder, positions: Sequence[int] | None = None
+    path: Path, decoder: result_lines.Decoder, positions: Sequence[int] | None = None
 ) -> Iterator[Outcomes]:
     with disk_errors(path), path.open("rb", buffering=1 << 20) as handle:
         yield from decoder.outcomes(handle, positions)
@@ -567,7 +567,7 @@ def _text_array(texts: Sequence[str | None]) -> Any:
     import pyarrow as pa
 
     try:
-        return pa.array(texts, pa.large_string()).cast(pa.large_binary())
+        return pa.array(texts, pa.large_binary())
     except UnicodeEncodeError:
         encoded = [None if t is None else t.encode("utf-8", "surrogatepass") for t in texts]
         return pa.array(encoded, pa.large_binary())

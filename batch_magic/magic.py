@@ -31,9 +31,12 @@ from batch_magic.records import Ending
 from batch_magic.run import Run
 from batch_magic.session import Options
 from batch_magic.settings import Settings
+from batch_magic.wording import counted
 
 AWAITED = "_gptbatch_awaited"
 """The magic that a waiting cell is rewritten to: it returns something to await."""
+
+Rewrite = Callable[[list[str]], list[str]]
 
 _TRAITS = {str: Unicode, int: Integer, float: Float}
 _TELL_S = 0.2
@@ -209,9 +212,13 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             raise CellError(f"%gptbatch knows no verb {verb!r}; {hint}")
         return verb, words
 
-    def _do_list(self, words: list[str]) -> pd.DataFrame:
+    def _do_list(self, words: list[str]) -> pd.DataFrame | None:
         _want(words, 0, "%gptbatch list")
-        return session.runs_frame(self._session().snapshots())
+        home = self._session()
+        if pictures := home.snapshots():
+            return session.runs_frame(pictures)
+        print(f"there are no runs yet in {home.home.path}")
+        return None
 
     def _do_help(self, words: list[str]) -> None:
         for verb, what in VERBS.items():
@@ -255,8 +262,9 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         _want(words, 1, "%gptbatch show NAME")
         run = self._session().find(words[0])
         s = run.snapshot()
-        print(f"run       {s.run_id} ({s.name}), {s.rows:,} rows, {len(s.jobs)} jobs")
-        print(f"backend   {s.backend.name} {s.backend.base_url}")
+        size = f"{counted(s.rows, 'row')}, {counted(len(s.jobs), 'job')}"
+        print(f"run       {s.run_id} ({s.name}), {size}")
+        print(f"backend   {' '.join(dict.fromkeys((s.backend.name, s.backend.base_url)))}")
         print(f"endpoint  {s.request.endpoint}\nmodel     {s.request.model}")
         print(f"params    {json.dumps(dict(s.request.params), ensure_ascii=False)}")
         print(f"template\n{_indented(s.request.template)}")
@@ -354,7 +362,8 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         for s in left:
             state = f"stopped: {s.fault}" if s.ending else s.stage.value
             word = s.name if newest[s.name] == s.run_id else s.run_id
-            print(f"unfinished: {s.name} ({s.rows:,} rows, {state}) · %gptbatch attach {word}")
+            size = counted(s.rows, "row")
+            print(f"unfinished: {s.name} ({size}, {state}) · %gptbatch attach {word}")
 
     def close(self) -> None:
         """Take the hooks out of the shell."""
@@ -429,41 +438,48 @@ class HandOver:
 # -- cells that wait ------------------------------------------------------------------------
 
 
-def async_cells(shell: InteractiveShell, magics: GPTBatch) -> Callable[[list[str]], list[str]]:
-    """Return an input transformer that turns a waiting cell or line into one that is awaited.
+def async_cells(shell: InteractiveShell, magics: GPTBatch) -> tuple[Rewrite, Rewrite]:
+    """Return two input transformers that have a waiting cell, and a waiting line, awaited.
+
+    The first sees a cell as typed; the second sees lines that IPython has translated, so that
+    text in a string literal is left alone.
 
     An async cell is the one way to wait that leaves the kernel free for a Cancel, is
     interrupted cleanly and needs no patched loop (measured with ipykernel 7.0 to 7.4).
     """
 
-    def rewrite(lines: list[str]) -> list[str]:
-        if not lines:
-            return lines
+    def can_await() -> bool:
         # While a cell runs, it is another magic (%%time) that compiles a cell of its own, and
         # does so without await: there the magic blocks.
         # Without a kernel Ctrl-C is clearer in a plain wait.
         in_kernel = getattr(shell, "kernel", None) is not None
-        can_await = in_kernel and shell.autoawait and not magics.is_busy
+        return in_kernel and shell.autoawait and not magics.is_busy
+
+    def rewrite(lines: list[str]) -> list[str]:
+        if not lines:
+            return lines
         name, _, line = lines[0].rstrip("\n").partition(" ")
         if name == "%%gptbatch":
             body = "".join(lines[1:]) or "\n"  # IPython refuses a cell magic without a body
-            if can_await and magics.must_wait(line):
+            if can_await() and magics.must_wait(line):
                 return [f"await get_ipython().run_cell_magic({AWAITED!r}, {line!r}, {body!r})\n"]
             return [f"{name} {line}\n", body]
-        if name.startswith("%%") or not can_await:
-            return lines
-        return [_awaited_line(line) for line in lines]
+        return lines
+
+    def rewrite_lines(lines: list[str]) -> list[str]:
+        return [_awaited_line(line) for line in lines] if can_await() else lines
 
     # A terminal asks whether a cell is complete: about what was typed, not what we make of it.
     rewrite.has_side_effects = True  # type: ignore[attr-defined]
-    return rewrite
+    return rewrite, rewrite_lines
 
 
 def _awaited_line(line: str) -> str:
-    if not line.startswith("%gptbatch wait"):
+    """Await a `%gptbatch wait` of the top level, as IPython has already translated it."""
+    magic = "get_ipython().run_line_magic("
+    if not line.startswith(f"{magic}'gptbatch', 'wait"):
         return line
-    rest = line.rstrip("\n").partition(" ")[2]
-    return f"await get_ipython().run_line_magic({AWAITED!r}, {rest!r})\n"
+    return line.replace(f"{magic}'gptbatch'", f"await {magic}{AWAITED!r}", 1)
 
 
 def _is_headless(shell: InteractiveShell) -> bool:
@@ -499,20 +515,22 @@ def _detached(run: Run) -> str:
 
 
 def _print_dry_run(dry: DryRun, options: Options) -> None:
-    said = {
-        f"{dry.twins:,} rows repeat another row's request: sent once": dry.twins,
-        f"{dry.skipped:,} rows have nothing to send: skipped": dry.skipped,
-        f"{dry.oversize:,} rows are larger than a job may be: failed": dry.oversize,
-        f"{dry.missing_values:,} rows have a missing value, rendered as nothing": (
-            dry.missing_values
-        ),
-    }
-    print(
-        f"dry run: {dry.rows:,} rows, {dry.to_send:,} requests in {dry.jobs:,} jobs,"
-        f" {dry.bytes:,} bytes; nothing was sent"
+    said = (
+        (dry.twins, "with the same request as an earlier row: sent once"),
+        (dry.skipped, "with nothing to send: skipped"),
+        (dry.oversize, "larger than a job may be: failed"),
+        (dry.missing_values, "with a missing value, rendered as nothing"),
     )
-    for line in (line for line, n in said.items() if n):
-        print(f"  {line}")
+    requests = f"{counted(dry.to_send, 'request')} in {counted(dry.jobs, 'job')}"
+    print(
+        f"dry run: {counted(dry.rows, 'row')}, {requests}, {counted(dry.bytes, 'byte')};"
+        " nothing was sent"
+    )
+    for n, what in said:
+        if n:
+            print(f"  {counted(n, 'row')} {what}")
+    for note in dry.notes:
+        print(f"  {note}")
     print("  the price is unknown: this version knows no prices")
     for line in dry.first_lines:
         print(_indented(_pretty(line)))
@@ -539,7 +557,7 @@ def _default_out(frame: str | None) -> str:
 
 # -- loading --------------------------------------------------------------------------------
 
-_loaded: dict[InteractiveShell, tuple[GPTBatch, Callable[[list[str]], list[str]]]] = {}
+_loaded: dict[InteractiveShell, tuple[GPTBatch, Rewrite, Rewrite]] = {}
 
 
 def load(shell: InteractiveShell) -> None:
@@ -548,9 +566,10 @@ def load(shell: InteractiveShell) -> None:
         return
     magics = GPTBatch(shell)
     shell.register_magics(magics)
-    transformer = async_cells(shell, magics)
-    shell.input_transformers_cleanup.append(transformer)
-    _loaded[shell] = (magics, transformer)
+    cells, lines = async_cells(shell, magics)
+    shell.input_transformers_cleanup.append(cells)
+    shell.input_transformers_post.append(lines)
+    _loaded[shell] = (magics, cells, lines)
     magics.greet()
 
 
@@ -559,8 +578,9 @@ def unload(shell: InteractiveShell) -> None:
     found = _loaded.pop(shell, None)
     if found is None:
         return
-    magics, transformer = found
-    shell.input_transformers_cleanup.remove(transformer)
+    magics, cells, lines = found
+    shell.input_transformers_cleanup.remove(cells)
+    shell.input_transformers_post.remove(lines)
     magics.close()
     for kind in ("line", "cell"):
         for name in ("gptbatch", AWAITED):

@@ -31,6 +31,7 @@ from batch_magic.records import Chunk, Lines, Outcomes, RowStatus, RunRecord
 from batch_magic.stored_frame import Stored, store
 from batch_magic.template import Template
 from batch_magic.wire import Encoder
+from batch_magic.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,19 +229,17 @@ class _Out:
 
 def _notes(run: RunRecord, kept: int, missing_values: int) -> tuple[str, ...]:
     held = sum(shard.rows for shard in run.shards if shard.held)
-    unstored = ", ".join(run.unstored)
-    said = {
-        f"{kept:,} rows were answered before: taken over, not paid again": kept,
-        f"{held:,} rows are in flight in an earlier run: not sent again": held,
-        f"{run.twins:,} rows repeat another row's request: sent once, answered all": run.twins,
-        f"{missing_values:,} rows were sent with a missing value, rendered as nothing": (
-            missing_values
-        ),
-        f"column {unstored} cannot be stored on disk: after a restart the result lacks it": (
-            len(run.unstored)
-        ),
-    }
-    return tuple(note for note, n in said.items() if n)
+    said = (
+        (kept, "answered before: taken over, not paid again"),
+        (held, "in flight in an earlier run: not sent again"),
+        (run.twins, "with the same request as an earlier row: sent once, answered all"),
+        (missing_values, "sent with a missing value, rendered as nothing"),
+    )
+    notes = [f"{counted(n, 'row')} {what}" for n, what in said if n]
+    if run.unstored:
+        names = ", ".join(run.unstored)
+        notes.append(f"not stored on disk, after a restart the result lacks it: {names}")
+    return tuple(notes)
 
 
 def _some(lines: Lines, wanted: NDArray[np.bool_]) -> Lines:
@@ -288,6 +287,7 @@ class DryRun:
     jobs: int
     bytes: int
     first_lines: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def rehearse(draft: RunRecord, frame: Any, template: Template) -> DryRun:
@@ -313,7 +313,7 @@ def rehearse(draft: RunRecord, frame: Any, template: Template) -> DryRun:
             totals["bytes"] += len(part.lines.data)
             totals["jobs"] += part.opens
     counts = {name: totals[name] for name in _DRY_COUNTS}
-    return DryRun(rows=len(frame), first_lines=tuple(first), **counts)
+    return DryRun(rows=len(frame), first_lines=tuple(first), notes=draft.notes, **counts)
 
 
 _DRY_COUNTS = ("to_send", "twins", "skipped", "oversize", "missing_values", "jobs", "bytes")

@@ -16,6 +16,7 @@ import keyword
 import logging
 import secrets
 import time
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,6 +27,7 @@ import pandas as pd
 
 from batch_magic import frame as frames
 from batch_magic import picture, result, settings, wire
+from batch_magic.cell_body import almost_role_lines
 from batch_magic.engine import Engine, plan_jobs
 from batch_magic.errors import (
     BatchMagicError,
@@ -402,6 +404,8 @@ def _draft(
 ) -> tuple[RunRecord, pd.DataFrame, Template]:
     """Check all that can be checked before a row is read."""
     checked = frames.check_frame(frame, options.frame_name)
+    # As Python reads an identifier: otherwise `user_ns` would hold a name that no code can say.
+    options = replace(options, out=unicodedata.normalize("NFKC", options.out))
     if not options.out.isidentifier() or keyword.iskeyword(options.out):
         raise CellError(f"the result's name {options.out!r} is no Python name; name one with -o")
     model = options.model or use.model
@@ -431,6 +435,7 @@ def _draft(
     )
     params = dict(options.params or {})
     wire.check_params(params)
+    _check_characters(model, options.column, template, repr(params))
     held = frames.hold(checked)
     now = time.time()
     record = RunRecord(
@@ -450,8 +455,17 @@ def _draft(
         rows=len(checked),
         identity="",
         fingerprint=frames.fingerprint(held),
+        notes=tuple(almost_role_lines(template)),
     )
     return record, held, compiled
+
+
+def _check_characters(*texts: str) -> None:
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise CellError(f"half a surrogate pair in {error.object[:40]!a}; retype it") from None
 
 
 def _frozen(extras: Mapping[str, object]) -> dict[str, object]:

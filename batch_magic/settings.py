@@ -7,6 +7,7 @@ precedence: an option beats the configuration, which beats the environment, whic
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -105,6 +106,10 @@ def check(settings: Settings) -> Settings:
     """Refuse settings that make no sense. Raises CellError naming the setting."""
     if settings.wait not in _WAITS:
         raise CellError(f"GPTBatch.wait is {settings.wait!r}; it is one of {', '.join(_WAITS)}")
+    for one in fields(settings):
+        value = getattr(settings, one.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise CellError(f"GPTBatch.{one.name} is {value}; it must be a finite number")
     for name in ("poll_first_s", "poll_max_s", "retry_base_s"):
         if not getattr(settings, name) > 0:
             raise CellError(f"GPTBatch.{name} must be more than 0")

@@ -3,8 +3,10 @@
 It knows which columns survive Parquet with their dtype, and refuses to guess about the others:
 they are named, and taken from the live frame as long as there is one. Columns and index levels
 are stored by place, as names may repeat or be no strings; the names, and how to build each
-column again, are JSON in the file's metadata. Nothing is pickled, so a snapshot may come from
-anybody. The trap is a dtype that comes back almost equal: whatever is not listed here is left out.
+column again, are JSON in the file's metadata. Objects that are no text (lists, dates, a mixture)
+are text in the file too, as `exact_json` writes them: nothing is pickled, so a snapshot may come
+from anybody. The trap is a dtype that comes back almost equal: whatever is not listed here is
+left out.
 """
 
 from __future__ import annotations
@@ -13,20 +15,22 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batch_magic import exact_json
 from batch_magic.errors import JournalError
+from batch_magic.exact_json import UnwritableError
 
-_FORMAT = b"batch_magic.frame.2"
+_FORMAT = b"batch_magic.frame.3"
 _FACTS = b"batch_magic"
 _GROUP_BYTES = 1 << 20  # written at a time, so that memory does not grow with the frame
 # Lists keep the name of their items, which is part of a dtype's name. Texts are too long and too
@@ -47,20 +51,16 @@ class Stored:
     sha256: str
 
 
-class _UnstorableError(Exception):
-    """What would not come back equal."""
-
-
 def store(frame: pd.DataFrame, path: Path) -> Stored:
     """Write `frame` to `path` as Parquet: rows, index, labels, dtypes, and attrs that are JSON.
 
     What would not come back equal, dtype included, is left out and named. The file is there
     whole or not at all. Raises `OSError` from the disk.
     """
-    facts, series = _plan(frame)
+    facts, parts = _plan(frame)
     part = path.with_name(path.name + ".part")
     with part.open("w+b") as file:
-        _write(file, facts, series, _rows_at_a_time(frame))
+        _write(file, facts, parts, _rows_at_a_time(frame))
         file.flush()
         os.fsync(file.fileno())
         file.seek(0)
@@ -89,25 +89,36 @@ def load(path: Path, live: pd.DataFrame | None = None) -> tuple[pd.DataFrame, li
 # --- a frame in pieces, and together again --------------------------------------------------
 
 
-def _plan(frame: pd.DataFrame) -> tuple[dict[str, Any], dict[str, pd.Series[Any]]]:
+class _Part(NamedTuple):
+    """A column or an index level, and how it is built again."""
+
+    series: pd.Series[Any]
+    kind: Mapping[str, Any]
+
+    def array(self, start: int = 0, stop: int | None = None) -> pa.Array | pa.ChunkedArray:
+        """These rows as Arrow has them."""
+        return _array(self.series.iloc[start:stop], self.kind)
+
+
+def _plan(frame: pd.DataFrame) -> tuple[dict[str, Any], dict[str, _Part]]:
     """The facts of a frame, and the columns and index levels that are stored, by their keys."""
-    unstored, columns, series = [], {}, {}
+    unstored, columns, parts = [], {}, {}
     for place, label in enumerate(frame.columns):
         column = frame.iloc[:, place]
         try:
             columns[str(place)] = _kind_of(column)
-            series[f"c{place}"] = column
-        except _UnstorableError:
+            parts[f"c{place}"] = _Part(column, columns[str(place)])
+        except UnwritableError:
             unstored.append(str(label))
     index, labels = None, None
     try:
         index = _index_facts(frame.index)
-        series.update(zip((f"i{n}" for n in range(99)), _levels(frame.index), strict=False))
-    except _UnstorableError:
+        parts |= {f"i{n}": part for n, part in enumerate(_parts(frame.index, index))}
+    except UnwritableError:
         unstored.append("the index")
     try:
         labels = _packed(frame.columns)
-    except _UnstorableError:
+    except UnwritableError:
         unstored.append("the column names")
     facts = {
         "rows": len(frame),
@@ -115,30 +126,25 @@ def _plan(frame: pd.DataFrame) -> tuple[dict[str, Any], dict[str, pd.Series[Any]
         "columns": columns,
         "index": index,
         "labels": labels,
-        "attrs": dict(_plain_attrs(frame)),
+        "attrs": list(_written_attrs(frame)),
         "unstored": unstored,
     }
-    return facts, series
+    return facts, parts
 
 
-def _plain_attrs(frame: pd.DataFrame) -> Iterable[tuple[str, Any]]:
-    for key, value in frame.attrs.items():
-        try:
-            if isinstance(key, str) and json.loads(json.dumps({key: value})) == {key: value}:
-                yield key, value
-        except (TypeError, ValueError, RecursionError):
-            continue
+def _written_attrs(frame: pd.DataFrame) -> Iterator[str]:
+    for item in frame.attrs.items():
+        with suppress(UnwritableError):
+            yield exact_json.dumps(item)
 
 
-def _write(
-    file: Any, facts: Mapping[str, Any], series: Mapping[str, pd.Series[Any]], step: int
-) -> None:
+def _write(file: Any, facts: Mapping[str, Any], parts: Mapping[str, _Part], step: int) -> None:
     metadata = {_FACTS: json.dumps(facts).encode(), b"format": _FORMAT}
-    fields = [(key, _array(column.iloc[:0]).type) for key, column in series.items()]
+    fields = [(key, part.array(0, 0).type) for key, part in parts.items()]
     schema = pa.schema(fields, metadata=metadata)
     with pq.ParquetWriter(file, schema, **_PARQUET) as writer:
         for start in range(0, max(facts["rows"], 1), step):
-            arrays = [_array(column.iloc[start : start + step]) for column in series.values()]
+            arrays = [part.array(start, start + step) for part in parts.values()]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
 
@@ -167,7 +173,7 @@ def _rebuilt(
     labels = labels if facts["labels"] is None else _unpacked(facts["labels"])
     if labels is not None:
         frame.columns = labels if len(places) == len(labels) else labels[places]
-    frame.attrs.update(facts["attrs"])
+    frame.attrs.update(map(exact_json.loads, facts["attrs"]))
     return frame, [] if live is not None else list(facts["unstored"])
 
 
@@ -180,10 +186,10 @@ def _as_series(values: Any) -> Any:
 
 
 def _kind_of(series: pd.Series[Any]) -> dict[str, Any]:
-    """How a column is built again. Raises `_UnstorableError` when it would not be equal."""
+    """How a column is built again. Raises `UnwritableError` when it would not be equal."""
     dtype: Any = series.dtype
     if _is_object(dtype):
-        return {"object": _missing_of(series)}
+        return _kind_of_objects(series)
     if isinstance(dtype, pd.CategoricalDtype):
         return {"category": _packed(dtype.categories), "ordered": bool(dtype.ordered)}
     if isinstance(dtype, pd.StringDtype):
@@ -197,7 +203,7 @@ def _kind_of(series: pd.Series[Any]) -> dict[str, Any]:
     name = str(dtype)
     if (is_plain or is_nullable or isinstance(dtype, pd.DatetimeTZDtype)) and _means(name, dtype):
         return {"dtype": name}
-    raise _UnstorableError(name)
+    raise UnwritableError(name)
 
 
 def _is_object(dtype: Any) -> bool:
@@ -211,26 +217,32 @@ def _means(name: str, dtype: Any) -> bool:
         return False
 
 
-def _missing_of(series: pd.Series[Any]) -> str:
-    """What stands for a missing text in a column of objects: one thing, or it is not stored."""
-    _check_text(series)
+def _kind_of_objects(series: pd.Series[Any]) -> dict[str, Any]:
+    """Text with one thing for a missing one; else whatever JSON gives back as it was."""
     others = [value for value in series.array if type(value) is not str]
+    missing = None
     if all(value is None for value in others):
-        return "None"
-    if all(isinstance(value, float) and value != value for value in others):
-        return "nan"
-    raise _UnstorableError("objects")
+        missing = "None"
+    elif all(isinstance(value, float) and value != value for value in others):
+        missing = "nan"
+    if missing is not None:
+        with suppress(UnwritableError):
+            _check_text(series)
+            return {"object": missing}
+    for value in series.array:
+        exact_json.dumps(value)
+    return {"json": True}
 
 
 def _check_text(series: pd.Series[Any]) -> None:
     try:
-        _array(series)
+        pa.array(series.array, type=pa.large_string(), from_pandas=True)
     except (UnicodeEncodeError, pa.ArrowException) as error:  # a lone surrogate; no text at all
-        raise _UnstorableError("objects") from error
+        raise UnwritableError("objects") from error
 
 
 def _checked(array: Any) -> bool:
-    """Whether Arrow and Parquet both know the type. Raises `_UnstorableError`."""
+    """Whether Arrow and Parquet both know the type. Raises `UnwritableError`."""
     table = pa.table({"0": array})
     sink = pa.BufferOutputStream()
     try:
@@ -238,13 +250,15 @@ def _checked(array: Any) -> bool:
         if pq.read_table(pa.BufferReader(sink.getvalue())).schema.types == table.schema.types:
             return True
     except (pa.ArrowException, NotImplementedError) as error:
-        raise _UnstorableError(str(error)) from error
-    raise _UnstorableError(str(array.type))
+        raise UnwritableError(str(error)) from error
+    raise UnwritableError(str(array.type))
 
 
-def _array(series: pd.Series[Any]) -> pa.Array | pa.ChunkedArray:
-    """The column as Arrow has it."""
+def _array(series: pd.Series[Any], kind: Mapping[str, Any]) -> pa.Array | pa.ChunkedArray:
+    """A column of this kind as Arrow has it."""
     dtype: Any = series.dtype
+    if "json" in kind:
+        return pa.array([exact_json.dumps(value) for value in series.array], pa.large_string())
     if isinstance(dtype, pd.CategoricalDtype):
         return pa.array(series.cat.codes.to_numpy())
     if _is_object(dtype) or isinstance(dtype, pd.StringDtype):
@@ -263,6 +277,11 @@ def _column(array: pa.ChunkedArray, kind: Mapping[str, Any]) -> Any:
         missing = None if kind["object"] == "None" else np.nan
         values = np.empty(len(array), dtype=object)
         values[:] = [missing if text is None else text for text in array.to_pylist()]
+        return values
+    if "json" in kind:
+        values = np.empty(len(array), dtype=object)
+        for n, text in enumerate(array.to_pylist()):
+            values[n] = exact_json.loads(text)  # one by one: a list of lists is no matrix
         return values
     if "category" in kind:
         categories = _unpacked(kind["category"])
@@ -296,8 +315,12 @@ def _levels(index: pd.Index[Any]) -> list[Any]:
     return [_as_series(level) for level in levels]
 
 
+def _parts(index: pd.Index[Any], facts: Mapping[str, Any]) -> list[_Part]:
+    return [_Part(*each) for each in zip(_levels(index), facts.get("levels", ()), strict=True)]
+
+
 def _index_facts(index: pd.Index[Any]) -> dict[str, Any]:
-    facts: dict[str, Any] = {"names": [_written(name) for name in index.names]}
+    facts: dict[str, Any] = {"names": exact_json.tagged(list(index.names))}
     if isinstance(index, pd.RangeIndex):
         return {**facts, "range": [index.start, index.stop, index.step]}
     if isinstance(index, (pd.DatetimeIndex, pd.TimedeltaIndex)):
@@ -307,14 +330,16 @@ def _index_facts(index: pd.Index[Any]) -> dict[str, Any]:
 
 
 def _index(levels: list[pa.ChunkedArray], facts: Mapping[str, Any]) -> Any:
-    names = [_read(name) for name in facts["names"]]
+    names = exact_json.untagged(facts["names"])
     if "range" in facts:
         start, stop, step = facts["range"]
         return pd.RangeIndex(start, stop, step, name=names[0])
     columns = [_column(level, kind) for level, kind in zip(levels, facts["levels"], strict=True)]
     if facts["multi"]:
         return pd.MultiIndex.from_arrays(columns, names=names)
-    index: Any = pd.Index(columns[0], dtype=columns[0].dtype, name=names[0], copy=False)
+    index: Any = pd.Index(
+        columns[0], dtype=columns[0].dtype, name=names[0], copy=False, tupleize_cols=False
+    )
     if facts.get("freq"):
         with suppress(ValueError):  # a frequency of the user's own has no name to come back by
             index.freq = facts["freq"]
@@ -323,14 +348,9 @@ def _index(levels: list[pa.ChunkedArray], facts: Mapping[str, Any]) -> Any:
 
 def _packed(index: pd.Index[Any]) -> dict[str, Any]:
     """A short index (column labels, categories) as JSON."""
-    try:
-        facts = _index_facts(index)
-    except _UnstorableError:
-        if index.nlevels > 1 or not _is_object(index.dtype):
-            raise _UnstorableError("labels") from None
-        return {"labels": [_written(label) for label in index], "name": _written(index.name)}
+    facts = _index_facts(index)
     sink = pa.BufferOutputStream()
-    arrays = [_array(level) for level in _levels(index)]
+    arrays = [part.array() for part in _parts(index, facts)]
     table = pa.table(arrays, names=[str(n) for n in range(len(arrays))])
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)
@@ -338,21 +358,5 @@ def _packed(index: pd.Index[Any]) -> dict[str, Any]:
 
 
 def _unpacked(packed: Mapping[str, Any]) -> Any:
-    if "facts" in packed:
-        levels = pa.ipc.open_stream(base64.b64decode(packed["levels"])).read_all().columns
-        return _index(levels, packed["facts"])
-    labels = [_read(label) for label in packed["labels"]]
-    return pd.Index(labels, dtype=object, name=_read(packed["name"]), tupleize_cols=False)
-
-
-def _written(label: Any) -> Any:
-    """One label as JSON; a tuple as a list."""
-    if label is None or type(label) in (str, bool, int, float):
-        return label  # json writes NaN and the infinities, and reads them
-    if type(label) is tuple:
-        return [_written(each) for each in label]
-    raise _UnstorableError(type(label).__name__)
-
-
-def _read(written: Any) -> Any:
-    return tuple(map(_read, written)) if isinstance(written, list) else written
+    levels = pa.ipc.open_stream(base64.b64decode(packed["levels"])).read_all().columns
+    return _index(levels, packed["facts"])

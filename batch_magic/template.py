@@ -85,7 +85,10 @@ def compile_template(
     sources = split_body(body)
     names = Names(tuple(columns), extras, frame_name)
     compiler = _Compiler(names)
-    messages = tuple(compiler.message(source) for source in sources)
+    try:
+        messages = tuple(compiler.message(source) for source in sources)
+    except RecursionError:
+        raise TemplateError("the template is nested too deeply; make it simpler") from None
     if not names.read and not names.reads_row:
         raise TemplateError(
             f"the template reads no column of {frame_name}, so that every row would be asked "
@@ -106,12 +109,18 @@ def _sort_out(
     used: Sequence[Sequence[object]], size: int
 ) -> tuple[Sequence[int], Sequence[int], int]:
     """Rows to send, rows with nothing to send, and how many of the former miss a value."""
-    if not any(value is None for values in used for value in values):
+    if not any(map(_has_gap, used)):
         return range(size), [], 0
     gaps = [sum(value is None for value in row) for row in zip(*used, strict=True)]
     rows = [row for row, gap in enumerate(gaps) if gap < len(used)]
     skipped = [row for row, gap in enumerate(gaps) if gap == len(used)]
     return rows, skipped, sum(1 for row in rows if gaps[row])
+
+
+def _has_gap(values: Sequence[object]) -> bool:
+    if values and type(values[0]) is bytes:
+        return None in values  # UTF-8 throughout; other values may have an == of their own
+    return any(value is None for value in values)
 
 
 class _Row(Mapping[Hashable, object]):
@@ -250,8 +259,6 @@ class _Compiler:
             tree = self.environment.parse(source.text)
         except TemplateSyntaxError as error:
             _refuse_syntax(error, offset)
-        except RecursionError:
-            raise TemplateError("the template is nested too deeply; make it simpler") from None
         for node in tree.find_all(nodes.Node):
             node.lineno = (node.lineno or 1) + offset  # some operators come without a line
         RowReader(self.names).visit(tree)

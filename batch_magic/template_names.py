@@ -20,6 +20,8 @@ from batch_magic.errors import TemplateError
 POSITION, INDEX, ROW = "__position", "__index", "__row"
 """What `row.position`, `row.index` and `row` are called inside Jinja."""
 
+_COLUMN = "__column_"
+_OWN = (POSITION, INDEX, ROW, _COLUMN)
 _NAMES_SHOWN = 8
 
 
@@ -62,7 +64,7 @@ class Names:
         for own, column in self.read.items():
             if column is found[0]:
                 return own
-        own = f"__column_{len(self.read)}"
+        own = f"{_COLUMN}{len(self.read)}"
         self.read[own] = found[0]
         return own
 
@@ -131,6 +133,11 @@ class RowReader(NodeTransformer):
     def visit_Name(self, node: nodes.Name) -> nodes.Node:  # noqa: N802  Jinja's word
         if node.name in ("self", "super") and self._names.is_column(node.name):
             return self._column(node.name, node.lineno)
+        if node.name.startswith(_OWN):
+            raise TemplateError(
+                f"{node.name!r} is taken by batch_magic (template line {node.lineno}); a column"
+                f" of that name is row[{node.name!r}]"
+            )
         if node.name != "row":
             return node
         if node.ctx != "load":

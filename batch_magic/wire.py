@@ -95,12 +95,13 @@ class Encoder:
         return Lines(rendered.positions, b"".join(parts), sizes, self._digests(tails))
 
     def _digests(self, tails: Sequence[bytes | memoryview]) -> bytes:
-        digests = []
+        begin, digests = self._hashed.copy, list[bytes]()
         for tail in tails:
-            hashed = self._hashed.copy()
+            hashed = begin()
             hashed.update(tail)
-            digests.append(hashed.digest()[:DIGEST_SIZE])
-        return b"".join(digests)
+            digests.append(hashed.digest())
+        whole = np.frombuffer(b"".join(digests), dtype=np.uint8)
+        return whole.reshape(-1, self._hashed.digest_size)[:, :DIGEST_SIZE].tobytes()
 
 
 def tail_digest(line: bytes) -> bytes:

@@ -11,6 +11,7 @@ import json
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pandas as pd
@@ -50,7 +51,7 @@ def answered(frame: pd.DataFrame, home: Path) -> Answered:
 def ours(frame: pd.DataFrame, given: Answered) -> pd.DataFrame:
     """The package's own way, with the frame at hand."""
     for job in given.run.jobs:
-        given.folder.scan_job(job.number, given.run.run_id, given.run.request.endpoint)
+        given.folder.scan_job(job.number, given.run.run_id)
     return result_frame(given.folder, given.run, frame)
 
 
@@ -122,7 +123,7 @@ def tutorial(frame: pd.DataFrame, given: Answered) -> pd.DataFrame:
 
 def json_dict(frame: pd.DataFrame, given: Answered) -> pd.DataFrame:
     """What a careful script does: all parsed lines in a dict by custom_id, then a list."""
-    found = {}
+    found: dict[str, Any] = {}
     for path in given.files:
         with path.open(encoding="utf-8") as file:
             found.update((line["custom_id"], line) for line in map(json.loads, file))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from batch_magic import frame as frames
 from batch_magic.records import RowStatus
-from batch_magic.results import Decoder
+from batch_magic.result_lines import Decoder
 from batch_magic.template import compile_template
 from batch_magic.wire import CHAT, Encoder
 

@@ -13,15 +13,15 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "batch_magic"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("records", "errors"),
-    ("cell_body", "prompt_language", "template_names"),
+    ("records", "errors", "wording"),
+    ("cell_body", "prompt_language", "template_names", "exact_json"),
     (
         "frame",
         "stored_frame",
         "template",
         "wire",
         "packing",
-        "results",
+        "result_lines",
         "lifecycle",
         "picture",
         "schema",
@@ -43,11 +43,13 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 KEYS: dict[str, frozenset[str]] = {
     "sqlite3": frozenset({"journal", "schema"}),
     "openai": frozenset({"api"}),
-    "pandas": frozenset({"frame", "stored_frame", "result", "run", "session", "magic"}),
+    "pandas": frozenset(
+        {"exact_json", "frame", "stored_frame", "result", "run", "session", "magic"}
+    ),
     "pyarrow": frozenset({"frame", "stored_frame", "folder", "result"}),
     "jinja2": frozenset({"template", "template_names", "prompt_language"}),
-    "orjson": frozenset({"wire", "results"}),
-    "msgspec": frozenset({"results", "schema"}),
+    "orjson": frozenset({"wire", "result_lines"}),
+    "msgspec": frozenset({"result_lines", "schema"}),
     "ipywidgets": frozenset({"panel"}),
     "IPython": frozenset({"magic", "panel"}),
     "traitlets": frozenset({"magic"}),
@@ -56,6 +58,7 @@ KEYS: dict[str, frozenset[str]] = {
     # numpy holds positions and digests as arrays: material, not an outside thing.
     "numpy": frozenset(
         {
+            "exact_json",
             "frame",
             "stored_frame",
             "wire",

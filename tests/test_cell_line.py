@@ -52,7 +52,7 @@ def test_durations(text: str, seconds: float) -> None:
     assert duration_s(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "3", "h", "3x", "-1h", "1.5h"])
+@pytest.mark.parametrize("text", ["", "3", "h", "3x", "-1h", "1.5h", "9" * 5_000 + "s"])
 def test_other_durations_are_refused(text: str) -> None:
     """A bare number could be anything."""
     with pytest.raises(CellError, match="no duration"):
@@ -63,6 +63,15 @@ def test_two_frames_are_one_word_too_many() -> None:
     """The likeliest cause is a blank in an expression."""
     with pytest.raises(CellError, match="quote it"):
         parse_cell("reviews old -o x")
+
+
+def test_values_beyond_any_number_are_text_or_refused() -> None:
+    """What Python's own parser will not read is no reason for a traceback."""
+    deep, long = "[" * 100_000, "9" * 5_000
+    assert parse_cell(f"f -p a={long}").params == {"a": long}
+    assert parse_cell(f"f -p a='{deep}'").params == {"a": deep}
+    with pytest.raises(CellError, match="whole number"):
+        parse_cell(f"f --retries {long}")
 
 
 @given(st.text(max_size=80))

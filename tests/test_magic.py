@@ -112,7 +112,7 @@ def test_same_cell_again_sends_nothing(notebook: Kernel) -> None:
     asked = cell("five -o again -m gpt-5-mini --on sandbox --wait", "F {{ title }}")
     notebook.run(asked)
     seen = notebook.run(asked)
-    assert "were answered before" in seen.text
+    assert "5 rows answered before" in seen.text
     counts = notebook.run("print(again.attrs['gptbatch']['job_ids'])").printed
     assert counts.strip() == "[]"
 
@@ -149,9 +149,15 @@ def test_dry_run_needs_no_key_and_sends_nothing(notebook: Kernel) -> None:
     """A look at the requests costs nothing and binds nothing."""
     seen = notebook.run(cell("reviews -o dry -m gpt-5-mini --dry-run", "{{ title }} {{ body }}"))
     assert seen.error is None
-    assert "200 rows, 197 requests in 1 jobs" in seen.printed
+    assert "200 rows, 197 requests in 1 job," in seen.printed
     assert '"model": "gpt-5-mini"' in seen.printed
     assert notebook.run("dry").error == "NameError: name 'dry' is not defined"
+
+
+def test_wait_in_a_string_stays_text(notebook: Kernel) -> None:
+    """Only a line that IPython takes for a magic is one."""
+    seen = notebook.run('print("""\n%gptbatch wait nobody\n""")')
+    assert (seen.error, seen.printed.strip()) == (None, "%gptbatch wait nobody")
 
 
 def test_terminal_asks_for_the_rest_of_a_cell(notebook: Kernel) -> None:

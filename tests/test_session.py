@@ -309,3 +309,23 @@ def test_outcomes_file_that_is_gone_is_made_again(home: Path, frame: pd.DataFram
     (path,) = (home / "runs" / run.run_id).glob("job-*.arrow")
     path.write_bytes(b"cut")
     assert list(run.result()["gpt_status"]) == ["ok"] * 3
+
+
+def test_name_is_what_python_makes_of_it(home: Path, frame: pd.DataFrame) -> None:
+    """Python reads the identifier ﬁnal as final; a variable by the other name could not be said."""
+    assert submit(frame, out="ﬁnal").name == "final"
+
+
+@pytest.mark.parametrize("options", [{"model": "m\ud800"}, {"column": "\ud800"}])
+def test_half_a_character_is_refused(
+    home: Path, frame: pd.DataFrame, options: dict[str, str]
+) -> None:
+    """The journal could not keep it."""
+    with pytest.raises(CellError, match="half a surrogate pair"):
+        submit(frame, **options)
+
+
+def test_almost_a_role_line_is_noted(home: Path, frame: pd.DataFrame) -> None:
+    """`User:` is sent as text; the panel says so."""
+    run = submit(frame, "User:\n{{ text }}")
+    assert any("'User:' is plain text" in note for note in run.snapshot().notes)

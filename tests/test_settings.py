@@ -27,6 +27,8 @@ def test_environment_sets_every_setting_by_its_name() -> None:
         ("MAX_BYTES_PER_JOB", "1"),
         ("WAIT", "sometimes"),
         ("RETRIES", "-1"),
+        ("POLL_MAX_S", "nan"),
+        ("COLLECT_TIMEOUT_S", "inf"),
     ],
 )
 def test_setting_of_no_use_is_refused_by_name(name: str, value: str) -> None:

@@ -31,6 +31,17 @@ def arrow(values: list[Any], kind: pa.DataType) -> Any:
     return pd.array(values, dtype=pd.ArrowDtype(kind))
 
 
+class Text(str):
+    """No plain text."""
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 COLUMNS: dict[str, Any] = {
     "int8": np.arange(N, dtype="int8"),
     "uint64": np.full(N, 2**64 - 1, dtype="uint64"),
@@ -64,6 +75,14 @@ COLUMNS: dict[str, Any] = {
     "arrow string": arrow(["a", None, "b", "", ""], pa.string()),
     "arrow dictionary": arrow(["a", None, "b", "", ""], pa.dictionary(pa.int32(), pa.string())),
     "arrow struct": arrow([{"a": 1}] * N, pa.struct([("a", pa.int8())])),
+    "lists": objects([1], [], None, [["a", 2.5]], ["한"]),
+    "dicts": objects({"a": 1}, {"b": b"x"}, None, {1: (2, 3), "$": [True]}, {}),
+    "a mixture": objects("a", None, np.nan, 1, True),
+    "missing ones": objects(pd.NA, pd.NaT, None, float("inf"), 2**70),
+    "surrogate": objects("a", None, "", "한", "\ud800"),
+    "dates": objects(*(datetime.date(2020, 1, day) for day in range(1, N + 1))),
+    "times": objects(datetime.time(1, 2), datetime.datetime(2020, 1, 1, 0, 0, 0, 7), None, "", 1),
+    "decimals": objects(*map(decimal.Decimal, ("1.10", "-0", "1E+9", "NaN", "5"))),
     "arrow time": arrow([1, 2, 3, None, 4], pa.timestamp("ns", "Asia/Seoul")),
 }
 
@@ -74,11 +93,11 @@ UNSTORED: dict[str, Any] = {
     "sparse": pd.arrays.SparseArray([0, 0, 1, 0, 2]),
     "big endian": np.arange(N, dtype=">i4"),
     "category of intervals": pd.cut(range(N), 2),
-    "dicts": objects({"a": 1}, {"b": b"x"}, None, [1], "a"),
-    "two kinds of nothing": objects("a", None, np.nan, "b", "c"),
-    "surrogate": objects("a", None, "", "한", "\ud800"),
+    "sets": objects({1}, {2}, {3}, {4}, {5}),
+    "zoned times": objects(*[datetime.datetime(2020, 1, 1, tzinfo=SEOUL)] * N),
+    "a text of another class": objects("a", Text("b"), "c", "d", "e"),
+    "deep": objects(nested(5_000), 2, 3, 4, 5),
     "surrogate string": pd.Series(["\ud800", *"abcd"], dtype=pd.StringDtype("python")),
-    "decimals": objects(*map(decimal.Decimal, "12345")),
     "arrow dictionary": arrow([1, 2, 1, 2, 1], pa.dictionary(pa.int32(), pa.int64())),
 }
 
@@ -96,6 +115,7 @@ INDEXES: dict[str, Any] = {
     "timedelta": pd.timedelta_range("1s", periods=N),
     "missing": [1.0, np.nan, 2, np.nan, 3],
     "Int64": pd.Index([1, 2, 3, None, 4], dtype="Int64"),
+    "mixed": pd.Index([1, "a", None, 2.5, (1,)], dtype=object, tupleize_cols=False),
 }
 
 LABELS: dict[str, Any] = {
@@ -218,7 +238,7 @@ def test_a_column_that_would_change_is_named_instead(name: str, tmp_path: Path) 
 
 def test_labels_that_would_change_are_named_instead(tmp_path: Path) -> None:
     """Odd labels stop no run."""
-    frame = plain(pd.Index([1, "a", None, 2.5, (1,)], dtype=object, tupleize_cols=False))
+    frame = plain(pd.Index([1, "a", None, 2.5, {1}], dtype=object))
     frame.columns = pd.Index(["a", object()], dtype=object)
     path = tmp_path / "f.parquet"
     assert store(frame, path).unstored == ("the index", "the column names")

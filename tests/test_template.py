@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from batch_magic.cell_body import almost_role_lines
 from batch_magic.errors import TemplateError
 from batch_magic.records import Chunk, Message, Rendered, Slot
 from batch_magic.template import compile_template
@@ -85,6 +86,14 @@ def test_few_shot_and_escaped_role_line() -> None:
     assert prompts(body)[0] == ["one", "two", "assistant:\nA"]
 
 
+@pytest.mark.parametrize("line", ["System:", "user :", "  assistant:", "USER：", "user: \t"])
+def test_what_looks_like_a_role_line_is_told_of(line: str) -> None:
+    """It is sent as text, which its writer may not have meant."""
+    said = list(almost_role_lines(f"{{{{ title }}}}\r\n{line}\nuser: hello"))
+    assert bool(said) is (line.strip() != "user:")
+    assert all("template line 2" in each for each in said)
+
+
 def test_role_line_inside_a_comment_is_no_role_line() -> None:
     """Commenting a part out must not cut the prompt."""
     assert prompts("{# old:\nsystem:\n#}\nuser:\n{{ title }}")[0] == ["A"]
@@ -132,6 +141,8 @@ def test_unknown_column_names_line_and_neighbour() -> None:
         ("{{ stars ** 1000000000 }}", "an exponent above"),
         ("{{ title }}\n{{ stars / 0 }}", "row 0: ZeroDivisionError: division by zero"),
         ("{{ title }}\n{{ title.nothing }}", "(template line 2)"),
+        ("{{ title }}{{ __column_0 }}", "'__column_0' is taken by batch_magic"),
+        ("{{ title" + "|upper" * 5_000 + " }}", "nested too deeply"),
     ],
 )
 def test_what_cannot_be_sent_stops_with_its_reason(body: str, said: str) -> None:

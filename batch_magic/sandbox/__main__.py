@@ -27,6 +27,7 @@ from .app import build_app
 from .clock import Clock
 from .faults import SWITCHES, check_switches
 from .home import ServerCard, hold_home, open_home, read_card, write_card
+from .launcher import DEFAULT_TIME_SCALE
 from .lifecycle import Lifecycle
 from .refusals import Refusal
 from .service import Service
@@ -77,7 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--port", type=int, default=0, help="0 = the last life's, or any free one")
     add("--home", type=Path, required=True, help="the folder that keeps everything")
-    add("--time-scale", type=_scale, default=1.0, help="divides all scripted waits")
+    add(
+        "--time-scale",
+        type=_scale,
+        default=DEFAULT_TIME_SCALE,
+        help=f"divides all scripted waits; {DEFAULT_TIME_SCALE:g}",
+    )
     add("--answerer", choices=("auto", "model", "stub"), default="auto")
     add("--model-file", help="a GGUF file to answer with")
     add("--upstream", help="base URL of an OpenAI-compatible server to answer with")

@@ -35,6 +35,7 @@ class Switch:
     scope: Scope
     takes: str  # what its value looks like
     gloss: str
+    keys: frozenset[str] = frozenset()  # what an object as its value may hold
 
     @property
     def is_number(self) -> bool:
@@ -42,6 +43,9 @@ class Switch:
         return self.takes in ("seconds", "tokens", "0..1")
 
 
+_ROW_KEYS = frozenset({"share", "every", "custom_id", "text"})
+_CALL_KEYS = frozenset({"route", "times"})
+_LATE_KEYS = _CALL_KEYS | {"after_commit"}
 _ROWS = 'rows: {"share": 0.3} | {"every": 3} | {"custom_id": "r-1*"} | {"text": "words"} | true'
 _CALLS = '{"route": "batches.create", "times": 1, ...}, or a list of these'
 
@@ -56,15 +60,22 @@ SWITCHES: tuple[Switch, ...] = (
         '{"status": 429, rows}, or a list; 0 = transport loss, '
         '"timeout" = request_timeout; "once": true = a second try succeeds',
         "rows end with an HTTP error",
+        _ROW_KEYS | {"status", "once"},
     ),
-    Switch("row_missing", Scope.ROW, _ROWS, "rows are answered and in neither file"),
-    Switch("row_twice", Scope.ROW, _ROWS, "rows are in the output file two times"),
-    Switch("row_malformed", Scope.ROW, _ROWS, "rows are a cut line of the output file"),
-    Switch("row_refused", Scope.ROW, _ROWS, "the model refuses: a refusal instead of content"),
-    Switch("row_null", Scope.ROW, _ROWS, "content is null and nothing says why"),
-    Switch("row_filtered", Scope.ROW, _ROWS, "finish_reason content_filter, content empty"),
-    Switch("row_cut", Scope.ROW, _ROWS, "finish_reason length, content cut to half"),
-    Switch("row_no_choices", Scope.ROW, _ROWS, "choices (or output) is an empty list"),
+    Switch("row_missing", Scope.ROW, _ROWS, "rows are answered and in neither file", _ROW_KEYS),
+    Switch("row_twice", Scope.ROW, _ROWS, "rows are in the output file two times", _ROW_KEYS),
+    Switch("row_malformed", Scope.ROW, _ROWS, "rows are a cut line of the output file", _ROW_KEYS),
+    Switch(
+        "row_refused",
+        Scope.ROW,
+        _ROWS,
+        "the model refuses: no content",
+        _ROW_KEYS,
+    ),
+    Switch("row_null", Scope.ROW, _ROWS, "content is null and nothing says why", _ROW_KEYS),
+    Switch("row_filtered", Scope.ROW, _ROWS, "finish_reason content_filter, no content", _ROW_KEYS),
+    Switch("row_cut", Scope.ROW, _ROWS, "finish_reason length, content cut to half", _ROW_KEYS),
+    Switch("row_no_choices", Scope.ROW, _ROWS, "choices (or output) is an empty list", _ROW_KEYS),
     Switch("expire_after_share", Scope.BATCH, "0..1", "the batch expires with this share done"),
     Switch("cancel_after_share", Scope.BATCH, "0..1", "someone cancels it with this share done"),
     Switch("stall_after_share", Scope.BATCH, "0..1", "no progress beyond this share until its end"),
@@ -73,6 +84,7 @@ SWITCHES: tuple[Switch, ...] = (
         Scope.BATCH,
         'a code, or {"code", "message", "param", "line"}, or a list',
         "the batch fails validation with these",
+        frozenset({"code", "message", "param", "line"}),
     ),
     Switch(
         "token_cap",
@@ -92,26 +104,30 @@ SWITCHES: tuple[Switch, ...] = (
         Scope.HTTP,
         _CALLS + ': {"status": 429, "retry_after_s": 1, "code", "message", "after_commit": true}',
         "calls are answered with an error",
+        _LATE_KEYS | {"status", "retry_after_s", "code", "message"},
     ),
     Switch(
         "http_drop",
         Scope.HTTP,
         _CALLS + ': {"after_commit": true}',
         "the connection is closed without an answer",
+        _LATE_KEYS,
     ),
     Switch(
         "http_delay",
         Scope.HTTP,
         _CALLS + ': {"delay_s": 5, "after_commit": true}',
         "the answer is late",
+        _LATE_KEYS | {"delay_s"},
     ),
     Switch(
         "http_cut",
         Scope.HTTP,
         _CALLS + ': {"share": 0.5}',
         "the connection is closed half-way through the body",
+        _CALL_KEYS | {"share"},
     ),
-    Switch("insufficient_quota", Scope.HTTP, _CALLS, "429 insufficient_quota"),
+    Switch("insufficient_quota", Scope.HTTP, _CALLS, "429 insufficient_quota", _CALL_KEYS),
     Switch("file_404_s", Scope.HTTP, "seconds", "a file cannot be retrieved so long after upload"),
     Switch("content_404_s", Scope.HTTP, "seconds", "results cannot be downloaded so long"),
 )
@@ -119,11 +135,16 @@ BY_NAME = {switch.name: switch for switch in SWITCHES}
 
 
 def check_switches(given: Mapping[str, Any]) -> None:
-    """Refuse names that are not in the table. Raises Refusal (400)."""
-    for name in given:
+    """Refuse what would be ignored: names and keys that no switch has. Raises Refusal (400)."""
+    for name, value in given.items():
         if name not in BY_NAME:
             known = ", ".join(BY_NAME)
             raise Refusal(400, f"unknown fault {name!r}; known: {known}", param=name)
+        for one in as_list(value):
+            unknown = set(one) - BY_NAME[name].keys if isinstance(one, dict) else set()
+            if unknown:
+                said = f"unknown in fault {name!r}: {', '.join(sorted(unknown))}"
+                raise Refusal(400, said, param=name)
 
 
 def batch_faults(general: Mapping[str, Any], metadata: Mapping[str, str] | None) -> dict[str, Any]:
@@ -132,8 +153,8 @@ def batch_faults(general: Mapping[str, Any], metadata: Mapping[str, str] | None)
     for key, text in (metadata or {}).items():
         if key.startswith(METADATA_PREFIX):
             name = key.removeprefix(METADATA_PREFIX)
-            check_switches({name: text})
             chosen[name] = _value(text)
+            check_switches({name: chosen[name]})
     return chosen
 
 

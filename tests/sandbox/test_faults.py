@@ -334,6 +334,9 @@ def test_faults_are_set_shown_and_cleared(own: Sandbox) -> None:
     with pytest.raises(urllib.error.HTTPError) as caught:
         own.faults(no_such_fault=1)
     assert caught.value.code == 400
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        own.faults(http_status={"route": "*", "tiems": 1})
+    assert caught.value.code == 400
     with pytest.raises(openai.BadRequestError, match="unknown fault"):
         submit(own.client(), rows(1), no_such_fault=1)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batch_magic.records import Outcomes, RowStatus
-from batch_magic.results import Decoder, position_of, positions_of
+from batch_magic.result_lines import Decoder, position_of, positions_of
 
 RUN = "r1"
 

@@ -51,6 +51,9 @@ def preparation(frame: pd.DataFrame, folder: Path) -> Preparation:
     return Preparation(Home(folder), draft, frame=frame, template=template, known=Known())
 
 
+Grow = Callable[[pd.DataFrame, dict[Any, Any]], pd.DataFrame]
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A run on the disk, and the CPU seconds that the frame's snapshot took of it."""
@@ -111,18 +114,29 @@ def itertuples(frame: pd.DataFrame, path: Path) -> None:
         _sync(file)
 
 
-def tutorial(frame: pd.DataFrame, path: Path) -> None:
+def tutorial(frame: pd.DataFrame, path: Path, grow: Grow) -> None:
     """What tutorials show: `iterrows`, and a metadata frame that grows row by row."""
     metadata = pd.DataFrame(columns=["custom_id", *frame.columns])
     lines = []
     for n, (_, row) in enumerate(frame.iterrows()):
         line = request(n, row["title"], row["body"])
-        new = pd.DataFrame([{"custom_id": line["custom_id"], **row.to_dict()}])
-        metadata = pd.concat([metadata, new], ignore_index=True)
+        told: dict[Any, Any] = {"custom_id": line["custom_id"], **row}
+        metadata = grow(metadata, told)
         lines.append(json.dumps(line))
     with path.open("w", encoding="utf-8") as file:
         file.write("\n".join(lines))
         _sync(file)
+
+
+def by_concat(metadata: pd.DataFrame, row: dict[Any, Any]) -> pd.DataFrame:
+    """One row more by `pd.concat`, the quicker of the two usual ways."""
+    return pd.concat([metadata, pd.DataFrame([row])], ignore_index=True)
+
+
+def by_loc(metadata: pd.DataFrame, row: dict[Any, Any]) -> pd.DataFrame:
+    """One row more by `.loc[len(frame)] = …`, the shorter to write."""
+    metadata.loc[len(metadata)] = list(row.values())
+    return metadata
 
 
 def _sync(file: Any) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import decimal
 import uuid
-import zoneinfo
 from typing import Any
 
 import numpy as np
@@ -14,85 +12,23 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from odd_frames import COLUMNS, UNSTORED, N, objects, plain
 
 from batch_magic import frame as frames
 from batch_magic.errors import FrameError
 from batch_magic.records import RowStatus
 
-N = 5
-SEOUL = zoneinfo.ZoneInfo("Asia/Seoul")
-
-
-def objects(*values: object) -> pd.Series:
-    return pd.Series(list(values), dtype=object)
-
-
-def arrow(values: list[Any], kind: pa.DataType) -> Any:
-    return pd.array(values, dtype=pd.ArrowDtype(kind))
-
-
-COLUMNS: dict[str, Any] = {
-    "int8": np.arange(N, dtype="int8"),
-    "uint64": np.full(N, 2**64 - 1, dtype="uint64"),
-    "big endian": np.arange(N, dtype=">i4"),
-    "float16": np.array([1, np.nan, np.inf, -0.0, 0.1], dtype="float16"),
-    "float32": np.full(N, 0.1, dtype="float32"),
-    "float64": [np.nan, 1.0, 2.0, 3.0, 4.0],
-    "bool": [True, False, True, False, True],
-    "complex": np.full(N, 1j),
-    "datetime ns": pd.to_datetime(["2020-01-01", None, "2021-01-01", "2022-01-01", None]).as_unit(
-        "ns"
-    ),
-    "datetime s": pd.to_datetime(["2020-01-01", None, "2021-01-01", "2022-01-01", None]).as_unit(
-        "s"
-    ),
-    "seoul": pd.date_range("2020", periods=N, tz="Asia/Seoul"),
-    "offset": pd.date_range("2020", periods=N, tz=datetime.timezone(datetime.timedelta(hours=9))),
-    "utc": pd.date_range("2020", periods=N, tz="UTC"),
-    "timedelta": pd.to_timedelta([1, None, 3, 4, 5], unit="s"),
-    "period": pd.period_range("2020-01", periods=N, freq="M"),
-    "interval": pd.interval_range(0, N),
+MORE_COLUMNS: dict[str, Any] = {
     "interval of times": pd.interval_range(pd.Timestamp("2020", tz="UTC"), periods=N),
-    "str": pd.Series(["a", None, "", "한", "b"], dtype="str"),
-    "string": pd.Series(["a", None, "", "한", "b"], dtype="string"),
-    "python string": pd.Series(["\ud800", None, "", "한", "b"], dtype=pd.StringDtype("python")),
-    "text objects": objects("a", None, "", "한", "\ud800"),
-    "mixed objects": objects(1, "a", None, np.nan, True),
-    "dicts": objects({"a": 1}, {1: [b"x", (1, 2)]}, None, pd.NA, pd.NaT),
     "things": objects(
-        decimal.Decimal("1.10"),
         uuid.UUID(int=7),
-        datetime.date(2020, 1, 1),
-        datetime.datetime(2020, 1, 1, tzinfo=SEOUL),
         pd.Timestamp("2020-01-01 00:00:00.000000001", tz="Asia/Seoul"),
+        pd.Timedelta("1s"),
+        datetime.timedelta(1),
+        np.float32(0.1),
     ),
-    "more things": objects(
-        pd.Timedelta("1s"), datetime.timedelta(1), np.float32(0.1), datetime.time(1, 2), np.inf
-    ),
-    "category": pd.Categorical(list("abaab"), categories=["b", "a", "z"], ordered=True),
-    "category of ints": pd.Categorical([1, 2, None, 1, 2]),
-    "category of times": pd.Categorical(pd.date_range("2020", periods=N)),
-    "Int64": pd.array([1, None, 3, 4, 2**62], dtype="Int64"),
-    "boolean": pd.array([True, None, True, False, False], dtype="boolean"),
-    "Float64": pd.array([1.5, None, 2, 3, 4], dtype="Float64"),
-    "arrow list": arrow([[1], None, [2, 3], [], [None]], pa.list_(pa.int64())),
-    "arrow decimal": arrow([decimal.Decimal("1.1")] * N, pa.decimal128(5, 2)),
-    "arrow string": arrow(["a", None, "b", "", ""], pa.string()),
-    "arrow dictionary": arrow(["a", None, "b", "", ""], pa.dictionary(pa.int32(), pa.string())),
-    "arrow struct": arrow([{"a": 1}] * N, pa.struct([("a", pa.int8())])),
-    "arrow time": arrow([1, 2, 3, None, 4], pa.timestamp("ns", "Asia/Seoul")),
-    "sparse": pd.arrays.SparseArray([0, 0, 1, 0, 2]),
     "sparse float": pd.arrays.SparseArray([np.nan, 0, 1, np.nan, 2]),
 }
-
-
-def plain(index: Any = None, labels: Any = None) -> pd.DataFrame:
-    frame = pd.DataFrame({"a": range(N), "t": list("abcde")})
-    if index is not None:
-        frame.index = index
-    if labels is not None:
-        frame.columns = labels
-    return frame
 
 
 def test_check_frame_says_what_to_do() -> None:
@@ -106,18 +42,18 @@ def test_check_frame_says_what_to_do() -> None:
 
 def test_values_come_as_plain_python_and_missing_as_none() -> None:
     """What a template sees does not depend on how pandas keeps it."""
-    frame = pd.DataFrame(COLUMNS)
+    frame = pd.DataFrame(COLUMNS | UNSTORED | MORE_COLUMNS)
     (chunk,) = frames.chunks(frame, tuple(frame.columns), with_index=False)
     assert chunk.columns["str"] == ["a", None, "", "한", "b"]
-    assert chunk.columns["python string"] == ["\ud800", None, "", "한", "b"]
+    assert chunk.columns["surrogate string"] == ["\ud800", *"abcd"]
     assert chunk.columns["float32"] == [0.1] * N
     assert chunk.columns["float64"] == [None, 1.0, 2.0, 3.0, 4.0]
     assert chunk.columns["Int64"] == [1, None, 3, 4, 2**62]
     assert chunk.columns["category of ints"] == [1, 2, None, 1, 2]
-    assert chunk.columns["mixed objects"] == [1, "a", None, None, True]
+    assert chunk.columns["a mixture"] == ["a", None, None, 1, True]
     assert chunk.columns["timedelta"][1] is None
     assert chunk.columns["datetime s"][1] is None
-    assert chunk.columns["dicts"][2:] == [None, None, None]
+    assert chunk.columns["missing ones"][:3] == [None, None, None]
     assert all(type(value) is int for value in chunk.columns["uint64"])
 
 

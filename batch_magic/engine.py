@@ -27,7 +27,9 @@ from batch_magic.lifecycle import (
     CancelRemote,
     Collect,
     Create,
+    Fail,
     Poll,
+    Recut,
     Replace,
     Resubmit,
     Search,
@@ -40,6 +42,7 @@ from batch_magic.records import (
     Backend,
     Ending,
     Job,
+    JobFault,
     JobStage,
     RemoteJob,
     RowStatus,
@@ -235,6 +238,10 @@ class Engine:
                 await self._collect(run, job, last_try)
             case Replace(job, fresh_upload, wait_s, why):
                 self._replace(run, job, why, fresh_upload=fresh_upload, wait_s=wait_s)
+            case Recut(job, why, parts, bad_lines):
+                await self._recut(run, job, why, parts, bad_lines)
+            case Fail(job):
+                self._fail(run, job)
             case Stop(fault, job):
                 self._stop(run, fault, job)
             case TakeOver(lenders):
@@ -491,6 +498,30 @@ class Engine:
             jobs=(successor,),
             closed=closed,
         )
+
+    async def _recut(
+        self, run: RunRecord, job: Job, why: str, parts: int, bad_lines: frozenset[int]
+    ) -> None:
+        folder = self._folder(run)
+        shards = await asyncio.to_thread(outcomes.recut, folder, run, job, parts, bad_lines)
+        planned = plan_jobs(shards, self._token)
+        self._journal.add_work(
+            run.run_id,
+            self._owner,
+            self._clock(),
+            event=f"job {job.number + 1} cut into {counted(len(shards), 'job')}: {why}",
+            shards=shards,
+            jobs=[replace(one, attempt=job.attempt + 1) for one in planned],
+            closed=replace(job, stage=JobStage.COLLECTED, is_replaced=True),
+            settled={RowStatus.FAILED: len(bad_lines)},
+        )
+
+    def _fail(self, run: RunRecord, job: Job) -> None:
+        """Close a job as the service would have, had it looked at it."""
+        fault = JobFault("too_large", job.problem or "its file was refused for its size")
+        refused = RemoteJob("", "failed", faults=(fault,))
+        failed = {RowStatus.FAILED: job.rows}
+        self._save(run, job, fault.message, stage=JobStage.COLLECTED, remote=refused, counts=failed)
 
     def _stop(self, run: RunRecord, fault: str, job: Job | None) -> None:
         if job is not None:

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from batch_magic.errors import JournalError
 from batch_magic.records import (
@@ -30,6 +31,7 @@ from batch_magic.records import (
     Shard,
 )
 from batch_magic.schema import (
+    add_decided,
     check_ours,
     counts_json,
     insert_jobs,
@@ -249,10 +251,12 @@ class Journal:
         shards: Iterable[Shard] = (),
         jobs: Iterable[Job] = (),
         closed: Job | None = None,
+        settled: Mapping[RowStatus, int] = MappingProxyType({}),
     ) -> None:
         """Add shards and jobs to a run, closing the job that they replace, in one commit.
 
-        The jobs get the next free numbers: others may have been added since they were thought of.
+        `settled` counts rows of the closed job that no new one has. The jobs get the next free
+        numbers: others may have been added since they were thought of.
         """
         with self._leased(run_id, owner) as db:
             if closed is not None:
@@ -262,6 +266,7 @@ class Journal:
                 )
             insert_shards(db, run_id, shards)
             insert_jobs(db, run_id, jobs)
+            add_decided(db, run_id, settled)
             _note(db, now, run_id, None, event)
 
     # -- leases -----------------------------------------------------------------------------

@@ -21,6 +21,13 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from batch_magic.errors import ServiceError
+from batch_magic.queueing import (
+    QUEUE_FULL_CODES,
+    enqueued_tokens,
+    estimated_tokens,
+    token_limit,
+    without_room,
+)
 from batch_magic.records import (
     Ending,
     Job,
@@ -57,9 +64,19 @@ _QUEUE_FULL_FACTOR = (
     30.0  # room is made by the end of other jobs: wait in half minutes, not seconds
 )
 _FILE_LAG_ATTEMPTS = 5
+_RECUT_ATTEMPTS = 8  # jobs in a row refused for single lines: then it is no matter of lines
+_HALVED_AFTER = 5  # jobs in a row refused for a full queue with none of ours in it
+_SMALL_BYTES = 1_000_000  # a host that finds this too large takes nothing
 
-QUEUE_FULL_CODES = frozenset({"token_limit_exceeded"})
-"""Failures that mean "wait for room": the enqueued tokens of the account's other jobs."""
+TOO_LARGE_CODES = frozenset(
+    {
+        "maximum_input_file_size_exceeded",
+        "maximum_requests_exceeded",
+        "maximum_embedding_inputs_exceeded",
+        "too_many_tasks",
+    }
+)
+"""Failures of a job that would do with fewer rows: limits are lower for some models and hosts."""
 
 FATAL_CODES = frozenset(
     {
@@ -138,6 +155,23 @@ class Replace:
 
 
 @dataclass(frozen=True, slots=True)
+class Recut:
+    """Put `parts` new jobs in the place of one, without the lines (1-based) that were refused."""
+
+    job: Job
+    why: str
+    parts: int = 1
+    bad_lines: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Close a job that cannot be sent and cannot be cut: its rows are failed."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """End the run with a fault that is the same for all rows; `job` is to be tried again."""
 
@@ -175,6 +209,8 @@ Action = (
     | Abandon
     | Collect
     | Replace
+    | Recut
+    | Fail
     | Stop
     | TakeOver
     | Resubmit
@@ -200,13 +236,15 @@ def next_actions(
     if run.ending is not None:
         return Plan((), None)
     open_jobs = [job for job in run.jobs if job.stage is not JobStage.COLLECTED]
-    actions = _bounded([_job_action(job, run, now) for job in open_jobs if _is_due(job, run, now)])
+    due = [job for job in open_jobs if _is_due(job, run, now)]
+    waiting = without_room(run, [job for job in due if _is_next_created(job, run)])
+    actions = _bounded([_job_action(job, run, now) for job in due if job.number not in waiting])
     if run.lenders:
         actions += _lender_actions(run, lender_endings, is_idle=not open_jobs)
     if actions:
         return Plan(tuple(actions), now)
     if open_jobs:
-        return Plan((), min(job.due_at for job in open_jobs))
+        return Plan((), min(job.due_at for job in open_jobs if job.number not in waiting))
     if run.lenders:
         return Plan((), now + run.limits.poll_first_s)
     return Plan((_close(run),), now)
@@ -237,8 +275,15 @@ _SETTLED = (Ending.FINISHED, Ending.CANCELLED)
 
 
 def _bounded(actions: list[Action]) -> list[Action]:
+    """A few uploads share a line; one cut at a time, as it takes the next free shard numbers."""
     uploads = [action for action in actions if isinstance(action, Upload)]
-    return [a for a in actions if not isinstance(a, Upload)] + uploads[:_UPLOADS_AT_ONCE]
+    recuts = [action for action in actions if isinstance(action, Recut)]
+    others = [action for action in actions if not isinstance(action, Upload | Recut)]
+    return [*others, *recuts[:1], *uploads[:_UPLOADS_AT_ONCE]]
+
+
+def _is_next_created(job: Job, run: RunRecord) -> bool:
+    return job.stage is JobStage.UPLOADED and not _is_abandoned(job, run)
 
 
 def _is_abandoned(job: Job, run: RunRecord) -> bool:
@@ -255,6 +300,9 @@ def _job_action(job: Job, run: RunRecord, now: float) -> Action:
     if _is_abandoned(job, run):
         return Abandon(job)
     match job.stage:
+        case JobStage.PLANNED | JobStage.UPLOADING if job.is_too_large:
+            halves = Recut(job, job.problem or "too large", parts=2)
+            return halves if job.rows > 1 else Fail(job)
         case JobStage.PLANNED | JobStage.UPLOADING:
             return Upload(job)
         case JobStage.UPLOADED:
@@ -308,8 +356,9 @@ def _after_failure(job: Job, remote: RemoteJob, run: RunRecord) -> Action:
     if run.cancel_at is not None:
         return Collect(job, last_try=True)
     if codes & QUEUE_FULL_CODES:
-        wait_s = min(_QUEUE_FULL_FACTOR * backoff_s, _LONGEST_WAIT_S)
-        return Replace(job, fresh_upload=False, wait_s=wait_s, why=_said(remote.faults))
+        return _after_full_queue(job, run, _said(remote.faults), backoff_s)
+    if codes & TOO_LARGE_CODES and job.rows > 1:
+        return Recut(job, _said(remote.faults), parts=2)
     if codes & FATAL_CODES and (job.intended_at or 0.0) < (run.resumed_at or 0.0):
         # Refused for a fault that the user has mended since.
         return Replace(job, fresh_upload=False, wait_s=0.0, why=_said(remote.faults))
@@ -319,7 +368,24 @@ def _after_failure(job: Job, remote: RemoteJob, run: RunRecord) -> Action:
         # Not there yet, or (after 30 days) no longer: wait first, then bring it again.
         why, fresh = _said(remote.faults), job.attempt > 0
         return Replace(job, fresh_upload=fresh, wait_s=min(backoff_s, _BACKOFF_MAX_S), why=why)
+    bad = frozenset(n for fault in remote.faults if (n := fault.line) and 0 < n <= job.rows)
+    if 0 < len(bad) < job.rows and job.attempt < _RECUT_ATTEMPTS:
+        return Recut(job, _said(remote.faults), bad_lines=bad)
     return Collect(job, last_try=True)
+
+
+def _after_full_queue(job: Job, run: RunRecord, why: str, backoff_s: float) -> Action:
+    """Wait for room; a job that would not fit into an empty queue is cut first."""
+    limit, tokens = token_limit(run), estimated_tokens(job)
+    if limit is not None and tokens > limit and job.rows > 1:
+        return Recut(job, why, parts=min(job.rows, -(-tokens // limit)))
+    is_alone = enqueued_tokens(run) == 0
+    if is_alone and job.rows > 1 and job.attempt % _HALVED_AFTER == _HALVED_AFTER - 1:
+        return Recut(job, why, parts=2)
+    wait_s = min(_QUEUE_FULL_FACTOR * backoff_s, _LONGEST_WAIT_S)
+    if limit is not None and enqueued_tokens(run) + tokens > limit and not is_alone:
+        wait_s = 0.0  # the end of our own jobs makes the room: it is waited for, not the clock
+    return Replace(job, fresh_upload=False, wait_s=wait_s, why=why)
 
 
 def _is_file_lag(remote: RemoteJob) -> bool:
@@ -391,7 +457,10 @@ def after_trouble(job: Job, error: ServiceError, limits: Limits, now: float) -> 
     # Silence is no evidence that anything is lost: it never makes the number of tries decisive.
     most = job.tries + 1 if error.status is not None else _LOST_AFTER_TRIES - 1
     tries = max(job.tries, min(job.tries + 1, most))
-    return replace(job, due_at=now + wait_s, tries=tries, problem=str(error))
+    is_too_large = job.is_too_large or _is_too_large(error, job)
+    return replace(
+        job, due_at=now + wait_s, tries=tries, problem=str(error), is_too_large=is_too_large
+    )
 
 
 def is_fatal(error: ServiceError, job: Job, *, unreached_s: float) -> bool:
@@ -405,6 +474,8 @@ def is_fatal(error: ServiceError, job: Job, *, unreached_s: float) -> bool:
         return True
     if job.stage is JobStage.RUNNING:
         return error.status == 404 and job.tries >= _LOST_AFTER_TRIES
+    if _is_too_large(error, job):
+        return job.bytes <= _SMALL_BYTES
     if _is_unseen_file(error, job):
         return job.tries >= _FILE_LAG_ATTEMPTS
     return job.stage is not JobStage.ENDED and error.status in (400, 404, 413, 422)
@@ -415,6 +486,13 @@ def fault_of(error: ServiceError, job: Job) -> str:
     if job.stage is JobStage.RUNNING and error.status == 404:
         return f"{error}; set the key that {job.batch_id} was made with, or cancel the run"
     return str(error)
+
+
+def _is_too_large(error: ServiceError, job: Job) -> bool:
+    """Tell whether a host, or a gateway before it, finds a file too large."""
+    before_create = job.stage in (JobStage.PLANNED, JobStage.UPLOADING)
+    is_said = error.status == 400 and "too large" in str(error)  # as OpenAI once answered
+    return before_create and (error.status == 413 or is_said)
 
 
 def _is_unseen_file(error: ServiceError, job: Job) -> bool:

@@ -8,7 +8,7 @@ is to believe the status, or the service's counts, instead of the two result fil
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -134,6 +134,24 @@ def resend(folder: RunFolder, run: RunRecord, round: int) -> list[Shard]:
     return writer.close()
 
 
+def recut(
+    folder: RunFolder, run: RunRecord, job: Job, parts: int, bad_lines: Collection[int]
+) -> list[Shard]:
+    """Write a job's lines into `parts` new shards, without those (1-based) that were refused."""
+    shard = next(one for one in run.shards if one.number == job.shard)
+    places = np.setdiff1d(np.arange(shard.rows), np.array(sorted(bad_lines), dtype=np.int64) - 1)
+    numbers = count(_next_shard(run))
+    shards: list[Shard] = []
+    for part in np.array_split(places, parts):
+        wanted = np.zeros(shard.rows, dtype=bool)
+        wanted[part] = True
+        writer = ShardWriter(folder, run.limits, numbers=numbers, round=job.round)
+        for lines in folder.lines_at(shard, wanted):
+            writer.write(lines)
+        shards += writer.close()
+    return shards
+
+
 def take_over(folder: RunFolder, run: RunRecord, lenders: Sequence[Answered]) -> TakenOver:
     """Take over what the lenders answered of the held lines; write the rest into shards to send."""
     kept = KeptWriter(folder, 1 + max(folder.kept_numbers(), default=0))
@@ -212,7 +230,7 @@ class _Reader:
         self._add(f"job-{job.number:05}", rows, default, note, may_pass=may_pass)
         for fault in job.remote.faults if job.remote and default is RowStatus.FAILED else ():
             if fault.line is not None and 0 < fault.line <= len(rows):
-                said = f"{fault.code}: {fault.message}"
+                said = f"{fault.code}: {fault.message} (line {fault.line} of its job)"
                 self._add(None, rows[fault.line - 1 : fault.line], RowStatus.FAILED, said)
 
     def _restore(self, job: Job) -> None:
@@ -314,8 +332,11 @@ def _digests(manifest: NDArray[np.void]) -> NDArray[np.void]:
 
 
 def _writer(folder: RunFolder, run: RunRecord, round: int) -> ShardWriter:
-    first = 1 + max((shard.number for shard in run.shards), default=-1)
-    return ShardWriter(folder, run.limits, numbers=count(first), round=round)
+    return ShardWriter(folder, run.limits, numbers=count(_next_shard(run)), round=round)
+
+
+def _next_shard(run: RunRecord) -> int:
+    return 1 + max((shard.number for shard in run.shards), default=-1)
 
 
 def _write_answered(folder: RunFolder, run: RunRecord, resolved: Resolved) -> None:

@@ -221,6 +221,7 @@ class Limits:
     # 209,715,200 bytes is the service's limit on an input file; the margin is for our own
     # miscounting, not theirs.
     max_bytes_per_job: int = 209_715_200 - 1_048_576
+    max_enqueued_tokens: int = 0  # 0: not known until a refusal says it
     retries: int = 2
     poll_first_s: float = 2.0
     poll_max_s: float = 60.0
@@ -298,6 +299,7 @@ class Job:
     usage: Usage | None = None  # after collecting
     model: str | None = None  # after collecting: who answered, in the answers' own words
     problem: str | None = None  # what went wrong last, in one line
+    is_too_large: bool = False  # its file was refused for its size: to be cut
     is_replaced: bool = False  # another job has taken its place: it has no rows of its own
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -237,6 +238,13 @@ def counts_json(counts: Mapping[RowStatus, int]) -> str:
 
 def _read_counts(counts: Mapping[str, int]) -> dict[RowStatus, int]:
     return {RowStatus[label.upper()]: n for label, n in counts.items()}
+
+
+def add_decided(db: sqlite3.Connection, run_id: str, more: Mapping[RowStatus, int]) -> None:
+    (text,) = db.execute("SELECT decided FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    decided = Counter(_read_counts(json.loads(text)))
+    decided.update(more)
+    db.execute("UPDATE runs SET decided = ? WHERE run_id = ?", (counts_json(decided), run_id))
 
 
 def insert_shards(db: sqlite3.Connection, run_id: str, shards: Iterable[Shard]) -> None:

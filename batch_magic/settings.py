@@ -39,6 +39,10 @@ class Settings:
     max_bytes_per_job: int = field(
         default=Limits().max_bytes_per_job, metadata={"help": "bytes in one job's file, at most"}
     )
+    max_enqueued_tokens: int = field(
+        default=0,
+        metadata={"help": "tokens that a run may have in the queue; 0: learned from refusals"},
+    )
     collect_timeout_s: float = field(
         default=120.0, metadata={"help": "how long result files that stay away are tried for"}
     )
@@ -62,6 +66,7 @@ class Settings:
         return Limits(
             max_rows_per_job=self.max_rows_per_job,
             max_bytes_per_job=self.max_bytes_per_job,
+            max_enqueued_tokens=self.max_enqueued_tokens,
             retries=self.retries if retries is None else retries,
             poll_first_s=self.poll_first_s,
             poll_max_s=self.poll_max_s,
@@ -113,7 +118,13 @@ def check(settings: Settings) -> Settings:
     for name in ("poll_first_s", "poll_max_s", "retry_base_s"):
         if not getattr(settings, name) > 0:
             raise CellError(f"GPTBatch.{name} must be more than 0")
-    for name in ("doubt_grace_s", "collect_timeout_s", "retries", "sandbox_time_scale"):
+    for name in (
+        "doubt_grace_s",
+        "collect_timeout_s",
+        "retries",
+        "max_enqueued_tokens",
+        "sandbox_time_scale",
+    ):
         if getattr(settings, name) < 0:
             raise CellError(f"GPTBatch.{name} must not be negative")
     if not 1 <= settings.max_rows_per_job <= 50_000:

@@ -426,17 +426,90 @@ def test_jobs_refused_for_a_file_not_seen_are_made_again_a_few_times(
     assert "Cannot find file" in life.result(run_id)["gpt_error"].iloc[0]
 
 
-def test_a_job_refused_for_one_line_fails_its_rows_with_the_reason(
+def test_a_row_whose_line_is_refused_fails_alone(
     life: Life, service: Service, reviews: Any
 ) -> None:
-    """The line's row has its own reason; the others failed with their job, and are not resent."""
+    """The service refuses the whole job for one line; the other rows go on in a new one."""
+    run_id = life.submit(reviews)
     service.faults(validation_error={"code": "invalid_url", "message": "No.", "line": 2})
+    life.until(run_id, lambda run: len(run.jobs) == 2)
+    service.clear_faults()
+    assert life.until_ended(run_id).counts == {RowStatus.FAILED: 1, RowStatus.OK: 11}
+    frame = life.result(run_id)
+    assert frame["gpt_error"].iloc[1] == "invalid_url: No. (line 2 of its job)"
+    assert_right(frame.drop(index=frame.index[1]), reviews.drop(index=reviews.index[1]))
+    assert service.rows_paid(run_id) == 11
+
+
+def test_a_refusal_of_line_after_line_has_an_end(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """What is wrong with every line is not waited out line by line."""
+    service.faults(validation_error={"code": "invalid_url", "message": "No.", "line": 1})
     run_id = life.submit(reviews)
     assert life.until_ended(run_id).counts == {RowStatus.FAILED: 12}
-    errors = life.result(run_id)["gpt_error"]
-    assert errors.iloc[1] == "invalid_url: No."
-    assert errors.iloc[0].startswith("its job was refused: invalid_url")
-    assert len(service.batches(run_id)) == 1
+    assert len(service.batches(run_id)) == 9
+    assert life.result(run_id)["gpt_error"].iloc[-1].startswith("its job was refused: invalid_url")
+
+
+def test_a_job_with_too_much_in_it_is_cut_until_it_fits(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """Limits are lower for some models and hosts than those that are written down."""
+    run_id = life.submit(reviews)
+    service.faults(validation_error="maximum_requests_exceeded")
+    life.until(run_id, lambda run: len(run.jobs) == 3)
+    service.clear_faults()
+    run = life.until_ended(run_id)
+    assert [job.rows for job in run.jobs] == [12, 6, 6]
+    assert_right(life.result(run_id), reviews)
+    assert service.rows_paid(run_id) == len(reviews)
+
+
+def test_a_file_that_a_gateway_finds_too_large_is_cut(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """413 comes from whatever stands before the service; its limit is told by nobody."""
+    long = reviews.assign(text=reviews["text"] + "." * 150_000)
+    service.faults(http_status={"route": "files.create", "status": 413, "times": 1})
+    run_id = life.submit(long)
+    run = life.until_ended(run_id)
+    assert [job.rows for job in run.jobs] == [12, 6, 6]
+    assert_right(life.result(run_id), long)
+
+
+def test_a_row_that_a_gateway_finds_too_large_fails_alone(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """One row cannot be cut; it says why it was not sent."""
+    long = reviews.head(1).assign(text="." * 1_100_000)
+    service.faults(http_status={"route": "files.create", "status": 413})
+    run_id = life.submit(long)
+    assert life.until_ended(run_id).counts == {RowStatus.FAILED: 1}
+    assert "413" in life.result(run_id)["gpt_error"].iloc[0]
+
+
+def test_a_host_that_takes_not_even_a_small_file_stops_the_run(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """Cutting on and on would end in a job for each row."""
+    service.faults(http_status={"route": "files.create", "status": 413})
+    run = life.until_ended(life.submit(reviews))
+    assert run.ending is Ending.STOPPED
+    assert len(run.jobs) == 1
+
+
+def test_jobs_wait_for_each_other_once_the_limit_is_known(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """The refusal tells the limit; from then on no job is sent that would be refused."""
+    run_id = life.submit(reviews, max_rows_per_job=3)
+    limit = max(job.bytes for job in life.run(run_id).jobs) // 3 + 1
+    service.faults(token_cap=limit)
+    run = life.until_ended(run_id)
+    assert run.ending is Ending.FINISHED
+    assert_right(life.result(run_id), reviews)
+    assert service.rows_paid(run_id) == len(reviews)
 
 
 def test_a_shard_changed_on_disk_is_not_paid_for(

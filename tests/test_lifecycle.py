@@ -17,7 +17,9 @@ from batch_magic.lifecycle import (
     CancelRemote,
     Collect,
     Create,
+    Fail,
     Poll,
+    Recut,
     Replace,
     Resubmit,
     Search,
@@ -80,6 +82,11 @@ def only(run: RunRecord, now: float = NOW) -> Any:
 # -- a model of the world that does what is decided -----------------------------------------
 
 
+def faults_of(code: str) -> st.SearchStrategy[JobFault]:
+    said = st.sampled_from(["said", "Limit: 20 enqueued tokens", "Limit: 1,000 enqueued tokens"])
+    return st.builds(JobFault, st.just(code), said, line=st.sampled_from([None, 1, 2, 11]))
+
+
 class World(RuleBasedStateMachine):
     """Jobs to which every action succeeds, fails or is answered by any word of the service."""
 
@@ -110,7 +117,7 @@ class World(RuleBasedStateMachine):
         for action in next_actions(self.run, self.now).actions:
             self.carry_out(action, data)
 
-    @rule(data=st.data(), status=st.sampled_from([None, 404, 429, 500]))
+    @rule(data=st.data(), status=st.sampled_from([None, 404, 413, 429, 500]))
     def fail(self, data: st.DataObject, status: int | None) -> None:
         for action in next_actions(self.run, self.now).actions:
             if isinstance(action, Upload | Create | Search | Poll | CancelRemote):
@@ -146,6 +153,16 @@ class World(RuleBasedStateMachine):
                 self.move(replace(one, stage=JobStage.ENDED), JobStage.COLLECTED)
                 number = len(self.run.jobs)
                 self.add(replace(job(JobStage.UPLOADED, attempt=one.attempt + 1), number=number))
+            case Recut(one, _, parts, bad_lines):
+                rows = one.rows - len(bad_lines)
+                assert 0 < parts <= rows
+                self.put(replace(one, stage=JobStage.COLLECTED, is_replaced=True))
+                for part in range(parts):
+                    share = rows // parts + (part < rows % parts)
+                    smaller = replace(job(), number=len(self.run.jobs), rows=share, bytes=9 * share)
+                    self.add(replace(smaller, attempt=one.attempt + 1))
+            case Fail(one):
+                self.move(one, JobStage.COLLECTED)
             case Resubmit(round):
                 number = len(self.run.jobs)
                 self.add(replace(job(), number=number, round=round))
@@ -159,13 +176,18 @@ class World(RuleBasedStateMachine):
 
     def answer(self, one: Job, data: st.DataObject) -> None:
         words = ["validating", "in_progress", "thinking", "finalizing", "cancelling", *ENDED]
-        codes = ["token_limit_exceeded", "model_not_found", "invalid_url"]
+        codes = [
+            "token_limit_exceeded",
+            "maximum_requests_exceeded",
+            "model_not_found",
+            "invalid_url",
+        ]
         status = data.draw(st.sampled_from(words), "status")
         code = data.draw(st.sampled_from(codes), "code") if status == "failed" else None
         said = remote(
             status,
             output_file_id=data.draw(st.sampled_from([None, "file"]), "output"),
-            faults=(JobFault(code, "said"),) if code else (),
+            faults=(data.draw(faults_of(code), "fault"),) if code else (),
         )
         self.put(lifecycle.after_poll(one, said, self.run.limits, self.now))
 
@@ -220,6 +242,28 @@ def test_at_most_three_uploads_go_up_at_once() -> None:
     """A line shared by twenty uploads finishes none of them."""
     jobs = [replace(job(), number=n) for n in range(9)]
     assert len(next_actions(run_of(*jobs), NOW).actions) == 3
+
+
+def test_jobs_go_as_far_as_the_queue_is_known_to_hold() -> None:
+    """A limit that a refusal told holds back the next jobs until others have ended."""
+    fault = JobFault("token_limit_exceeded", "Enqueued token limit reached. Limit: 70 tokens.")
+    refused = job(JobStage.COLLECTED, remote=remote("failed", faults=(fault,)), is_replaced=True)
+    runs = replace(job(JobStage.RUNNING, due_at=NOW + 5), number=1)
+    waits = [replace(job(JobStage.UPLOADED), number=n) for n in (2, 3)]
+    plan = next_actions(run_of(refused, runs, *waits), NOW)
+    assert plan.actions == (Create(waits[0]),)  # 33 + 33 of 70
+    plan = next_actions(run_of(refused, runs, replace(runs, number=2), waits[1]), NOW)
+    assert plan == lifecycle.Plan((), NOW + 5)
+    assert len(next_actions(run_of(*waits), NOW).actions) == 2, "no limit is known"
+
+
+def test_a_job_too_large_for_an_empty_queue_is_cut() -> None:
+    """Waiting makes no room for what never fits."""
+    fault = JobFault("token_limit_exceeded", "Limit: 10 enqueued tokens")
+    ended = job(JobStage.ENDED, remote=remote("failed", faults=(fault,)), ended_at=NOW)
+    action = only(run_of(ended))
+    assert isinstance(action, Recut)
+    assert action.parts == 4  # 33 tokens by our guess
 
 
 def test_a_job_in_doubt_is_looked_for_before_the_grace_begins() -> None:

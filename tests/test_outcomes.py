@@ -147,7 +147,7 @@ def test_a_refused_job_fails_its_rows_and_names_the_lines(
     resolved = outcomes.resolve_run(folder, run)
     assert set(statuses(folder, run)) == {RowStatus.FAILED}
     said = [resolved.notes[n] for n in resolved.resolution.notes]
-    assert said[3] == "invalid_url: no"
+    assert said[3] == "invalid_url: no (line 4 of its job)"
     assert said[0] == "its job was refused: invalid_url: no"
     assert not resolved.resolution.retryable.any()
 

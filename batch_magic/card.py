@@ -24,7 +24,16 @@ from html import escape
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from batch_magic.records import Backend, Ending, Job, JobStage, RowStatus, Snapshot, Stage
+from batch_magic.records import (
+    UNANSWERED,
+    Backend,
+    Ending,
+    Job,
+    JobStage,
+    RowStatus,
+    Snapshot,
+    Stage,
+)
 from batch_magic.wording import counted
 
 SANDBOX = "sandbox: answers are made on this machine"
@@ -33,9 +42,6 @@ JOBS_SHOWN = 8
 NOTES_SHOWN = 8
 NAME_LENGTH = 120
 TEXT_LENGTH = 600
-
-UNANSWERED = (RowStatus.FAILED, RowStatus.EXPIRED, RowStatus.CANCELLED, RowStatus.MISSING)
-"""Statuses of rows that running the cell again sends again."""
 
 QUESTIONABLE = (RowStatus.TRUNCATED, RowStatus.REFUSED, RowStatus.UNPARSED)
 """Statuses of rows that were answered and paid, but not as hoped."""
@@ -295,16 +301,22 @@ def way_back(s: Snapshot) -> str:
 
 
 def _leftovers(s: Snapshot) -> Iterator[str]:
+    name = clip(s.name, NAME_LENGTH)
     if s.ending is Ending.CANCELLED:
         yield "rows that finished are kept"
     if left := sum(s.counts.get(status, 0) for status in UNANSWERED):
-        these = "this row" if left == 1 else "these rows"
         yield (
-            f"{counted(left, 'row')} without an answer, see the column `gpt_error`; once the reason"
-            f" is mended, run the cell again to send only {these}"
+            f"{counted(left, 'row')} without an answer: `%gptbatch errors {name}` says why,"
+            f" `%gptbatch retry {name}` asks for {'it' if left == 1 else 'them'} again"
         )
-    if odd := sum(s.counts.get(status, 0) for status in QUESTIONABLE):
-        yield f"{counted(odd, 'row')} to look at: the reason is in the column `gpt_error`"
+    odd = [status for status in QUESTIONABLE if s.counts.get(status, 0)]
+    if odd:
+        rows = counted(sum(s.counts[status] for status in odd), "row")
+        labels = ",".join(status.label for status in odd)
+        yield (
+            f"{rows} to look at: the reason is in the column `gpt_error`;"
+            f" `%gptbatch retry {name} --status {labels}` pays for another answer"
+        )
 
 
 def _usage_words(s: Snapshot) -> list[str]:

@@ -246,8 +246,8 @@ class Engine:
                 self._stop(run, fault, job)
             case TakeOver(lenders):
                 await self._take_over(run, lenders)
-            case Resubmit(round):
-                await self._resubmit(run, round)
+            case Resubmit(round, wish):
+                await self._resubmit(run, round, wish)
             case Settle(ending):
                 await self._settle(run, ending)
 
@@ -421,13 +421,14 @@ class Engine:
             event=f"took over {counted(taken.answered, 'answer')} of {', '.join(lenders)}",
         )
 
-    async def _resubmit(self, run: RunRecord, round: int) -> None:
-        shards = await asyncio.to_thread(outcomes.resend, self._folder(run), run, round)
-        if not shards:
+    async def _resubmit(self, run: RunRecord, round: int, wish: tuple[RowStatus, ...]) -> None:
+        folder, kin = self._folder(run), self._kin(run) if wish else []
+        shards = await asyncio.to_thread(outcomes.resend, folder, run, round, wish, kin)
+        if not shards and not wish:
             await self._settle(run, Ending.FINISHED)
             return
         rows = sum(shard.rows for shard in shards)
-        wait_s = run.limits.retry_base_s * 2 ** (round - 1)
+        wait_s = 0.0 if wish else run.limits.retry_base_s * 2 ** (round - 1)
         self._journal.add_work(
             run.run_id,
             self._owner,
@@ -435,7 +436,13 @@ class Engine:
             event=f"round {round}: {counted(rows, 'row')} again",
             shards=shards,
             jobs=plan_jobs(shards, self._token, due_at=self._clock() + wait_s),
+            grants_wish=bool(wish),
         )
+
+    def _kin(self, run: RunRecord) -> list[tuple[RunFolder, RunRecord]]:
+        """Return the runs whose answers this one may have taken over."""
+        ids = [run_id for run_id, _ in self._journal.kin(run.backend.identity, run.request.model)]
+        return [(self._home.run_folder(one), self._journal.run(one)) for one in ids]
 
     async def _settle(self, run: RunRecord, ending: Ending) -> None:
         settled = await asyncio.to_thread(outcomes.settle, self._folder(run), run)

@@ -79,7 +79,8 @@ class Journal:
             if _kin(db, run.backend.identity, run.request.model) != list(kin):
                 raise Outdated("another run was submitted meanwhile")
             db.execute(
-                "INSERT INTO runs VALUES (?,?,?,?,?,?,?,?,?,?,NULL,NULL,NULL,NULL,NULL,'{}',NULL)",
+                "INSERT INTO runs (run_id, name, created_at, rows, identity, backend_id, model,"
+                " facts, decided, lenders, counts) VALUES (?,?,?,?,?,?,?,?,?,?,'{}')",
                 (
                     run.run_id,
                     run.name,
@@ -183,6 +184,20 @@ class Journal:
                 if done.rowcount:
                     _note(db, now, one, None, "goes on after it had stopped")
 
+    def ask_retry(self, run_id: str, statuses: Iterable[RowStatus], now: float) -> None:
+        """Write down that rows of these statuses are to be sent again, once the run's jobs are in.
+
+        An ended run goes on for it.
+        """
+        labels = sorted(status.label for status in statuses)
+        with self._write() as db:
+            db.execute(
+                "UPDATE runs SET wish = ?, cancel_at = NULL, ending = NULL, ended_at = NULL,"
+                " fault = NULL, counts = '{}', resumed_at = ? WHERE run_id = ?",
+                (json.dumps(labels), now, run_id),
+            )
+            _note(db, now, run_id, None, f"retry asked for: {', '.join(labels)}")
+
     def end_run(
         self,
         run_id: str,
@@ -252,6 +267,7 @@ class Journal:
         jobs: Iterable[Job] = (),
         closed: Job | None = None,
         settled: Mapping[RowStatus, int] = MappingProxyType({}),
+        grants_wish: bool = False,
     ) -> None:
         """Add shards and jobs to a run, closing the job that they replace, in one commit.
 
@@ -267,6 +283,8 @@ class Journal:
             insert_shards(db, run_id, shards)
             insert_jobs(db, run_id, jobs)
             add_decided(db, run_id, settled)
+            if grants_wish:
+                db.execute("UPDATE runs SET wish = '[]' WHERE run_id = ?", (run_id,))
             _note(db, now, run_id, None, event)
 
     # -- leases -----------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from batch_magic.records import (
     JobStage,
     Limits,
     RemoteJob,
+    RowStatus,
     RunRecord,
 )
 
@@ -188,9 +189,10 @@ class TakeOver:
 
 @dataclass(frozen=True, slots=True)
 class Resubmit:
-    """Send the rows whose failure may pass once more, as a new round."""
+    """Send rows once more, as a new round: those that the user named, else what may pass."""
 
     round: int
+    wish: tuple[RowStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,6 +411,8 @@ def _cure(codes: Iterable[str]) -> str:
 def _close(run: RunRecord) -> Action:
     if run.cancel_at is not None:
         return Settle(Ending.CANCELLED)
+    if run.wish:
+        return Resubmit(run.round + 1, run.wish)
     in_round = [job for job in run.jobs if job.round == run.round]
     if run.round < run.limits.retries and any(job.retryable for job in in_round):
         return Resubmit(run.round + 1)

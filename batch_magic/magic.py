@@ -47,6 +47,8 @@ VERBS = {
     "status": "[NAME] the panel again",
     "wait": "NAME [--timeout 10m] block until it has ended",
     "cancel": "NAME … or --all: cancel; rows that finished are kept",
+    "retry": "NAME [--status failed,expired,…] send rows without an answer again, or these",
+    "errors": "NAME why rows have no answer: causes, how often, an example of each",
     "attach": "NAME | run id | batch_…: bind NAME again and go on",
     "take": "NAME put the result in the namespace now",
     "show": "NAME template, parameters, latest events and one rendered request",
@@ -233,6 +235,20 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         self._show(run)
         return None
 
+    def _do_retry(self, words: list[str]) -> None:
+        words, given = _option(words, "--status", "names, such as failed,expired")
+        _want(words, 1, "%gptbatch retry NAME [--status failed,expired]")
+        labels = [label.strip() for label in (given or "").split(",") if label.strip()]
+        self._present(self._session().retry(words[0], labels, self._settings()))
+
+    def _do_errors(self, words: list[str]) -> pd.DataFrame | None:
+        _want(words, 1, "%gptbatch errors NAME")
+        run = self._session().find(words[0])
+        if len(errors := run.errors()):
+            return errors
+        print(f"{run.name}: every row that was asked for and has come in has an answer")
+        return None
+
     def _do_attach(self, words: list[str]) -> None:
         _want(words, 1, "%gptbatch attach NAME")
         self._present(self._session().attach(words[0], self._settings()))
@@ -275,13 +291,8 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             print(f"first request\n{_indented(_pretty(example))}")
 
     def _waited_for(self, words: list[str]) -> tuple[Run, float | None]:
-        timeout_s = None
-        if "--timeout" in words:
-            at = words.index("--timeout")
-            if at + 1 == len(words):
-                raise CellError("--timeout wants a duration, such as 10m")
-            timeout_s = cell_line.duration_s(words[at + 1])
-            words = words[:at] + words[at + 2 :]
+        words, given = _option(words, "--timeout", "a duration, such as 10m")
+        timeout_s = None if given is None else cell_line.duration_s(given)
         _want(words, 1, "%gptbatch wait NAME")
         run = self._session().attach(words[0], self._settings())
         if run.run_id not in self._panels and not run.snapshot().is_ended:
@@ -547,6 +558,18 @@ def _indented(text: str) -> str:
 def _want(words: list[str], n: int, usage: str) -> None:
     if len(words) != n:
         raise CellError(f"it is {usage}")
+
+
+def _option(words: list[str], name: str, wanted: str) -> tuple[list[str], str | None]:
+    """Take `NAME value` or `NAME=value` out of a verb's words."""
+    for at, word in enumerate(words):
+        if word.startswith(f"{name}="):
+            return words[:at] + words[at + 1 :], word.partition("=")[2]
+        if word == name:
+            if at + 1 == len(words):
+                raise CellError(f"{name} wants {wanted}")
+            return words[:at] + words[at + 2 :], words[at + 1]
+    return words, None
 
 
 def _default_out(frame: str | None) -> str:

@@ -7,25 +7,27 @@ is to believe the status, or the service's counts, instead of the two result fil
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
-from batch_magic.digests import DIGEST
+from batch_magic import wire
+from batch_magic.digests import DIGEST, SortedDigests, as_digests
 from batch_magic.errors import JournalError
 from batch_magic.folder import (
     ANSWERED,
+    MANIFEST,
     Answered,
     KeptWriter,
     OutcomeTable,
     RunFolder,
     ShardWriter,
 )
-from batch_magic.records import Job, JobStage, RowStatus, RunRecord, Shard
+from batch_magic.records import Job, JobStage, Lines, RowStatus, RunRecord, Shard
 from batch_magic.resolution import Resolution, Source, resolve
 
 _NOTHING: NDArray[np.int64] = np.empty(0, dtype=np.int64)
@@ -97,41 +99,117 @@ def settle(folder: RunFolder, run: RunRecord) -> Settled:
     return Settled(resolved.resolution.counts(), _complaint(resolved))
 
 
-_BLAMELESS = [int(RowStatus[name]) for name in ("OK", "SKIPPED", "CANCELLED", "PENDING")]
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A reason why rows have no answer: their status, one of their errors, and the first of them.
+
+    Errors that differ in numbers and ids alone are one cause.
+    """
+
+    status: RowStatus
+    error: str
+    rows: int
+    position: int
+
+
+_BLAMELESS = frozenset({RowStatus.OK, RowStatus.SKIPPED, RowStatus.PENDING})
+_VARIES = re.compile(r"\b(?:req|batch|file|org|resp|chatcmpl)[-_]\w+|\d[\d,.]*")
+
+
+def causes(folder: RunFolder, run: RunRecord) -> list[Cause]:
+    """Group the rows that came out badly by cause, the commonest first."""
+    return _causes(resolve_run(folder, run), _BLAMELESS)
+
+
+def _causes(resolved: Resolved, blameless: frozenset[RowStatus]) -> list[Cause]:
+    statuses = resolved.resolution.statuses
+    bad = np.flatnonzero(~np.isin(statuses, [int(status) for status in blameless]))
+    said = _errors_of(resolved, bad)
+    found: dict[tuple[int, str], Cause] = {}
+    for position, status, error in zip(bad.tolist(), statuses[bad].tolist(), said, strict=True):
+        key = (status, _VARIES.sub("#", error))
+        known = found.get(key) or Cause(RowStatus(status), error, 0, position)
+        found[key] = replace(known, rows=known.rows + 1)
+    return sorted(found.values(), key=lambda cause: (-cause.rows, cause.position))
+
+
+def _errors_of(resolved: Resolved, rows: NDArray[np.int64]) -> list[str]:
+    """Return what is said of each of these rows."""
+    entry, notes = resolved.resolution.entry[rows], resolved.resolution.notes[rows]
+    said = [resolved.notes[note] if note >= 0 else "no reason was given" for note in notes.tolist()]
+    first = 0
+    for table in resolved.tables:
+        size = len(table.table)
+        mine = np.flatnonzero((entry >= first) & (entry < first + size))
+        errors = table.table["error"].take(entry[mine] - first).to_pylist()
+        for place, error in zip(mine.tolist(), errors, strict=True):
+            said[place] = error.decode("utf-8", "replace") if error else said[place]
+        first += size
+    return said
 
 
 def _complaint(resolved: Resolved) -> str | None:
     """Return the commonest error of the rows that came out badly, with how often it stands."""
-    resolution = resolved.resolution
-    bad = np.flatnonzero(~np.isin(resolution.statuses, _BLAMELESS))
-    said: Counter[str] = Counter()
-    noted = resolution.notes[bad]
-    for note, n in zip(*np.unique(noted[noted >= 0], return_counts=True), strict=True):
-        said[resolved.notes[int(note)]] += int(n)
-    entries = np.sort(resolution.entry[bad][noted < 0])
-    first = 0
-    for table in resolved.tables:
-        size = len(table.table)
-        mine = entries[(entries >= first) & (entries < first + size)] - first
-        for error in table.table["error"].take(mine).to_pylist():
-            said[error.decode("utf-8", "replace") if error else "no reason was given"] += 1
-        first += size
-    if not said:
+    found = _causes(resolved, _BLAMELESS | {RowStatus.CANCELLED})
+    if not found:
         return None
-    error, n = said.most_common(1)[0]
-    return f"{n:,} of {len(bad):,} rows: {error}"
+    return f"{found[0].rows:,} of {sum(one.rows for one in found):,} rows: {found[0].error}"
 
 
-def resend(folder: RunFolder, run: RunRecord, round: int) -> list[Shard]:
-    """Write the lines of all rows whose failure may pass into new shards of `round`."""
-    left = resolve_run(folder, run).resolution.retryable.copy()
+def resend(
+    folder: RunFolder,
+    run: RunRecord,
+    round: int,
+    wish: Collection[RowStatus] = (),
+    elsewhere: Iterable[tuple[RunFolder, RunRecord]] = (),
+) -> list[Shard]:
+    """Write lines into new shards of `round`: of rows of a status in `wish`, else what may pass.
+
+    A row that was answered by an earlier run has its line there: in one of `elsewhere`.
+    """
+    resolution = resolve_run(folder, run).resolution
+    left = resolution.retryable.copy()
+    if wish:
+        left = np.isin(resolution.statuses, [int(status) for status in wish])
+    left[folder.twins()[:, 0]] = False  # they have the line of another row, and its fate
     writer = _writer(folder, run, round)
     for shard in run.shards:
         positions = folder.manifest(shard)["position"]
         for lines in folder.lines_at(shard, left[positions]):
             writer.write(lines)
         left[positions] = False  # a line stands in the shards of earlier rounds too
+    if left.any():
+        _write_borrowed(writer, folder, run, left, elsewhere)
     return writer.close()
+
+
+def _write_borrowed(
+    writer: ShardWriter,
+    folder: RunFolder,
+    run: RunRecord,
+    left: NDArray[np.bool_],
+    elsewhere: Iterable[tuple[RunFolder, RunRecord]],
+) -> None:
+    """Write the lines of rows whose answers were taken over, as their first run wrote them."""
+    kept = [folder.kept_manifest(number) for number in folder.kept_numbers()]
+    manifest = np.concatenate([*kept, np.empty(0, dtype=MANIFEST)])
+    wanted = manifest[left[manifest["position"]]]
+    for other, record in elsewhere:
+        for shard in record.shards:
+            index = SortedDigests(_digests(wanted), wanted["position"].astype(np.int64))
+            found = index.find(_digests(other.manifest(shard)))
+            for lines in other.lines_at(shard, found >= 0):
+                positions = index.find(as_digests(lines.digests))
+                writer.write(_renamed(lines, run.run_id, positions.tolist()))
+            wanted = wanted[~np.isin(wanted["position"], found)]
+            if not len(wanted):
+                return
+
+
+def _renamed(lines: Lines, run_id: str, positions: list[int]) -> Lines:
+    old = lines.data.split(b"\n")[:-1]
+    new = [wire.renamed(line, run_id, at) + b"\n" for line, at in zip(old, positions, strict=True)]
+    return Lines(positions, b"".join(new), list(map(len, new)), lines.digests)
 
 
 def recut(
@@ -374,7 +452,12 @@ def _locations(tables: Sequence[OutcomeTable]) -> dict[str, NDArray[np.int64]]:
 def _all_lines(
     folder: RunFolder, run: RunRecord
 ) -> list[tuple[NDArray[np.void], NDArray[np.int64]]]:
-    # Later rounds repeat lines of the first; held lines are copied when they are sent.
-    manifests = [folder.manifest(shard) for shard in run.shards if shard.round == 0 or shard.held]
+    manifests = [folder.manifest(shard) for shard in run.shards]
     manifests += [folder.kept_manifest(number) for number in folder.kept_numbers()]
-    return [(_digests(m), m["position"].astype(np.int64)) for m in manifests]
+    seen = np.zeros(run.rows, dtype=bool)  # later shards repeat lines of the first ones
+    lines = []
+    for manifest in manifests:
+        fresh = manifest[~seen[manifest["position"]]]
+        seen[fresh["position"]] = True
+        lines.append((_digests(fresh), fresh["position"].astype(np.int64)))
+    return lines

@@ -96,8 +96,15 @@ def _counts_so_far(run: RunRecord) -> dict[RowStatus, int]:
     return {status: n for status, n in counts.items() if n > 0}
 
 
+# Those that are sent again by themselves first, then those on request.
+_TAKEN_BACK = [
+    RowStatus[name]
+    for name in ["FAILED", "EXPIRED", "MISSING", "CANCELLED", "UNPARSED", "TRUNCATED", "REFUSED"]
+]
+
+
 def _take_back(counts: Counter[RowStatus], rows: int) -> None:
-    for status in (RowStatus.FAILED, RowStatus.EXPIRED, RowStatus.MISSING):
+    for status in _TAKEN_BACK:
         taken = min(rows, counts[status])
         counts[status] -= taken
         rows -= taken

@@ -69,6 +69,11 @@ class RowStatus(IntEnum):
 PAID = frozenset({RowStatus.OK, RowStatus.TRUNCATED, RowStatus.REFUSED, RowStatus.UNPARSED})
 """Statuses of rows that were answered and billed: never sent again unless asked for."""
 
+UNANSWERED = frozenset(
+    {RowStatus.FAILED, RowStatus.EXPIRED, RowStatus.CANCELLED, RowStatus.MISSING}
+)
+"""Statuses of rows that were asked for and have no answer: what a new run sends again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -329,6 +334,7 @@ class RunRecord:
     lenders: tuple[str, ...] = ()  # runs in flight that answer some of the rows
     shards: tuple[Shard, ...] = ()
     jobs: tuple[Job, ...] = ()
+    wish: tuple[RowStatus, ...] = ()  # statuses whose rows the user wants sent again
     cancel_at: float | None = None
     resumed_at: float | None = None  # when it last went on after a stop
     ending: Ending | None = None

@@ -1,9 +1,10 @@
 """From what result files say to one outcome per row: pure arithmetic on arrays.
 
 It knows the rules of precedence and refuses to know files or frames. A row may be named by no
-line, one or several, in any order, by jobs of several rounds. The rules: the first answer that
-was paid for wins and nothing replaces it; failing that, the latest word counts. The trap is
-position against index: everything here is by position, 0-based.
+line, one or several, in any order, by jobs of several rounds. The rules: of one file the first
+answer that was paid for wins; a later file replaces it only by one as good or better, and never
+an answer that is ok; failing any, the latest word counts. The trap is position against index:
+everything here is by position, 0-based.
 """
 
 from __future__ import annotations
@@ -29,9 +30,8 @@ class Source:
     """What one file of outcomes says: entry i of the arrays belongs together.
 
     Position -1 is a line that names no row of this file's. `retryable[i]` tells that the failure
-    may pass. `rows` are all positions that the file
-    should have named; those it does not name get `default`. `first` is the number of the
-    file's first entry when all files are read one after another.
+    may pass. `rows` are all positions that the file should have named; those it does not name get
+    `default`. `first` is the number of the file's first entry when all are read one after another.
     """
 
     first: int
@@ -99,8 +99,9 @@ def _apply(result: Resolution, source: Source) -> None:
     for mask in (is_known & ~is_paid, is_known & is_paid):
         # Reversed, so that of several lines for one row the first is written last and stays.
         order = np.flatnonzero(mask)[::-1]
-        at = source.positions[order]
-        order = order[~_PAID[result.statuses[at]]]
+        known, said = result.statuses[source.positions[order]], source.statuses[order]
+        is_better = _PAID[said] & (said <= known) & (known != int(RowStatus.OK))
+        order = order[~_PAID[known] | is_better]
         at = source.positions[order]
         result.statuses[at] = source.statuses[order]
         result.entry[at] = source.first + order

@@ -17,7 +17,7 @@ from batch_magic import frame as frames
 from batch_magic import picture
 from batch_magic.errors import CellError
 from batch_magic.folder import RunFolder
-from batch_magic.outcomes import Resolved, resolve_run
+from batch_magic.outcomes import Resolved, causes, resolve_run
 from batch_magic.records import RunRecord
 from batch_magic.stored_frame import load
 
@@ -64,6 +64,31 @@ def result_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -
     result = frames.attach(frame, statuses, columns, on_clash="replace")
     result.attrs["gptbatch"] = _facts(run, missing)
     return result
+
+
+def errors_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -> pd.DataFrame:
+    """Return the causes of a run's rows without an answer, the commonest first: one row each."""
+    frame = live if live is not None else load(folder.frame_path)[0]
+    rows = [
+        {
+            "status": cause.status.label,
+            "rows": cause.rows,
+            "error": cause.error,
+            "position": cause.position,
+            "index": frame.index[cause.position],
+            "row": _shortened(frame.iloc[cause.position]),
+        }
+        for cause in causes(folder, run)
+    ]
+    return pd.DataFrame(rows, columns=["status", "rows", "error", "position", "index", "row"])
+
+
+_ROW_CHARS = 200
+
+
+def _shortened(row: pd.Series[Any]) -> str:
+    text = " · ".join(" ".join(str(value).split()) for value in row.tolist())
+    return text if len(text) <= _ROW_CHARS else text[: _ROW_CHARS - 1] + "…"
 
 
 def _taken(resolved: Resolved, name: str) -> Any:

@@ -13,7 +13,7 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -43,10 +43,11 @@ class Run:
         held: pd.DataFrame | None,
         is_recorded: bool,
         cancel: Callable[[str], None],
+        retry: Callable[[Run, Sequence[str]], None],
         spawn: Callable[[Callable[[], None]], None],
     ) -> None:
         self._home, self._journal = home, journal
-        self._cancel_recorded, self._spawn = cancel, spawn
+        self._cancel_recorded, self._retry, self._spawn = cancel, retry, spawn
         self._run_id = record.run_id
         self._name = record.name
         self._held = held  # the frame at submit, shared by copy-on-write
@@ -115,6 +116,27 @@ class Run:
     async def _frame(self) -> pd.DataFrame:
         await self._until_ended(None)
         return await asyncio.to_thread(self.result)
+
+    def errors(self) -> pd.DataFrame:
+        """Return why rows have no answer: a cause in each row, the commonest first.
+
+        Columns: `status`, `rows` (how many), `error` (one of them in full), `position` and
+        `index` (of the first such row), `row` (its values, cut short). Errors that differ in
+        numbers and ids alone are one cause.
+        """
+        if not self._is_recorded:
+            raise StillRunning(self.hint())
+        record = self._journal.run(self._run_id)
+        return result.errors_frame(self._home.run_folder(self._run_id), record, self._held)
+
+    def retry(self, status: Sequence[str] = ()) -> None:
+        """Send rows again that came out with one of these statuses; returns at once.
+
+        By default those without an answer: failed, expired, cancelled, missing. An answer is
+        replaced only by one as good or better. Raises CellError for a status that cannot be
+        retried, and when no row has one.
+        """
+        self._retry(self, status)
 
     def cancel(self) -> None:
         """Cancel the run; rows that have finished are kept. Returns at once."""

@@ -91,7 +91,14 @@ CREATE TABLE leases (
 );
 """
 
-MIGRATIONS: tuple[tuple[str, str], ...] = (("2026-11-22 first schema", SCHEMA),)
+WISHES = """
+ALTER TABLE runs ADD COLUMN wish TEXT NOT NULL DEFAULT '[]';  -- JSON list of statuses
+"""
+
+MIGRATIONS: tuple[tuple[str, str], ...] = (
+    ("2026-11-22 first schema", SCHEMA),
+    ("2026-11-22 rows to be sent again on request", WISHES),
+)
 """Named steps, in order. A step is never edited once released; a change is a new step."""
 
 
@@ -165,7 +172,8 @@ def run_facts(run: RunRecord) -> str:
 
 def read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
     run_id, name, created_at, rows, identity, _backend_id, _model, facts_text, *rest = row
-    decided, lenders, cancel_at, resumed_at, ending, ended_at, fault, counts, model_served = rest
+    decided, lenders, cancel_at, resumed_at, ending, ended_at, *rest = rest
+    fault, counts, model_served, wish = rest
     facts = json.loads(facts_text)
     shards = db.execute(
         "SELECT number, rows, bytes, sha256, round, held FROM shards WHERE run_id = ?"
@@ -196,6 +204,7 @@ def read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
             Shard(n, m, size, sha, nth, bool(held)) for n, m, size, sha, nth, held in shards
         ),
         jobs=tuple(_read_job(*one) for one in jobs),
+        wish=tuple(RowStatus[label.upper()] for label in json.loads(wish)),
         cancel_at=cancel_at,
         resumed_at=resumed_at,
         ending=None if ending is None else Ending(ending),

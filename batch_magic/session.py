@@ -38,6 +38,8 @@ from batch_magic.heartbeat import Heartbeat
 from batch_magic.journal import Journal, Outdated
 from batch_magic.prepare import DryRun, Preparation, known_answers, rehearse
 from batch_magic.records import (
+    PAID,
+    UNANSWERED,
     Ending,
     Layout,
     Request,
@@ -221,6 +223,7 @@ class Session:
             held=held,
             is_recorded=is_recorded,
             cancel=self._ask_cancel,
+            retry=self._ask_retry,
             spawn=self._spawn,
         )
         self._handles.append(run)
@@ -232,7 +235,8 @@ class Session:
     def _drive(self, run: Run) -> None:
         run._is_recorded = True
         seen = picture.snapshot(self.journal.run(run.run_id), time.time())
-        if self._engine.drives(run.run_id):
+        is_new_life = run.snapshot().is_ended and not seen.is_ended
+        if self._engine.drives(run.run_id) and not is_new_life:
             run._take(seen)
         else:
             run._start(seen)
@@ -243,6 +247,26 @@ class Session:
         """Write the wish down and see to it that it is carried out."""
         self.journal.ask_cancel(run_id, time.time())
         self._drive(self._handle(run_id))
+
+    def retry(self, word: str, labels: Sequence[str], use: Settings) -> Run:
+        """Send rows of a run again; see `Run.retry`."""
+        self._services.use(use, settings.environment(Path.cwd()))
+        run = self.find(word)
+        run.retry(labels)
+        return run
+
+    def _ask_retry(self, run: Run, labels: Sequence[str]) -> None:
+        """Write the wish down, if there is a row for it, and see to it."""
+        statuses = _retried(labels)
+        s = run.snapshot()
+        if not run._is_recorded or s.cancelling:
+            raise CellError(f"{s.name} is {s.stage.value}; wait for its end and retry then")
+        if not any(s.counts.get(status) for status in statuses):
+            named = ", ".join(sorted(status.label for status in statuses))
+            raise CellError(f"{s.name} has no row that is {named}; nothing is sent again")
+        self._services.check(s.backend)
+        self.journal.ask_retry(run.run_id, statuses, time.time())
+        self._drive(run)
 
     # -- machinery --------------------------------------------------------------------------
 
@@ -466,6 +490,18 @@ def _check_characters(*texts: str) -> None:
             text.encode()
         except UnicodeEncodeError as error:
             raise CellError(f"half a surrogate pair in {error.object[:40]!a}; retype it") from None
+
+
+_RETRIED = UNANSWERED | PAID - {RowStatus.OK}
+
+
+def _retried(labels: Sequence[str]) -> frozenset[RowStatus]:
+    """Return the statuses that are meant; without any, those of rows without an answer."""
+    known = {status.label: status for status in sorted(_RETRIED)}
+    for label in labels:
+        if label not in known:
+            raise CellError(f"--status knows {', '.join(known)}, not {label!r}")
+    return frozenset(known[label] for label in labels) or UNANSWERED
 
 
 def _frozen(extras: Mapping[str, object]) -> dict[str, object]:

@@ -109,10 +109,19 @@ def tail_digest(line: bytes) -> bytes:
 
     Raises `ValueError` for what is not a line as `Encoder` writes it.
     """
+    return hashlib.sha256(memoryview(line)[_tail_at(line) :]).digest()[:DIGEST_SIZE]
+
+
+def renamed(line: bytes, run_id: str, position: int) -> bytes:
+    """The same request for a row of another run. Raises `ValueError` as `tail_digest` does."""
+    return b"%b%b-%d%b" % (_HEAD, run_id.encode(), position, line[_tail_at(line) :])
+
+
+def _tail_at(line: bytes) -> int:
     end = line.find(b'"', len(_HEAD))
     if end < 0 or not line.startswith(_HEAD):
         raise ValueError("not a request line of ours")
-    return hashlib.sha256(memoryview(line)[end:]).digest()[:DIGEST_SIZE]
+    return end
 
 
 # --- the body as constants and slots --------------------------------------------------------

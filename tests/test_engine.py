@@ -13,7 +13,7 @@ import pytest
 from lives import Clock, Life
 from service import Service, stub_answer
 
-from batch_magic import engine
+from batch_magic import engine, outcomes
 from batch_magic.errors import JournalError
 from batch_magic.records import Ending, JobStage, RowStatus
 
@@ -523,6 +523,97 @@ def test_a_shard_changed_on_disk_is_not_paid_for(
     assert run.ending is Ending.STOPPED
     assert "line 4" in (run.fault or "")
     assert service.batches(run_id) == []
+
+
+# -- asked for again ------------------------------------------------------------------------
+
+
+def retry(life: Life, run_id: str, *wish: RowStatus) -> None:
+    life.journal.ask_retry(run_id, wish, life.clock())
+    life.engine.drive(run_id)
+
+
+def test_rows_that_failed_for_good_are_sent_again_on_request(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """A 400 does not pass by itself, but its reason may have been mended."""
+    service.faults(row_status={"status": 400, "every": 3})
+    run_id = life.submit(reviews)
+    assert life.until_ended(run_id).counts[RowStatus.FAILED] == 4
+    service.clear_faults()
+    retry(life, run_id, RowStatus.FAILED)
+    assert life.until_ended(run_id).counts == {RowStatus.OK: 12}
+    assert_right(life.result(run_id), reviews)
+    assert service.rows_paid(run_id) == len(reviews)
+
+
+def test_a_truncated_answer_stays_until_there_is_one_as_good(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """It was paid for: a retry that fails takes nothing away."""
+    service.faults(row_cut={"every": 4})
+    run_id = life.submit(reviews)
+    assert life.until_ended(run_id).counts[RowStatus.TRUNCATED] == 3
+    before = life.result(run_id)
+    service.clear_faults()
+    service.faults(row_status={"status": 400})
+    retry(life, run_id, RowStatus.TRUNCATED)
+    life.until_ended(run_id)
+    assert life.result(run_id)["answer"].tolist() == before["answer"].tolist()
+    service.clear_faults()
+    retry(life, run_id, RowStatus.TRUNCATED)
+    assert life.until_ended(run_id).counts == {RowStatus.OK: 12}
+    assert_right(life.result(run_id), reviews)
+
+
+def test_answers_taken_over_can_be_asked_for_again(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """The lines of their rows stand in the run that asked first."""
+    service.faults(row_refused={"every": 4})
+    life.until_ended(life.submit(reviews))
+    service.clear_faults()
+    again = life.submit(reviews[::-1])
+    assert life.until_ended(again).counts[RowStatus.REFUSED] == 3
+    assert service.batches(again) == []
+    retry(life, again, RowStatus.REFUSED)
+    assert life.until_ended(again).counts == {RowStatus.OK: 12}
+    assert_right(life.result(again), reviews[::-1])
+    assert service.rows_paid(again) == 3
+
+
+def test_a_wish_that_no_row_fits_ends_at_once(life: Life, service: Service, reviews: Any) -> None:
+    """Nothing is sent, and the run is as it was."""
+    run_id = life.submit(reviews)
+    life.until_ended(run_id)
+    retry(life, run_id, RowStatus.EXPIRED)
+    assert life.until_ended(run_id).counts == {RowStatus.OK: 12}
+    assert len(service.batches(run_id)) == 1
+
+
+def test_a_wish_survives_the_process(lives: Lives, service: Service, reviews: Any) -> None:
+    """It is written down before anything is done about it."""
+    service.faults(row_status={"status": 400, "every": 3})
+    first = lives()
+    run_id = first.submit(reviews)
+    first.until_ended(run_id)
+    service.clear_faults()
+    first.journal.ask_retry(run_id, [RowStatus.FAILED], first.clock())
+    second = lives()
+    second.engine.drive(run_id)
+    assert second.until_ended(run_id).counts == {RowStatus.OK: 12}
+
+
+def test_causes_are_grouped_counted_and_shown_by_a_row(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """Request ids and numbers make no cause of their own."""
+    service.faults(row_status=[{"status": 400, "every": 3}, {"status": 404, "every": 5}])
+    run_id = life.submit(reviews)
+    run = life.until_ended(run_id)
+    found = outcomes.causes(life.home.run_folder(run_id), run)
+    assert [(cause.rows, cause.position) for cause in found] == [(4, 2), (2, 4)]
+    assert found[0].error.startswith("400")
 
 
 # -- result files ---------------------------------------------------------------------------

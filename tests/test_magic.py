@@ -175,6 +175,20 @@ def test_run_without_one_good_row_says_why(notebook: Kernel) -> None:
     assert "commonest error" in seen.text
 
 
+def test_rows_without_an_answer_are_explained_and_sent_again(notebook: Kernel) -> None:
+    """`errors` says why, `retry` asks once more and hands the whole frame over again."""
+    body = "J {{ title }}{% if row.position == 2 %} [[fault:400]]{% endif %}"
+    notebook.run(cell("five -o again_please -m gpt-5-mini --on sandbox --wait", body))
+    seen = notebook.run("%gptbatch errors again_please")
+    assert "fault" in seen.text
+    assert notebook.run("%gptbatch retry again_please --status ok").error is not None
+    seen = notebook.run("%gptbatch retry again_please --status truncated")
+    assert "no row that is truncated" in (seen.error or "")
+    assert notebook.run("%gptbatch retry again_please").error is None
+    seen = notebook.run("%gptbatch wait again_please\nprint(again_please.gpt_status.tolist())")
+    assert seen.printed.strip().splitlines()[-1] == "['ok', 'ok', 'failed', 'ok', 'ok']"
+
+
 def test_help_is_shown_in_the_cell(notebook: Kernel) -> None:
     """A cell with nothing but `--help` is no mistake, although IPython wants a body."""
     seen = notebook.run("%%gptbatch --help")

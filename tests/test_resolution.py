@@ -103,10 +103,11 @@ def _by_hand(row: int, files: list[list[Entry]]) -> tuple[RowStatus, int]:
     for entries in files:
         mine = [(s, number + i) for i, (p, s) in enumerate(entries) if p == row]
         number += len(entries)
-        if result[0] in PAID:
-            continue
         paid = [one for one in mine if one[0] in PAID]
-        result = (paid or mine or [(RowStatus.MISSING, -1)])[0]
+        if result[0] not in PAID:
+            result = (paid or mine or [(RowStatus.MISSING, -1)])[0]
+        elif result[0] is not RowStatus.OK:
+            result = next((one for one in paid if one[0] <= result[0]), result)
     return result
 
 

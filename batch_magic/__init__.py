@@ -34,6 +34,7 @@ the list down, the rooms tell the way of a row.
     floor 1  cell_body       a cell's body cut into messages
              prompt_language the language between double braces, sandboxed             (jinja2)
              template_names  the names in a template                                   (jinja2)
+             durable_files   bytes on the disk, known by their hash
              queueing        room in the service's queue
              exact_json      a cell's value as JSON that gives it back                 (pandas)
     floor 0  records         the nouns

@@ -19,6 +19,7 @@ from typing import Any
 
 import openai
 
+from batch_magic.durable_files import create
 from batch_magic.errors import ServiceError
 from batch_magic.records import JobFault, RemoteJob
 
@@ -123,7 +124,7 @@ class Api:
             async with self._client.files.with_streaming_response.content(
                 file_id, timeout=_TRANSFER_TIMEOUT_S
             ) as answer:
-                with path.open("wb") as out:
+                with create(path) as out:
                     async for block in answer.iter_bytes(_BLOCK_BYTES):
                         out.write(block)
                         size_bytes += len(block)

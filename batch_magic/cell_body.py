@@ -96,10 +96,8 @@ def _source(role: str, body: str, start: int, end: int, marks: Sequence[re.Match
 def _refuse_stray_text(text: str) -> None:
     if re.sub(r"\{#.*?#\}", "", text, flags=re.DOTALL).strip():
         line = text[: len(text) - len(text.lstrip())].count("\n") + 1
-        raise TemplateError(
-            f"text before the first role line (template line {line}); "
-            "put a line such as 'user:' above it"
-        )
+        cure = next(almost_role_lines(text), "put a line such as 'user:' above it")
+        raise TemplateError(f"text before the first role line (template line {line}); {cure}")
 
 
 def _refuse_empty(source: Source) -> None:

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from batch_magic import lifecycle, outcomes, picture
 from batch_magic.api import Api
+from batch_magic.durable_files import disk_errors, part_path, settle
 from batch_magic.errors import BatchMagicError, JournalError, ServiceError
-from batch_magic.folder import Home, RunFolder, disk_errors, part_path, settle_download
+from batch_magic.folder import Home, RunFolder
 from batch_magic.journal import LEASE_S, Journal, LeaseLost
 from batch_magic.lifecycle import (
     Abandon,
@@ -174,10 +176,14 @@ class Engine:
 
     def _lender_endings(self, run: RunRecord) -> dict[str, Ending | None]:
         """Tell how the runs stand whose answers this one waits for; see to those still open."""
-        endings = {lender: self._journal.run(lender).ending for lender in run.lenders}
-        for lender, ending in endings.items():
-            if ending is None:
-                self.drive(lender)
+        endings: dict[str, Ending | None] = {}
+        for record in map(self._journal.run, run.lenders):
+            endings[record.run_id] = record.ending
+            if lifecycle.is_given_up(record):
+                self._journal.ask_cancel(record.run_id, self._clock())
+                endings[record.run_id] = None
+            if endings[record.run_id] is None:
+                self.drive(record.run_id)
         return endings
 
     async def _do_all(self, run: RunRecord, actions: tuple[Action, ...]) -> None:
@@ -370,6 +376,8 @@ class Engine:
             if error.status is None or not (last_try or error.status == 410):
                 raise
             problem = str(error)
+        names = [folder.result_path(job.number, kind).name for kind, _ in _result_files(job)]
+        files = await asyncio.to_thread(folder.hashes, *names)
         scan = await asyncio.to_thread(folder.scan_job, job.number, run.run_id)
         collected = replace(job, stage=JobStage.COLLECTED, problem=problem)
         count = await asyncio.to_thread(outcomes.count_job, folder, run, collected)
@@ -383,6 +391,7 @@ class Engine:
             usage=scan.usage,
             model=scan.model,
             problem=problem or _oddities(scan.foreign, scan.malformed),
+            files=files,
         )
 
     async def _download(self, api: Api, folder: RunFolder, job: Job, *, last_try: bool) -> None:
@@ -400,12 +409,15 @@ class Engine:
             except ServiceError as error:
                 failure = failure or error
                 continue
-            settle_download(part, path)
+            settle(part, path)
         if failure is not None:
             raise failure
 
     async def _take_over(self, run: RunRecord, lenders: tuple[str, ...]) -> None:
-        found = [self._home.run_folder(lender).answered() for lender in lenders]
+        found = [
+            self._home.run_folder(lender, self._journal.files(lender)).answered()
+            for lender in lenders
+        ]
         answered = [answers for answers in found if answers is not None]
         taken = await asyncio.to_thread(outcomes.take_over, self._folder(run), run, answered)
         decided = dict(run.decided)
@@ -418,6 +430,7 @@ class Engine:
             decided=decided,
             shards=taken.shards,
             jobs=plan_jobs(taken.shards, self._token),
+            files=taken.files,
             event=f"took over {counted(taken.answered, 'answer')} of {', '.join(lenders)}",
         )
 
@@ -442,7 +455,8 @@ class Engine:
     def _kin(self, run: RunRecord) -> list[tuple[RunFolder, RunRecord]]:
         """Return the runs whose answers this one may have taken over."""
         ids = [run_id for run_id, _ in self._journal.kin(run.backend.identity, run.request.model)]
-        return [(self._home.run_folder(one), self._journal.run(one)) for one in ids]
+        runs = [self._journal.run(one) for one in ids]
+        return [(self._folder(one), one) for one in runs]
 
     async def _settle(self, run: RunRecord, ending: Ending) -> None:
         settled = await asyncio.to_thread(outcomes.settle, self._folder(run), run)
@@ -453,6 +467,7 @@ class Engine:
             ending=ending,
             counts=settled.counts,
             fault=settled.complaint,
+            files=settled.files,
             model_served=picture.snapshot(run, self._clock()).model_served,
         )
 
@@ -557,15 +572,23 @@ class Engine:
         return await self._connect(run.backend)
 
     def _folder(self, run: RunRecord) -> RunFolder:
-        return self._home.run_folder(run.run_id)
+        return self._home.run_folder(run.run_id, run.files)
 
-    def _save(self, run: RunRecord, job: Job, event: str | None, **changes: object) -> Job:
+    def _save(
+        self,
+        run: RunRecord,
+        job: Job,
+        event: str | None,
+        *,
+        files: Mapping[str, str] = MappingProxyType({}),
+        **changes: object,
+    ) -> Job:
         """Write a job with changes of ours; a change of stage must be one that is allowed."""
         stage = changes.pop("stage", job.stage)
         assert isinstance(stage, JobStage)
         fields = {"due_at": 0.0, "tries": 0, "problem": None, **changes}
         saved = replace(job, stage=lifecycle.step(job, stage), **fields)  # type: ignore[arg-type]
-        self._write(run, saved, event)
+        self._write(run, saved, event, files)
         return saved
 
     def _save_created(self, run: RunRecord, running: Job, remote: RemoteJob) -> None:
@@ -576,8 +599,14 @@ class Engine:
         changed = after.remote_status != before.remote_status
         self._write(run, after, after.remote_status if changed else None)
 
-    def _write(self, run: RunRecord, job: Job, event: str | None) -> None:
-        self._journal.save_job(run.run_id, self._owner, job, self._clock(), event)
+    def _write(
+        self,
+        run: RunRecord,
+        job: Job,
+        event: str | None,
+        files: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._journal.save_job(run.run_id, self._owner, job, self._clock(), event, files)
 
 
 def plan_jobs(

@@ -10,22 +10,21 @@
                             *.arrow               what those files say, as columns
                             answered.npy, answered.json   which lines were paid for, and where
 
-It knows how bytes get onto the disk so that they survive a power cut (temporary name, fsync,
-rename), and refuses to know what happens next. Raw files are the truth; `.arrow` files are made
-from them. The trap: nothing here may hold a whole file in memory, and names from elsewhere
-(a journal can be a stranger's) must not lead out of the home.
+It knows what is in which file and refuses to know what happens next. Raw files are the truth, by
+the hashes that the journal has of them; `.arrow` files are made from them, and made again by each
+process that wants them. The trap: nothing here may hold a whole file in memory, and names from
+elsewhere (a journal can be a stranger's) must not lead out of the home.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 import numpy as np
@@ -33,6 +32,16 @@ from numpy.typing import NDArray
 
 from batch_magic import result_lines, wire
 from batch_magic.digests import DIGEST, SortedDigests, as_digests
+from batch_magic.durable_files import (
+    check,
+    create,
+    disk_errors,
+    finish,
+    is_own,
+    part_path,
+    replacing,
+    sha256_of,
+)
 from batch_magic.errors import JournalError
 from batch_magic.packing import Packer
 from batch_magic.records import Limits, Lines, Outcomes, Shard, Usage
@@ -44,6 +53,7 @@ ANSWERED = np.dtype(
 )
 TWINS = np.dtype("<i8")
 
+_NO_FILES: Mapping[str, str] = MappingProxyType({})
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -83,11 +93,14 @@ class Home:
     def sandbox_path(self) -> Path:
         return self.path / "sandbox"
 
-    def run_folder(self, run_id: str) -> RunFolder:
-        """Return the folder of a run. Raises JournalError for an id that is no plain name."""
+    def run_folder(self, run_id: str, files: Mapping[str, str] = _NO_FILES) -> RunFolder:
+        """Return the folder of a run; `files` are the hashes that the journal has, by name.
+
+        Raises JournalError for an id that is no plain name.
+        """
         if not _RUN_ID.fullmatch(run_id):
             raise JournalError(f"{run_id!r} is not a run id; the journal may be damaged")
-        return RunFolder(self.path / "runs" / run_id)
+        return RunFolder(self.path / "runs" / run_id, files)
 
 
 def _is_home(path: Path) -> bool:
@@ -114,10 +127,11 @@ class OutcomeTable:
 
 
 class RunFolder:
-    """The files of one run."""
+    """The files of one run: those in `files` are read only if they have the hash given there."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, files: Mapping[str, str] = _NO_FILES) -> None:
         self.path = path
+        self.files = files
 
     def create(self) -> None:
         """Make the folder. Raises JournalError when the disk refuses."""
@@ -130,6 +144,18 @@ class RunFolder:
             for one in self.path.iterdir():
                 one.unlink()
             self.path.rmdir()
+
+    def checked(self, name: str) -> Path:
+        """Return the path of a file that is what was written. Raises JournalError otherwise."""
+        path = self.path / name
+        if name in self.files:
+            check(path, self.files[name])
+        return path
+
+    def hashes(self, *names: str) -> dict[str, str]:
+        """Return the hashes of those of these files that are there, for the journal."""
+        paths = [self.path / name for name in names]
+        return {path.name: sha256_of(path) for path in paths if path.exists()}
 
     @property
     def frame_path(self) -> Path:
@@ -145,9 +171,9 @@ class RunFolder:
         return self.path / f"kept-{number:05}.jsonl"
 
     def kept_numbers(self) -> list[int]:
-        """Return the numbers of the files of answers taken over, in order."""
-        found = self.path.glob("kept-*.arrow")
-        return sorted(int(one.stem.split("-")[1]) for one in found)
+        """Return the numbers of the files of answers taken over, as the journal has them."""
+        kept = [name for name in self.files if name.startswith("kept-") and name.endswith(".jsonl")]
+        return sorted(int(Path(name).stem.split("-")[1]) for name in kept)
 
     # -- manifests and twins ----------------------------------------------------------------
 
@@ -206,7 +232,7 @@ class RunFolder:
     def twins(self) -> NDArray[np.int64]:
         """Return the pairs that `write_twins` wrote, k × 2."""
         with disk_errors(self.path):
-            data = (self.path / "twins.npy").read_bytes()
+            data = self.checked("twins.npy").read_bytes()
         return np.frombuffer(data, dtype=TWINS).reshape(-1, 2)
 
     # -- outcomes ---------------------------------------------------------------------------
@@ -221,7 +247,7 @@ class RunFolder:
 
     def scan_kept(self, number: int, run_id: str) -> Scan:
         """Read a file of answers taken over into its outcomes file."""
-        path = self.kept_path(number)
+        path = self.checked(self.kept_path(number).name)
         positions = self.kept_manifest(number)["position"].tolist()
         decoder = result_lines.Decoder(run_id=run_id)
         parts = ((0, part) for part in _decoded(path, decoder, positions))
@@ -229,7 +255,7 @@ class RunFolder:
 
     def kept_manifest(self, number: int) -> NDArray[np.void]:
         """Return which rows a file of answers taken over is for, and the digests of their lines."""
-        path = self.kept_path(number).with_suffix(".npy")
+        path = self.checked(self.kept_path(number).with_suffix(".npy").name)
         with disk_errors(path):
             return np.frombuffer(path.read_bytes(), dtype=MANIFEST)
 
@@ -238,12 +264,16 @@ class RunFolder:
         self._write_outcomes(self.path / "unsent.arrow", [], ((0, part) for part in outcomes))
 
     def outcomes(self, name: str) -> OutcomeTable | None:
-        """Return the outcomes file `name` ("unsent", "kept-00000", "job-00000"), if there."""
+        """Return the outcomes file `name` ("unsent", "kept-00000", "job-00000"), if there.
+
+        One that was made from raw files is believed only to the process that made it.
+        """
         import pyarrow as pa
 
         path = self.path / f"{name}.arrow"
-        if not path.exists():
+        if not path.exists() or (name != "unsent" and not is_own(path)):
             return None
+        self.checked(path.name)
         try:
             with disk_errors(path):
                 table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
@@ -266,7 +296,7 @@ class RunFolder:
 
         schema = _outcome_schema([file.name for file in files])
         usage, model, foreign, malformed, seen = Usage(), None, 0, list[int](), False
-        with _replacing(path) as out, pa.ipc.new_file(out, schema) as writer:
+        with replacing(path) as out, pa.ipc.new_file(out, schema) as writer:
             for number, part in parts:
                 writer.write_batch(_outcome_batch(part, number, schema))
                 usage, seen = usage + _usage_of(part), seen or len(part.positions) > 0
@@ -286,29 +316,29 @@ class RunFolder:
 
     def answered(self) -> Answered | None:
         """Return the answers of an ended run; None while it has none or files are gone."""
-        path = self.path / "answered.npy"
-        if not path.exists():
+        if not (self.path / "answered.npy").exists():
             return None
+        path, list_path = self.checked("answered.npy"), self.checked("answered.json")
         with disk_errors(path):
-            names = json.loads((self.path / "answered.json").read_text(encoding="utf-8"))
+            names = json.loads(list_path.read_text(encoding="utf-8"))
             entries = np.frombuffer(path.read_bytes(), dtype=ANSWERED)
-        files = [self.path / Path(name).name for name in names]
-        return Answered(entries, files) if all(one.exists() for one in files) else None
+        files = [Path(name).name for name in names]
+        is_whole = all((self.path / name).exists() for name in files)
+        return Answered(self, entries, files) if is_whole else None
 
     def _write(self, path: Path, data: bytes) -> None:
-        with _replacing(path) as out:
+        with replacing(path) as out:
             out.write(data)
 
 
 class Answered:
     """The paid answers of an ended run, found by the digest of their line."""
 
-    def __init__(self, entries: NDArray[np.void], files: Sequence[Path]) -> None:
+    def __init__(self, folder: RunFolder, entries: NDArray[np.void], files: Sequence[str]) -> None:
         digests = np.empty(len(entries), dtype=DIGEST)
         digests["hi"], digests["lo"] = entries["hi"], entries["lo"]
         self._index = SortedDigests(digests, np.arange(len(entries)))
-        self._entries = entries
-        self._files = files
+        self._folder, self._entries, self._files = folder, entries, files
 
     def find(self, digests: NDArray[np.void]) -> NDArray[np.int64]:
         """Return for each digest the number of its answer, -1 where there is none."""
@@ -322,7 +352,7 @@ class Answered:
                 entry = self._entries[number]
                 file = int(entry["file"])
                 if file not in handles:
-                    handles[file] = self._files[file].open("rb")
+                    handles[file] = self._folder.checked(self._files[file]).open("rb")
                 handles[file].seek(int(entry["offset"]))
                 yield handles[file].read(int(entry["length"]))
         finally:
@@ -339,7 +369,7 @@ class KeptWriter:
         self._path = folder.kept_path(number)
         self._manifest: list[NDArray[np.void]] = []
         with disk_errors(self._path):
-            self._out = part_path(self._path).open("wb")
+            self._out = create(part_path(self._path))
 
     def write(
         self,
@@ -359,7 +389,7 @@ class KeptWriter:
 
     def close(self) -> int:
         """Put the file in its place, or leave none if it is empty; return its rows."""
-        _finish(self._out, part_path(self._path), self._path if self.rows else None)
+        finish(self._out, part_path(self._path), self._path if self.rows else None)
         if self.rows:
             manifest = np.concatenate(self._manifest)
             self._folder._write(self._path.with_suffix(".npy"), manifest.tobytes())
@@ -412,7 +442,7 @@ class ShardWriter:
             self._number = next(self._numbers)
         with disk_errors(self._path):
             if self._out is None:
-                self._out = part_path(self._path).open("wb")
+                self._out = create(part_path(self._path))
             self._out.write(lines.data)
         self._manifest.append(manifest_of(positions, as_digests(lines.digests)))
         self._rows += len(positions)
@@ -427,75 +457,13 @@ class ShardWriter:
             return
         manifest = np.concatenate(self._manifest).tobytes()
         self._folder._write(self._folder._manifest_path(self._number), manifest)
-        _finish(self._out, part_path(self._path), self._path)
+        finish(self._out, part_path(self._path), self._path)
         sha256 = hashlib.sha256(manifest).hexdigest()
         self.shards.append(
             Shard(self._number, self._rows, self._bytes, sha256, self._round, self._held)
         )
         self._out, self._manifest = None, []
         self._rows = self._bytes = 0
-
-
-# -- bytes on the disk ----------------------------------------------------------------------
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into one line about `path`."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        cure = "choose another home: BATCH_MAGIC_HOME, or free some room"
-        raise JournalError(f"cannot use {error.filename or path}: {reason}; {cure}") from error
-
-
-def part_path(path: Path, writer: str = "") -> Path:
-    """Return the name of a file while it is written. A process that lost its lease has its own."""
-    return path.with_name(f"{path.name}.{writer or os.getpid()}.part")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file so that it is there whole or not at all."""
-    part = part_path(path)
-    with disk_errors(path):
-        out = part.open("wb")
-        try:
-            yield out
-        except BaseException:
-            _finish(out, part, None)
-            raise
-        _finish(out, part, path)
-
-
-def _finish(out: IO[bytes], part: Path, path: Path | None) -> None:
-    """Close a file under its temporary name and give it its own, or drop it."""
-    with disk_errors(part):
-        if path is None:
-            out.close()
-            part.unlink(missing_ok=True)
-            return
-        out.flush()
-        os.fsync(out.fileno())
-        out.close()
-        part.replace(path)
-        _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def settle_download(part: Path, path: Path) -> None:
-    """Give a finished download its name; it was fsynced when written."""
-    with disk_errors(path):
-        part.replace(path)
-        _sync_folder(path.parent)
 
 
 def manifest_of(positions: NDArray[np.int64], digests: NDArray[np.void]) -> NDArray[np.void]:

@@ -38,6 +38,8 @@ from batch_magic.schema import (
     insert_shards,
     job_facts,
     migrate,
+    put_files,
+    read_files,
     read_run,
     roll_back,
     run_facts,
@@ -45,6 +47,7 @@ from batch_magic.schema import (
 )
 
 LEASE_S = 30.0
+_NO_FILES: Mapping[str, str] = MappingProxyType({})
 _BUSY_S = 10.0  # how long to wait for another process's commit
 
 
@@ -96,6 +99,7 @@ class Journal:
             )
             insert_shards(db, run.run_id, run.shards)
             insert_jobs(db, run.run_id, run.jobs)
+            put_files(db, run.run_id, run.files)
             _take_lease(db, run.run_id, owner, now)
             _note(db, now, run.run_id, None, f"submitted {run.rows} rows as {len(run.jobs)} jobs")
 
@@ -127,6 +131,12 @@ class Journal:
                     return str(found[0])
         return None
 
+    def going_on(self, name: str) -> list[str]:
+        """Return the ids of the runs of a name that have neither ended nor stopped."""
+        query = "SELECT run_id FROM runs WHERE name = ? AND ending IS NULL ORDER BY rowid"
+        with self._read() as db:
+            return [str(row[0]) for row in db.execute(query, (name,))]
+
     def find_identical(self, identity: str) -> str | None:
         """Return the newest run of the same lines, frame and layout that can go on.
 
@@ -147,6 +157,11 @@ class Journal:
         """
         with self._read() as db:
             return _kin(db, backend_id, model)
+
+    def files(self, run_id: str) -> dict[str, str]:
+        """Return the hashes of a run's files, by name."""
+        with self._read() as db:
+            return read_files(db, run_id)
 
     def history(self, run_id: str) -> list[tuple[float, int | None, str]]:
         """Return (when, job number, event) of a run, in order."""
@@ -208,9 +223,11 @@ class Journal:
         counts: Mapping[RowStatus, int] | None = None,
         fault: str | None = None,
         model_served: str | None = None,
+        files: Mapping[str, str] = _NO_FILES,
     ) -> None:
         """Write down how a run ended (or why it stopped), under its lease."""
         with self._leased(run_id, owner) as db:
+            put_files(db, run_id, files)
             db.execute(
                 "UPDATE runs SET ending = ?, ended_at = ?, fault = ?, counts = ?,"
                 " model_served = coalesce(?, model_served) WHERE run_id = ?",
@@ -227,6 +244,7 @@ class Journal:
         decided: Mapping[RowStatus, int],
         shards: Iterable[Shard],
         jobs: Iterable[Job],
+        files: Mapping[str, str],
         event: str,
     ) -> None:
         """Write down that the lenders' answers were taken over, and what is sent for the rest.
@@ -241,13 +259,23 @@ class Journal:
             )
             insert_shards(db, run_id, shards)
             insert_jobs(db, run_id, jobs)
+            put_files(db, run_id, files)
             _note(db, now, run_id, None, event)
 
     # -- what happens to a job --------------------------------------------------------------
 
-    def save_job(self, run_id: str, owner: str, job: Job, now: float, event: str | None) -> None:
+    def save_job(
+        self,
+        run_id: str,
+        owner: str,
+        job: Job,
+        now: float,
+        event: str | None,
+        files: Mapping[str, str] = _NO_FILES,
+    ) -> None:
         """Write a job as it is now, under the run's lease; `event` goes into the history."""
         with self._leased(run_id, owner) as db:
+            put_files(db, run_id, files)
             db.execute(
                 "UPDATE jobs SET stage = ?, batch_id = ?, facts = ?"
                 " WHERE run_id = ? AND number = ?",
@@ -321,6 +349,7 @@ class Journal:
         if db is None:
             db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
             try:
+                self.path.chmod(0o600)  # SQLite gives its other files the same mode
                 check_ours(db)
                 # FULL: a commit is on the disk before the money is spent.
                 # WAL: readers never wait for a writer.

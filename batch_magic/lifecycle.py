@@ -267,13 +267,23 @@ def _lender_actions(
         return [TakeOver(run.lenders)]
     stopped = [a for a, b in zip(run.lenders, known, strict=True) if b is Ending.STOPPED]
     if stopped and is_idle:
-        return [
-            Stop(f"it waits for answers of run {stopped[0]}, which has stopped; run the cell again")
-        ]
+        fault = (
+            f"it waits for answers of run {stopped[0]}, which has stopped: run the cell again, or"
+            f" do without them: %gptbatch cancel {stopped[0]}"
+        )
+        return [Stop(fault)]
     return []
 
 
 _SETTLED = (Ending.FINISHED, Ending.CANCELLED)
+
+
+def is_given_up(lender: RunRecord) -> bool:
+    """Tell whether a stopped run is no longer waited for: nothing of it is at the service."""
+    at_service = (JobStage.CREATING, JobStage.RUNNING, JobStage.ENDED)
+    return lender.ending is Ending.STOPPED and all(
+        job.stage not in at_service for job in lender.jobs
+    )
 
 
 def _bounded(actions: list[Action]) -> list[Action]:

@@ -44,7 +44,7 @@ _EVENTS = 10  # how many of the latest events `show` prints
 
 VERBS = {
     "list": "all runs of this project",
-    "status": "[NAME] the panel again",
+    "status": "NAME the panel again; without NAME the list",
     "wait": "NAME [--timeout 10m] block until it has ended",
     "cancel": "NAME … or --all: cancel; rows that finished are kept",
     "retry": "NAME [--status failed,expired,…] send rows without an answer again, or these",
@@ -251,7 +251,10 @@ class GPTBatch(_Configured):  # type: ignore[misc]
 
     def _do_attach(self, words: list[str]) -> None:
         _want(words, 1, "%gptbatch attach NAME")
-        self._present(self._session().attach(words[0], self._settings()))
+        run = self._session().attach(words[0], self._settings())
+        self._present(run)
+        if run.snapshot().ending in (Ending.FINISHED, Ending.CANCELLED):
+            self._handover.give(run, run.result())
 
     def _do_take(self, words: list[str]) -> None:
         _want(words, 1, "%gptbatch take NAME")
@@ -268,7 +271,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         elif not words:
             raise CellError("say which: %gptbatch cancel NAME, or --all")
         for run in [home.find(word) for word in words]:
-            if run.snapshot().is_ended:
+            if run.snapshot().ending in (Ending.FINISHED, Ending.CANCELLED):
                 print(f"{run.name} has ended already")
                 continue
             run.cancel()

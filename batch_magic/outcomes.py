@@ -29,6 +29,7 @@ from batch_magic.folder import (
 )
 from batch_magic.records import Job, JobStage, Lines, RowStatus, RunRecord, Shard
 from batch_magic.resolution import Resolution, Source, resolve
+from batch_magic.wording import counted
 
 _NOTHING: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
@@ -57,6 +58,7 @@ class TakenOver:
     answered: int
     counts: dict[RowStatus, int]
     shards: tuple[Shard, ...]
+    files: dict[str, str]
 
 
 def resolve_run(folder: RunFolder, run: RunRecord) -> Resolved:
@@ -64,7 +66,7 @@ def resolve_run(folder: RunFolder, run: RunRecord) -> Resolved:
     reader = _Reader(folder, run)
     reader.read("unsent")
     for number in folder.kept_numbers():
-        reader.read(f"kept-{number:05}")
+        reader.read_kept(number)
     for job in run.jobs:
         reader.read_job(job)
     resolution = resolve(run.rows, reader.sources, folder.twins())
@@ -90,13 +92,15 @@ class Settled:
 
     counts: dict[RowStatus, int]
     complaint: str | None
+    files: dict[str, str]
 
 
 def settle(folder: RunFolder, run: RunRecord) -> Settled:
     """Write down where each paid answer is, for later runs; count what became of the rows."""
     resolved = resolve_run(folder, run)
     _write_answered(folder, run, resolved)
-    return Settled(resolved.resolution.counts(), _complaint(resolved))
+    files = folder.hashes("answered.npy", "answered.json")
+    return Settled(resolved.resolution.counts(), _complaint(resolved), files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +157,8 @@ def _complaint(resolved: Resolved) -> str | None:
     found = _causes(resolved, _BLAMELESS | {RowStatus.CANCELLED})
     if not found:
         return None
-    return f"{found[0].rows:,} of {sum(one.rows for one in found):,} rows: {found[0].error}"
+    rows = counted(sum(one.rows for one in found), "row")
+    return f"{found[0].rows:,} of {rows} without a good answer: {found[0].error}"
 
 
 def resend(
@@ -241,7 +246,9 @@ def take_over(folder: RunFolder, run: RunRecord, lenders: Sequence[Answered]) ->
                 writer.write(lines)
     rows = kept.close()
     counts = count_kept(folder, run, kept.number) if rows else {}
-    return TakenOver(rows, counts, tuple(writer.close()))
+    path = folder.kept_path(kept.number)
+    files = folder.hashes(path.name, path.with_suffix(".npy").name)
+    return TakenOver(rows, counts, tuple(writer.close()), files)
 
 
 def _keep_answers(
@@ -296,6 +303,15 @@ class _Reader:
         """Read a file whose rows are just those that it names."""
         self._add(name, _NOTHING, RowStatus.PENDING, None)
 
+    def read_kept(self, number: int) -> None:
+        """Read a file of answers taken over."""
+        name = f"kept-{number:05}"
+        for suffix in ("jsonl", "npy"):
+            self._folder.checked(f"{name}.{suffix}")
+        if self._folder.outcomes(name) is None:
+            self._folder.scan_kept(number, self._run.run_id)
+        self.read(name)
+
     def read_job(self, job: Job) -> None:
         """Read a job's file; rows that it does not name get what the job's end means for them."""
         rows = _rows_of(self._folder, self._run, job)
@@ -312,10 +328,13 @@ class _Reader:
                 self._add(None, rows[fault.line - 1 : fault.line], RowStatus.FAILED, said)
 
     def _restore(self, job: Job) -> None:
-        """Make a job's outcomes file again where it is gone or damaged: raw files are the truth."""
-        if job.remote is None or self._folder.outcomes(f"job-{job.number:05}") is not None:
+        """Make a job's outcomes file where this process has not yet: raw files are the truth."""
+        if job.remote is None:
             return
-        self._folder.scan_job(job.number, self._run.run_id)
+        for kind in ("output", "error"):
+            self._folder.checked(self._folder.result_path(job.number, kind).name)
+        if self._folder.outcomes(f"job-{job.number:05}") is None:
+            self._folder.scan_job(job.number, self._run.run_id)
 
     def _has_files(self, job: Job) -> bool:
         """Tell whether every result file that the service named is here.

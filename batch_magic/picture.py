@@ -130,7 +130,7 @@ def _eta_s(run: RunRecord, claimed: int, now: float) -> float | None:
     running = [job for job in run.jobs if job.stage is JobStage.RUNNING]
     total = sum(job.rows for job in running)
     began = [j.remote.in_progress_at for j in running if j.remote and j.remote.in_progress_at]
-    if run.ending or not began or claimed < max(1, total // 20):
+    if run.ending or not began or not max(1, total // 20) <= claimed < total:
         return None
     elapsed_s = now - min(began)
     return max(0.0, elapsed_s / claimed * (total - claimed)) if elapsed_s > 0 else None

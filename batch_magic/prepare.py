@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from batch_magic import frame as frames
 from batch_magic import outcomes
 from batch_magic.digests import FirstSeen, SortedDigests, as_digests
-from batch_magic.folder import Answered, Home, KeptWriter, RunFolder, ShardWriter, disk_errors
+from batch_magic.durable_files import disk_errors
+from batch_magic.folder import Answered, Home, KeptWriter, RunFolder, ShardWriter
 from batch_magic.journal import Journal
 from batch_magic.packing import Packer, pick
 from batch_magic.records import Chunk, Lines, Outcomes, RowStatus, RunRecord
@@ -54,7 +55,7 @@ def known_answers(home: Home, journal: Journal, draft: RunRecord, *, fresh: bool
     for run_id, has_ended in kin:
         if fresh:
             break
-        folder = home.run_folder(run_id)
+        folder = home.run_folder(run_id, journal.files(run_id))
         if has_ended:
             found = folder.answered()
             if found is not None:
@@ -216,6 +217,7 @@ class _Out:
             twins=twins,
             lenders=tuple(sorted(self._lenders)),
             shards=tuple(shards),
+            files={self._folder.frame_path.name: stored.sha256, **self._folder.hashes(*_NAMES)},
         )
         return replace(record, notes=self._draft.notes + _notes(record, kept, self.missing_values))
 
@@ -225,6 +227,9 @@ class _Out:
         for part in (stored.sha256, draft.fingerprint if stored.unstored else "", repr(facts)):
             self._hash.update(part.encode())
         return self._hash.hexdigest()
+
+
+_NAMES = ("twins.npy", "unsent.arrow", "kept-00000.jsonl", "kept-00000.npy")
 
 
 def _notes(run: RunRecord, kept: int, missing_values: int) -> tuple[str, ...]:

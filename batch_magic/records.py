@@ -334,6 +334,7 @@ class RunRecord:
     lenders: tuple[str, ...] = ()  # runs in flight that answer some of the rows
     shards: tuple[Shard, ...] = ()
     jobs: tuple[Job, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of other files, by name
     wish: tuple[RowStatus, ...] = ()  # statuses whose rows the user wants sent again
     cancel_at: float | None = None
     resumed_at: float | None = None  # when it last went on after a stop

@@ -53,7 +53,7 @@ def result_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -
     the run's snapshot. Same rows, order, index and dtypes; rows without outcome are `pending`.
     Raises JournalError when the files cannot be read.
     """
-    frame, missing = (live, []) if live is not None else load(folder.frame_path)
+    frame, missing = (live, []) if live is not None else load(folder.checked("frame.parquet"))
     resolved = resolve_run(folder, run)
     columns = {
         run.layout.column: frames.text_column(_taken(resolved, "text")),
@@ -68,7 +68,7 @@ def result_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -
 
 def errors_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -> pd.DataFrame:
     """Return the causes of a run's rows without an answer, the commonest first: one row each."""
-    frame = live if live is not None else load(folder.frame_path)[0]
+    frame = live if live is not None else load(folder.checked("frame.parquet"))[0]
     rows = [
         {
             "status": cause.status.label,

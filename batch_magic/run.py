@@ -21,7 +21,7 @@ import pandas as pd
 
 from batch_magic import picture, result
 from batch_magic.errors import BatchMagicError, CellError, ServiceError, StillRunning
-from batch_magic.folder import Home
+from batch_magic.folder import Home, RunFolder
 from batch_magic.journal import Journal
 from batch_magic.records import Ending, RowStatus, RunRecord, Snapshot, Stage
 
@@ -94,8 +94,7 @@ class Run:
         if not self._is_recorded:
             raise StillRunning(self.hint())
         record = self._journal.run(self._run_id)
-        folder = self._home.run_folder(self._run_id)
-        return result.result_frame(folder, record, self._held)
+        return result.result_frame(self._folder(record), record, self._held)
 
     def wait(self, timeout_s: float | None = None) -> pd.DataFrame:
         """Block until the run has ended and return its frame.
@@ -127,7 +126,7 @@ class Run:
         if not self._is_recorded:
             raise StillRunning(self.hint())
         record = self._journal.run(self._run_id)
-        return result.errors_frame(self._home.run_folder(self._run_id), record, self._held)
+        return result.errors_frame(self._folder(record), record, self._held)
 
     def retry(self, status: Sequence[str] = ()) -> None:
         """Send rows again that came out with one of these statuses; returns at once.
@@ -161,7 +160,7 @@ class Run:
         if not self._is_recorded:
             return None
         record = self._journal.run(self._run_id)
-        folder = self._home.run_folder(self._run_id)
+        folder = self._folder(record)
         return next((folder.first_line(shard) for shard in record.shards), None)
 
     def history(self) -> list[tuple[float, str]]:
@@ -170,6 +169,9 @@ class Run:
         return [
             (at, event if job is None else f"job {job + 1}: {event}") for at, job, event in events
         ]
+
+    def _folder(self, record: RunRecord) -> RunFolder:
+        return self._home.run_folder(record.run_id, record.files)
 
     # -- what the session tells it ----------------------------------------------------------
 

@@ -95,9 +95,19 @@ WISHES = """
 ALTER TABLE runs ADD COLUMN wish TEXT NOT NULL DEFAULT '[]';  -- JSON list of statuses
 """
 
+FILES = """
+CREATE TABLE files (
+    run_id TEXT NOT NULL REFERENCES runs (run_id),
+    name   TEXT NOT NULL,           -- in the run's folder
+    sha256 TEXT NOT NULL,
+    PRIMARY KEY (run_id, name)
+);
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("2026-11-22 first schema", SCHEMA),
     ("2026-11-22 rows to be sent again on request", WISHES),
+    ("2026-11-22 hashes of files", FILES),
 )
 """Named steps, in order. A step is never edited once released; a change is a new step."""
 
@@ -204,6 +214,7 @@ def read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
             Shard(n, m, size, sha, nth, bool(held)) for n, m, size, sha, nth, held in shards
         ),
         jobs=tuple(_read_job(*one) for one in jobs),
+        files=read_files(db, run_id),
         wish=tuple(RowStatus[label.upper()] for label in json.loads(wish)),
         cancel_at=cancel_at,
         resumed_at=resumed_at,
@@ -212,6 +223,17 @@ def read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
         fault=fault,
         counts=_read_counts(json.loads(counts)),
         model_served=model_served,
+    )
+
+
+def read_files(db: sqlite3.Connection, run_id: str) -> dict[str, str]:
+    return dict(db.execute("SELECT name, sha256 FROM files WHERE run_id = ?", (run_id,)).fetchall())
+
+
+def put_files(db: sqlite3.Connection, run_id: str, files: Mapping[str, str]) -> None:
+    db.executemany(
+        "INSERT OR REPLACE INTO files VALUES (?,?,?)",
+        [(run_id, name, sha256) for name, sha256 in files.items()],
     )
 
 

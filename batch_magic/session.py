@@ -97,6 +97,7 @@ class Session:
         environ = settings.environment(Path.cwd())
         self._services.use(use, environ)
         draft, held, compiled = _draft(frame, template, options, use, environ)
+        draft = replace(draft, notes=draft.notes + self._namesakes(draft.name))
         self._services.check(draft.backend)
         run = self._new_handle(draft, held, is_recorded=False)
         try:
@@ -105,6 +106,13 @@ class Session:
             self._handles.remove(run)
             raise
         return run
+
+    def _namesakes(self, name: str) -> tuple[str, ...]:
+        """Tell of runs of the same name that are going on: the name will mean the new one."""
+        return tuple(
+            f"run {run_id}, also called {name}, goes on: `%gptbatch take {run_id}` when it ends"
+            for run_id in self.journal.going_on(name)
+        )
 
     def _prepare(
         self, run: Run, draft: RunRecord, held: pd.DataFrame, template: Template, *, fresh: bool

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_magic import exact_json
+from batch_magic.durable_files import create
 from batch_magic.errors import JournalError
 from batch_magic.exact_json import UnwritableError
 
@@ -59,7 +60,7 @@ def store(frame: pd.DataFrame, path: Path) -> Stored:
     """
     facts, parts = _plan(frame)
     part = path.with_name(path.name + ".part")
-    with part.open("w+b") as file:
+    with create(part) as file:
         _write(file, facts, parts, _rows_at_a_time(frame))
         file.flush()
         os.fsync(file.fileno())

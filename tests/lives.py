@@ -151,7 +151,9 @@ class Life:
 
     def result(self, run_id: str) -> pd.DataFrame:
         """Return the run's frame as made from the disk alone."""
-        return result_frame(self.home.run_folder(run_id), self.run(run_id), None)
+        return result_frame(
+            self.home.run_folder(run_id, self.run(run_id).files), self.run(run_id), None
+        )
 
     def end(self) -> None:
         """End as a process does that is asked to."""

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "batch_magic"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("records", "errors", "wording"),
-    ("cell_body", "prompt_language", "template_names", "exact_json", "queueing"),
+    ("durable_files", "cell_body", "prompt_language", "template_names", "exact_json", "queueing"),
     (
         "frame",
         "stored_frame",

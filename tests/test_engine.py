@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -886,6 +887,21 @@ def test_a_stopped_lender_stops_the_run_that_waits_and_both_go_on(
     assert service.rows_paid(first, second) == 8
 
 
+def test_a_stopped_lender_with_nothing_at_the_service_is_given_up(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """A run that can never be sent must not hold rows that it shares with a mended frame."""
+    service.faults(http_status={"route": "files.create", "status": 400})
+    first = life.submit(reviews.head(8))
+    assert life.until_ended(first).ending is Ending.STOPPED
+    service.clear_faults()
+    second = life.submit(reviews.tail(8), name="other")
+    assert life.until_ended(second).ending is Ending.FINISHED
+    assert_right(life.result(second), reviews.tail(8))
+    assert life.until_ended(first).ending is Ending.CANCELLED
+    assert service.rows_paid(first, second) == 8
+
+
 def test_a_waiting_run_can_be_cancelled_at_once(life: Life, service: Service, reviews: Any) -> None:
     """A cancel does not wait a day for another run's answers, and leaves that one alone."""
     service.faults(validating_s=1e6)
@@ -907,13 +923,45 @@ def test_an_identical_run_is_known_until_it_is_cancelled(life: Life, reviews: An
     assert life.journal.find_identical(identity) is None
 
 
+FILES = ["frame.parquet", "twins.npy", "unsent.arrow", "shard-00000.npy", "kept-00000.jsonl"]
+RESULTS = ["job-00000.output.jsonl", "job-00000.error.jsonl", "kept-00000.npy"]
+
+
+@pytest.mark.parametrize("name", FILES + RESULTS)
+def test_a_damaged_file_is_named_and_never_believed(
+    life: Life, service: Service, reviews: Any, name: str
+) -> None:
+    """One flipped bit could put an answer on the wrong row."""
+    service.faults(row_status={"status": 400, "every": 3})
+    life.until_ended(life.submit(reviews.head(6)))
+    run_id = life.submit(pd.concat([reviews, reviews.head(2)]))
+    life.until_ended(run_id)
+    path = life.home.run_folder(run_id).path / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(JournalError, match=re.escape(name)):
+        life.result(run_id)
+
+
+@pytest.mark.parametrize("name", ["job-00000", "kept-00000"])
+def test_a_damaged_outcomes_file_is_made_again(life: Life, reviews: Any, name: str) -> None:
+    """It is made from raw files, which are the truth."""
+    life.until_ended(life.submit(reviews.head(6)))
+    run_id = life.submit(reviews)
+    life.until_ended(run_id)
+    path = life.home.run_folder(run_id).path / f"{name}.arrow"
+    path.write_bytes(path.read_bytes().replace(b"review", b"reveiw"))
+    assert_right(life.result(run_id), reviews)
+
+
 def test_changed_result_files_of_an_earlier_run_are_refused(life: Life, reviews: Any) -> None:
     """A stranger's edit must not leave rows without an outcome."""
     first = life.submit(reviews)
     life.until_ended(first)
     path = life.home.run_folder(first).result_path(0, "output")
     path.write_bytes(b"#" * path.stat().st_size)
-    with pytest.raises(JournalError, match="--fresh"):
+    with pytest.raises(JournalError, match="damaged or changed"):
         life.submit(reviews)
 
 
@@ -1013,3 +1061,14 @@ def test_a_host_that_keeps_no_metadata_is_searched_by_input_file(
     assert not engine._is_ours(replace(bare, batch_id="x", input_file_id="file-x"), job, run)
     other = replace(job.remote, metadata={engine.METADATA_TOKEN: "other"})
     assert not engine._is_ours(replace(other, batch_id="batch_new"), job, run)
+
+
+def test_half_a_surrogate_pair_harms_no_other_row(life: Life, service: Service) -> None:
+    """No UTF-8 can hold it, JSON can: it goes out as an escape, and its neighbours with it."""
+    texts = ["\ud800 alone", "good 1", "good \udc00 2", "good 3"]
+    asked = pd.DataFrame({"text": pd.Series(texts, dtype=object)})
+    run_id = life.submit(asked)
+    assert life.until_ended(run_id).counts == {RowStatus.OK: 4}
+    frame = life.result(run_id)
+    assert frame["answer"].tolist()[1::2] == [stub_answer(text) for text in texts[1::2]]
+    assert frame["text"].tolist() == texts

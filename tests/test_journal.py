@@ -157,7 +157,14 @@ def test_jobs_added_at_once_get_numbers_of_their_own(journal: Journal) -> None:
     closed = replace(job(JobStage.COLLECTED), problem="replaced")
     journal.add_work("r", "me", NOW, event="again", jobs=(job(),), closed=closed)
     journal.repay(
-        "r", "me", NOW, decided={RowStatus.OK: 1}, shards=(), jobs=(job(),), event="took over"
+        "r",
+        "me",
+        NOW,
+        decided={RowStatus.OK: 1},
+        shards=(),
+        jobs=(job(),),
+        files={},
+        event="took over",
     )
     run = journal.run("r")
     assert [one.number for one in run.jobs] == [0, 1, 2, 3]

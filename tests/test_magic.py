@@ -189,6 +189,20 @@ def test_rows_without_an_answer_are_explained_and_sent_again(notebook: Kernel) -
     assert seen.printed.strip().splitlines()[-1] == "['ok', 'ok', 'failed', 'ok', 'ok']"
 
 
+def test_attach_to_an_ended_run_gives_its_frame_at_once(notebook: Kernel) -> None:
+    """Under Run All the next cell uses it."""
+    notebook.run(cell("five -o ended -m gpt-5-mini --on sandbox --wait", "K {{ title }}"))
+    seen = notebook.run("del ended\n%gptbatch attach ended\nprint(len(ended.gpt_status))")
+    assert (seen.error, seen.printed.strip().splitlines()[-1]) == (None, "5")
+
+
+def test_an_older_run_of_the_same_name_is_told_of(notebook: Kernel) -> None:
+    """It goes on, and is reached by its id alone."""
+    notebook.run(cell("five -o twice -m gpt-5-mini --on sandbox", "L {{ title }}"))
+    seen = notebook.run(cell("five -o twice -m gpt-5-mini --on sandbox --wait", "M {{ title }}"))
+    assert "also called twice" in seen.text
+
+
 def test_help_is_shown_in_the_cell(notebook: Kernel) -> None:
     """A cell with nothing but `--help` is no mistake, although IPython wants a body."""
     seen = notebook.run("%%gptbatch --help")

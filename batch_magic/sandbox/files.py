@@ -9,11 +9,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from .batches import read_expiry
+from .lines import read_line
 from .listing import read_limit, wire_page
 from .records import INPUT_RETENTION_S, FileRecord
 from .refusals import Refusal, invalid_value, missing_parameter
@@ -135,6 +135,6 @@ def _check_batch_input(filename: str, path: Path) -> None:
     if len(first) >= _FIRST_LINE_BYTES:
         return  # longer than is looked at here; validation reads it whole
     try:
-        orjson.loads(first)
-    except orjson.JSONDecodeError:
+        read_line(first)
+    except ValueError:
         raise bad_content from None

@@ -15,6 +15,7 @@ import orjson
 
 from .answerers import Answer
 from .faults import Choice, Row, as_list, row_choice, sample_rows
+from .lines import read_line
 from .records import BatchRecord
 from .refusals import error_body
 from .store import Store
@@ -153,7 +154,7 @@ class RowPlan:
         return self._misplaced(row, self._result(row, answer))
 
     def _forced_status(self, row: Row) -> int | None:
-        status = marked_status(row.line, orjson.loads(row.line)["body"], self._store)
+        status = marked_status(row.line, read_line(row.line)["body"], self._store)
         if status is not None:
             return status
         for failure in self._failures:
@@ -162,7 +163,7 @@ class RowPlan:
         return None
 
     def _is_first_failure(self, row: Row) -> bool:
-        return self._store.is_first_failure(body_digest(orjson.loads(row.line)["body"]))
+        return self._store.is_first_failure(body_digest(read_line(row.line)["body"]))
 
     def _spoiled(self, row: Row, answer: Answer) -> Answer:
         body = answer.body

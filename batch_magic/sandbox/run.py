@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import orjson
 
 from .answerers import Answer, Desk
 from .answerers.desk import server_error_answer
 from .faults import Row
+from .lines import read_line
 from .records import BatchRecord, Counts, Usage
 from .rows import Outcome, RowPlan, usage_of
 from .store import Store
@@ -105,7 +105,7 @@ class Run:
         return started
 
     def _start_row(self, number: int, line: bytes, now: float, *, is_alone: bool) -> None:
-        parsed = orjson.loads(line)
+        parsed = read_line(line)
         row, body = Row(number, parsed["custom_id"], line), parsed["body"]
         forced = self._plan.forced_outcome(row)
         if forced is not None:

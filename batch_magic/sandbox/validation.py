@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import orjson
 
+from .lines import read_line
 from .records import RowError
 
 MAX_ROWS = 50_000
@@ -112,8 +112,8 @@ def queue_full(model: str, organization: str, cap: int) -> RowError:
 
 def _judge_line(line: bytes, number: int, endpoint: str, seen: set[str], verdict: Verdict) -> None:
     try:
-        parsed = orjson.loads(line)
-    except orjson.JSONDecodeError:
+        parsed = read_line(line)
+    except ValueError:
         verdict.errors.append(RowError("invalid_json_line", _BAD_JSON, line=number))
         return
     if not isinstance(parsed, dict):
@@ -207,8 +207,8 @@ def _too_large(path: Path, endpoint: str) -> RowError:
 def _first_model(path: Path, endpoint: str) -> str:
     with path.open("rb") as lines:
         try:
-            return str(orjson.loads(lines.readline(1 << 20))["body"]["model"])
-        except (orjson.JSONDecodeError, KeyError, TypeError):
+            return str(read_line(lines.readline(1 << 20))["body"]["model"])
+        except (ValueError, KeyError, TypeError):
             return endpoint.rsplit("/", 1)[-1]
 
 

@@ -222,6 +222,9 @@ class Engine:
         except BatchMagicError as error:
             # The home is unwell or the key is gone. Nothing is tried again by itself.
             self._end_stopped(run, str(error))
+        except Exception as error:
+            log.exception("run %s: %s failed", run.run_id, type(action).__name__)
+            self._end_stopped(run, f"{type(error).__name__}: {error} (a bug of batch_magic's)")
 
     async def _act(self, run: RunRecord, action: Action) -> None:
         match action:
@@ -334,7 +337,7 @@ class Engine:
         try:
             remote = await api.create(job.file_id or "", run.request.endpoint, metadata)
         except ServiceError as error:
-            if error.in_doubt:
+            if error.in_doubt and error.code not in lifecycle.FATAL_CODES:
                 raise
             refused = replace(job, stage=lifecycle.step(job, JobStage.UPLOADED))
             await self._trouble(run, refused, error)
@@ -414,10 +417,8 @@ class Engine:
             raise failure
 
     async def _take_over(self, run: RunRecord, lenders: tuple[str, ...]) -> None:
-        found = [
-            self._home.run_folder(lender, self._journal.files(lender)).answered()
-            for lender in lenders
-        ]
+        records = [self._journal.run(lender) for lender in lenders]
+        found = [outcomes.answered(self._folder(one), one) for one in records]
         answered = [answers for answers in found if answers is not None]
         taken = await asyncio.to_thread(outcomes.take_over, self._folder(run), run, answered)
         decided = dict(run.decided)

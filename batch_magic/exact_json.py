@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import json
+import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
@@ -19,6 +20,8 @@ import numpy as np
 import pandas as pd
 
 _TAG = "$"
+_DEEPEST = 64  # lists within lists: reading must not run out of stack where writing did not
+_HALVES = re.compile("[\ud800-\udbff][\udc00-\udfff]")  # JSON joins them to one character
 
 
 class UnwritableError(Exception):
@@ -29,33 +32,40 @@ def dumps(value: object) -> str:
     """Write a value as text. Raises UnwritableError for what `loads` would not give back."""
     try:
         return json.dumps(tagged(value), separators=(",", ":"))
-    except (RecursionError, ValueError) as error:  # too deep; a number too long to write
+    except ValueError as error:  # a number too long to write
         raise UnwritableError(type(value).__name__) from error
 
 
 def loads(text: str | bytes) -> Any:
     """Give back what `dumps` wrote. Raises ValueError for anything else."""
-    return untagged(json.loads(text))
+    try:
+        return untagged(json.loads(text))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
-def tagged(value: Any) -> Any:
+def tagged(value: Any, depth: int = 0) -> Any:
     """Turn a value into what `json` writes as it is. Raises UnwritableError."""
     kind = type(value)
-    if value is None or kind in (bool, int, float, str):  # json writes NaN and the infinities
+    if kind is str and not _HALVES.search(value):
         return value
+    if value is None or kind in (bool, int, float):  # json writes NaN and the infinities
+        return value
+    if depth > _DEEPEST:
+        raise UnwritableError("too deep")
     if kind is list:
-        return [tagged(each) for each in value]
+        return [tagged(each, depth + 1) for each in value]
     if kind is dict:
-        if _TAG not in value and all(type(key) is str for key in value):
-            return {key: tagged(each) for key, each in value.items()}
-        return {_TAG: "dict", "of": [[tagged(key), tagged(each)] for key, each in value.items()]}
+        items = [[tagged(key, depth + 1), tagged(each, depth + 1)] for key, each in value.items()]
+        is_plain = _TAG not in value and all(type(key) is str for key in value)
+        return dict(items) if is_plain else {_TAG: "dict", "of": items}
+    if kind is tuple:
+        return {_TAG: "tuple", "of": [tagged(each, depth + 1) for each in value]}
     name, written = _written(kind, value)
     return {_TAG: name, "of": written}
 
 
 def _written(kind: type, value: Any) -> tuple[str, Any]:
-    if kind is tuple:
-        return "tuple", [tagged(each) for each in value]
     if kind is bytes:
         return "bytes", base64.b64encode(value).decode()
     if kind is Decimal:
@@ -82,7 +92,7 @@ def untagged(written: Any) -> Any:
         return {key: untagged(each) for key, each in written.items()}
     try:
         return _READ[written[_TAG]](written["of"])
-    except (LookupError, TypeError, ArithmeticError, RecursionError) as error:
+    except (LookupError, TypeError, ArithmeticError) as error:
         raise ValueError(f"not a value as it is written here: {error}") from error
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -89,6 +89,17 @@ class Home:
                     " or move the folder away to begin anew (answered rows would be paid again)"
                 )
 
+    def check_known(self, run_ids: Collection[str]) -> None:
+        """Raise JournalError when a run that has results is not one of these: forgotten ones."""
+        with disk_errors(self.path):
+            lost = list(self.path.glob("runs/*/job-*.jsonl"))
+        for path in lost:
+            if path.parent.name not in run_ids:
+                raise JournalError(
+                    f"{self.journal_path} does not know {path.parent}, which holds answers that"
+                    " were paid for: put the right journal back, or move that folder away"
+                )
+
     @property
     def sandbox_path(self) -> Path:
         return self.path / "sandbox"
@@ -105,7 +116,8 @@ class Home:
 
 def _is_home(path: Path) -> bool:
     names = {one.name for one in path.iterdir()}
-    return not names or bool(names & {"journal.db", "runs", "sandbox"})
+    is_empty = names <= {".gitignore", ".DS_Store"}
+    return is_empty or bool(names & {"journal.db", "runs", "sandbox"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +213,12 @@ class RunFolder:
 
     def lines_at(self, shard: Shard, wanted: NDArray[np.bool_]) -> Iterator[Lines]:
         """Yield those lines of a shard whose place `wanted` marks, a few thousand at a time."""
+        path = self.shard_path(shard.number)
+        with disk_errors(path):
+            if path.stat().st_size != shard.bytes:
+                raise JournalError(f"{path} was cut or changed since submit")
         held: list[tuple[int, bytes, bytes]] = []
-        for (line, entry), is_wanted in zip(self._paired_lines(shard), wanted, strict=True):
+        for (line, entry), is_wanted in zip(self._paired_lines(shard), wanted, strict=False):
             if is_wanted:
                 digest = entry["hi"].tobytes() + entry["lo"].tobytes()
                 held.append((int(entry["position"]), line, digest))
@@ -315,16 +331,16 @@ class RunFolder:
         self._write(self.path / "answered.npy", entries.tobytes())
 
     def answered(self) -> Answered | None:
-        """Return the answers of an ended run; None while it has none or files are gone."""
-        if not (self.path / "answered.npy").exists():
+        """Return the answers of an ended run whose files are there. None if it never settled."""
+        if "answered.npy" not in self.files:
             return None
         path, list_path = self.checked("answered.npy"), self.checked("answered.json")
         with disk_errors(path):
             names = json.loads(list_path.read_text(encoding="utf-8"))
             entries = np.frombuffer(path.read_bytes(), dtype=ANSWERED)
         files = [Path(name).name for name in names]
-        is_whole = all((self.path / name).exists() for name in files)
-        return Answered(self, entries, files) if is_whole else None
+        is_there = np.array([(self.path / name).exists() for name in files], dtype=bool)
+        return Answered(self, entries[is_there[entries["file"]]], files)
 
     def _write(self, path: Path, data: bytes) -> None:
         with replacing(path) as out:

@@ -95,7 +95,7 @@ def chunks(
         yield Chunk(
             start=start,
             size=stop - start,
-            columns={name: _values(series.iloc[start:stop]) for name, series in read.items()},
+            columns={name: _read(name, series.iloc[start:stop]) for name, series in read.items()},
             index=_values(_as_series(frame.index[start:stop])) if with_index else None,
             texts={name: column[start:stop].to_pylist() for name, column in utf8.items()},
         )
@@ -130,6 +130,14 @@ def _utf8(series: pd.Series[Any]) -> pa.ChunkedArray:
     array = pa.array(series.array)
     text = array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
     return text.cast(pa.large_string()).cast(pa.large_binary())
+
+
+def _read(name: Hashable, series: pd.Series[Any]) -> list[object]:
+    try:
+        return _values(series)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        raise FrameError(f"column {name!r} holds a value that cannot be read: {said}") from error
 
 
 def _values(series: pd.Series[Any]) -> list[object]:
@@ -177,9 +185,16 @@ def fingerprint(frame: pd.DataFrame) -> str:
     digest = hashlib.sha256(repr((facts, [_trace(label) for label in labels])).encode())
     columns = [frame.iloc[:, place] for place in _spread(frame.shape[1], _SAMPLE_COLUMNS)]
     for series in [_as_series(frame.index[rows]), *(column.iloc[rows] for column in columns)]:
-        traces = "\x1f".join(map(_trace, _values(series)))
+        traces = "\x1f".join(_traces(series))
         digest.update(traces.encode("utf-8", "surrogatepass") + b"\x1e")
     return digest.hexdigest()
+
+
+def _traces(series: pd.Series[Any]) -> list[str]:
+    try:
+        return [_trace(value) for value in _values(series)]
+    except Exception:  # values whose own methods fail count by type
+        return [type(value).__qualname__ for value in series.array]
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -275,6 +290,9 @@ def check_clash(frame: pd.DataFrame, names: Sequence[str], on_clash: str) -> Non
     """
     labels = set() if on_clash == "replace" else set(frame.columns)
     for name in names:
+        label = _label(frame, name)
+        if (label in frame.columns) != (label in set(frame.columns)):
+            raise FrameError(f"{name!r} means a column by another name here; choose another: -c")
         if not name.startswith(TRUTH_PREFIX) and _label(frame, name) in labels:
             raise FrameError(
                 f"column {name!r} is in the frame already; choose another name with -c, or "

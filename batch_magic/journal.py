@@ -39,7 +39,6 @@ from batch_magic.schema import (
     job_facts,
     migrate,
     put_files,
-    read_files,
     read_run,
     roll_back,
     run_facts,
@@ -158,10 +157,10 @@ class Journal:
         with self._read() as db:
             return _kin(db, backend_id, model)
 
-    def files(self, run_id: str) -> dict[str, str]:
-        """Return the hashes of a run's files, by name."""
+    def run_ids(self) -> set[str]:
+        """Return the ids of all runs."""
         with self._read() as db:
-            return read_files(db, run_id)
+            return {str(row[0]) for row in db.execute("SELECT run_id FROM runs")}
 
     def history(self, run_id: str) -> list[tuple[float, int | None, str]]:
         """Return (when, job number, event) of a run, in order."""

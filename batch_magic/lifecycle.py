@@ -344,18 +344,18 @@ def _after_end(job: Job, run: RunRecord, now: float) -> Action:
     if remote is not None and remote.status == "failed":
         return _after_failure(job, remote, run)
     if remote is not None and remote.status in ENDED_STATUSES and _lacks_files(remote):
-        # No file at all is believed only when the service says so again.
+        # No file at all is believed only when the service says so again; that rows were answered
+        # and yet there is no file for them, only after as long as a file may stay away.
         is_unheard = not _has_files(remote) and 0 < job.tries < _LOST_AFTER_TRIES
-        if is_unheard or ended_s < min(_SETTLING_S, timeout_s):
+        settling_s = timeout_s if remote.lacks_named_files else min(_SETTLING_S, timeout_s)
+        if is_unheard or ended_s < settling_s:
             return Poll(job)
     return Collect(job, last_try=ended_s >= timeout_s and job.tries >= _DOWNLOAD_TRIES)
 
 
 def _lacks_files(remote: RemoteJob) -> bool:
     """Tell whether a file is to be expected that has no id yet. Counts are a hint, no proof."""
-    no_output, no_errors = not remote.output_file_id, not remote.error_file_id
-    expected = (remote.completed and no_output) or (remote.failed and no_errors)
-    return bool(expected) or not _has_files(remote)
+    return remote.lacks_named_files or not _has_files(remote)
 
 
 def _has_files(remote: RemoteJob) -> bool:

@@ -116,6 +116,15 @@ class Cause:
     position: int
 
 
+def answered(folder: RunFolder, run: RunRecord) -> Answered | None:
+    """Return the answers of an ended run, found again where the list of them is damaged."""
+    try:
+        return folder.answered()
+    except JournalError:
+        _write_answered(folder, run, resolve_run(folder, run))
+        return folder.answered()
+
+
 _BLAMELESS = frozenset({RowStatus.OK, RowStatus.SKIPPED, RowStatus.PENDING})
 _VARIES = re.compile(r"\b(?:req|batch|file|org|resp|chatcmpl)[-_]\w+|\d[\d,.]*")
 
@@ -337,12 +346,14 @@ class _Reader:
             self._folder.scan_job(job.number, self._run.run_id)
 
     def _has_files(self, job: Job) -> bool:
-        """Tell whether every result file that the service named is here.
+        """Tell whether every result file that there must be is here.
 
         Rows in one that stayed away were most likely answered and paid for: they are not sent
         again unless the user asks.
         """
         remote = job.remote
+        if remote is not None and remote.lacks_named_files:
+            return False
         named = {
             "output": remote.output_file_id if remote else None,
             "error": remote.error_file_id if remote else None,

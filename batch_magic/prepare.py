@@ -25,6 +25,7 @@ from batch_magic import frame as frames
 from batch_magic import outcomes
 from batch_magic.digests import FirstSeen, SortedDigests, as_digests
 from batch_magic.durable_files import disk_errors
+from batch_magic.errors import JournalError
 from batch_magic.folder import Answered, Home, KeptWriter, RunFolder, ShardWriter
 from batch_magic.journal import Journal
 from batch_magic.packing import Packer, pick
@@ -55,14 +56,19 @@ def known_answers(home: Home, journal: Journal, draft: RunRecord, *, fresh: bool
     for run_id, has_ended in kin:
         if fresh:
             break
-        folder = home.run_folder(run_id, journal.files(run_id))
-        if has_ended:
-            found = folder.answered()
-            if found is not None:
+        run = journal.run(run_id)
+        folder = home.run_folder(run_id, run.files)
+        try:
+            if not has_ended:
+                digests = outcomes.in_flight(folder, run)
+                in_flight[run_id] = SortedDigests(digests, np.arange(len(digests)))
+            elif (found := outcomes.answered(folder, run)) is not None:
                 answered.append(found)
-        else:
-            digests = outcomes.in_flight(folder, journal.run(run_id))
-            in_flight[run_id] = SortedDigests(digests, np.arange(len(digests)))
+        except JournalError as error:
+            raise JournalError(
+                f"{error} (run {run_id} may have paid answers for these rows: put its files back,"
+                f" or forget it with `%gptbatch clean {run_id}`, or pay again with --fresh)"
+            ) from error
     return Known(tuple(answered), in_flight, tuple(kin))
 
 

@@ -276,6 +276,12 @@ class RemoteJob:
     faults: tuple[JobFault, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def lacks_named_files(self) -> bool:
+        """Tell whether it counts rows for which it names no result file."""
+        lacks_output = bool(self.completed) and not self.output_file_id
+        return lacks_output or (bool(self.failed) and not self.error_file_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Job:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import copy
+import json
 import keyword
 import logging
 import secrets
@@ -84,6 +85,7 @@ class Session:
         self.home = Home(home)
         self.home.check_journal()
         self.journal = Journal(self.home.journal_path)
+        self.home.check_known(self.journal.run_ids())
         self._handles: list[Run] = []  # two may be of one run: the same cell, twice
         # A lease is one session's, not the process's: the heartbeat of a session that was closed
         # may still have a call under way when its successor begins.
@@ -330,6 +332,7 @@ def session_for(home: str) -> Session:
     """Return this process's session for a home folder. Raises JournalError if it is unusable."""
     try:
         path = Path(home).expanduser().resolve()
+        str(path).encode()
     except (RuntimeError, ValueError, OSError) as error:
         raise CellError(f"the home folder {home!r} cannot be: {error}") from None
     if path not in _sessions:
@@ -435,6 +438,7 @@ def _draft(
     frame: object, template: str, options: Options, use: Settings, environ: Mapping[str, str]
 ) -> tuple[RunRecord, pd.DataFrame, Template]:
     """Check all that can be checked before a row is read."""
+    _check_types(template, options)
     checked = frames.check_frame(frame, options.frame_name)
     # As Python reads an identifier: otherwise `user_ns` would hold a name that no code can say.
     options = replace(options, out=unicodedata.normalize("NFKC", options.out))
@@ -467,7 +471,7 @@ def _draft(
     )
     params = dict(options.params or {})
     wire.check_params(params)
-    _check_characters(model, options.column, template, repr(params))
+    _check_characters(model, options.column, template, _as_text(params))
     held = frames.hold(checked)
     now = time.time()
     record = RunRecord(
@@ -490,6 +494,28 @@ def _draft(
         notes=tuple(almost_role_lines(template)),
     )
     return record, held, compiled
+
+
+def _check_types(template: object, options: Options) -> None:
+    """Refuse what the magic's line could not have given. Raises CellError."""
+    texts = {
+        "the template": template,
+        "out": options.out,
+        "model": options.model,
+        "endpoint": options.endpoint,
+        "column": options.column,
+        "on": options.on,
+        **{f"keep[{n}]": name for n, name in enumerate(options.keep)},
+    }
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            raise CellError(f"{name} is a text, not {value!r:.60}")
+    if not isinstance(options.params or {}, Mapping):
+        raise CellError(f"params is a mapping, not {options.params!r:.60}")
+
+
+def _as_text(params: Mapping[str, Any]) -> str:
+    return json.dumps(params, ensure_ascii=False, default=str)
 
 
 def _check_characters(*texts: str) -> None:

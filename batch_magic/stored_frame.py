@@ -200,6 +200,7 @@ def _kind_of(series: pd.Series[Any]) -> dict[str, Any]:
     if isinstance(dtype, pd.ArrowDtype):
         return {"arrow": _checked(pa.array(series.array[:1]))}
     is_plain = isinstance(dtype, np.dtype) and dtype.isnative and dtype.kind in "biufmM"
+    is_plain = is_plain and dtype.itemsize <= 8  # Arrow knows no long double
     is_nullable = type(dtype).__module__.split(".")[0] == "pandas" and hasattr(dtype, "numpy_dtype")
     name = str(dtype)
     if (is_plain or is_nullable or isinstance(dtype, pd.DatetimeTZDtype)) and _means(name, dtype):
@@ -224,7 +225,7 @@ def _kind_of_objects(series: pd.Series[Any]) -> dict[str, Any]:
     missing = None
     if all(value is None for value in others):
         missing = "None"
-    elif all(isinstance(value, float) and value != value for value in others):
+    elif all(type(value) is float and value != value for value in others):
         missing = "nan"
     if missing is not None:
         with suppress(UnwritableError):

@@ -64,6 +64,11 @@ class Names:
         for own, column in self.read.items():
             if column is found[0]:
                 return own
+        if any(_is_equal(found[0], other) for other in self.read.values()):
+            raise TemplateError(
+                f"columns {found[0]!r} and its equal by another type cannot both be read (template"
+                f" line {line}); rename one of them"
+            )
         own = f"{_COLUMN}{len(self.read)}"
         self.read[own] = found[0]
         return own
@@ -96,6 +101,13 @@ class Names:
 
 def _is_same(one: Hashable, other: Hashable) -> bool:
     return one == other and isinstance(one, bool) == isinstance(other, bool)
+
+
+def _is_equal(one: Hashable, other: Hashable) -> bool:
+    try:
+        return bool(one == other)
+    except (TypeError, ValueError):
+        return False
 
 
 def _composed(name: str) -> str:

@@ -89,6 +89,10 @@ UNSTORED: dict[str, Any] = {
     "zoned times": objects(*[datetime.datetime(2020, 1, 1, tzinfo=SEOUL)] * N),
     "a text of another class": objects("a", Text("b"), "c", "d", "e"),
     "deep": objects(nested(5_000), 2, 3, 4, 5),
+    "not so deep": objects(nested(100), 2, 3, 4, 5),
+    "half characters": objects("\ud83d\ude00", 2, 3, 4, 5),
+    "nan of another class": objects("a", np.float64("nan"), "c", "d", "e"),
+    "long double": np.full(N, 0.1, dtype="longdouble"),
     "surrogate string": pd.Series(["\ud800", *"abcd"], dtype=pd.StringDtype("python")),
     "arrow dictionary": arrow([1, 2, 1, 2, 1], pa.dictionary(pa.int32(), pa.int64())),
 }

@@ -720,6 +720,31 @@ def test_an_output_file_whose_id_comes_late_is_waited_for(
     assert life.until_ended(run_id).counts == {RowStatus.OK: 9, RowStatus.FAILED: 3}
 
 
+def test_file_ids_that_come_very_late_are_waited_for(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """The service counts answered rows and names no file yet: sending again would pay again."""
+    service.faults(file_ids_late_s=60)
+    run_id = life.submit(reviews)
+    life.until_stage(run_id, JobStage.ENDED)
+    life.clock.now += 30
+    for _ in range(20):
+        life.step()
+    service.advance(61)
+    assert life.until_ended(run_id).counts == {RowStatus.OK: 12}
+    assert len(service.batches(run_id)) == 1
+
+
+def test_file_ids_that_never_come_are_given_up_and_not_paid_again(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """The rows were answered by the service's own count."""
+    service.faults(file_ids_late_s=1e9)
+    run_id = life.submit(reviews)
+    assert life.until_ended(run_id).counts == {RowStatus.MISSING: 12}
+    assert len(service.batches(run_id)) == 1
+
+
 def test_result_files_that_stay_away_are_given_up_and_the_other_is_kept(
     life: Life, service: Service, reviews: Any, clock: Clock
 ) -> None:
@@ -1072,3 +1097,36 @@ def test_half_a_surrogate_pair_harms_no_other_row(life: Life, service: Service) 
     frame = life.result(run_id)
     assert frame["answer"].tolist()[1::2] == [stub_answer(text) for text in texts[1::2]]
     assert frame["text"].tolist() == texts
+
+
+@pytest.mark.parametrize("harm", ["gone", "empty", "flipped"])
+def test_a_lost_list_of_answers_is_made_again(
+    life: Life, service: Service, reviews: Any, harm: str
+) -> None:
+    """The raw files are there: nothing is paid again for want of an index."""
+    first = life.submit(reviews)
+    life.until_ended(first)
+    path = life.home.run_folder(first).path / "answered.npy"
+    data = bytearray(path.read_bytes())
+    data[9] ^= 1
+    path.write_bytes(data if harm == "flipped" else b"")
+    if harm == "gone":
+        path.unlink()
+    again = life.submit(reviews[::-1])
+    life.until_ended(again)
+    assert_right(life.result(again), reviews[::-1])
+    assert service.rows_paid(first, again) == len(reviews)
+
+
+def test_a_shard_cut_before_a_retry_stops_the_run_and_says_so(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """An engine that stumbles over it for ever would never say anything."""
+    service.faults(row_status={"status": 500, "every": 3})
+    run_id = life.submit(reviews)
+    life.until_stage(run_id, JobStage.RUNNING)
+    path = life.home.run_folder(run_id).shard_path(0)
+    path.write_bytes(path.read_bytes()[:-20])
+    run = life.until_ended(run_id)
+    assert run.ending is Ending.STOPPED
+    assert "cut or changed" in (run.fault or "")

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_magic.exact_json import UnwritableError, dumps, loads
+from batch_magic.exact_json import _HALVES, UnwritableError, dumps, loads
 
 ATOMS: Any = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(),
     st.floats(),
-    st.text(st.characters(codec=None)),
+    st.text(st.characters(codec=None)).filter(lambda text: not _HALVES.search(text)),
     st.binary(),
     st.dates(),
     st.datetimes().map(lambda moment: moment.replace(fold=0)),
@@ -72,7 +72,16 @@ def test_missing_ones_are_themselves() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [{1}, object(), pd.Timestamp("2020"), np.float64(1), dt.datetime.now(dt.UTC), 1j]
+    "value",
+    [
+        {1},
+        object(),
+        pd.Timestamp("2020"),
+        np.float64(1),
+        dt.datetime.now(dt.UTC),
+        1j,
+        "\ud83d\ude00",
+    ],
 )
 def test_what_would_come_back_otherwise_is_refused(value: Any) -> None:
     """Almost equal is not equal."""

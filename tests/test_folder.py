@@ -132,7 +132,8 @@ def test_answers_kept_can_be_found_by_the_digest_of_their_line(folder: RunFolder
     entries["hi"], entries["lo"] = manifest["hi"], manifest["lo"]
     entries["offset"], entries["length"] = [10, 0], [9, 9]
     folder.write_answered(entries, [path])
-    answers = folder.answered()
+    names = ("answered.npy", "answered.json")
+    answers = RunFolder(folder.path, folder.hashes(*names)).answered()
     assert answers is not None
     digests = np.empty(2, dtype=[("hi", "<u8"), ("lo", "<u8")])
     digests["hi"], digests["lo"] = manifest["hi"], manifest["lo"]

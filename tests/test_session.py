@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import decimal
+import sqlite3
 import stat
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -329,3 +333,38 @@ def test_almost_a_role_line_is_noted(home: Path, frame: pd.DataFrame) -> None:
     """`User:` is sent as text; the panel says so."""
     run = submit(frame, "User:\n{{ text }}")
     assert any("'User:' is plain text" in note for note in run.snapshot().notes)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"model": 5}, {"column": None}, {"keep": [["usage"]]}, {"params": "abc"}, {"out": None}],
+)
+def test_python_values_of_the_wrong_type_are_refused_in_one_line(
+    home: Path, frame: pd.DataFrame, options: dict[str, Any]
+) -> None:
+    """What a cell could not have said."""
+    with pytest.raises(CellError, match=r"is a (text|mapping), not"):
+        submit(frame, **options)
+
+
+@pytest.mark.parametrize(
+    "cell", [decimal.Decimal("sNaN"), np.array(3), 10**5000], ids=["snan", "scalar", "digits"]
+)
+def test_odd_cells_that_are_not_read_harm_nothing(home: Path, cell: object) -> None:
+    """A column beside the prompt may hold anything."""
+    frame = pd.DataFrame({"text": ["a"], "odd": pd.Series([cell], dtype=object)})
+    assert submit(frame).wait(timeout_s=30)["gpt_status"].tolist() == ["ok"]
+
+
+def test_a_home_with_results_that_its_journal_does_not_know_is_refused(
+    home: Path, frame: pd.DataFrame
+) -> None:
+    """A journal that was lost to a crash would pay for everything again, silently."""
+    run = submit(frame)
+    run.wait(timeout_s=30)
+    session.close_sessions()
+    with sqlite3.connect(home / "journal.db") as db:
+        for table in ("files", "jobs", "shards", "runs"):
+            db.execute(f"DELETE FROM {table}")
+    with pytest.raises(JournalError, match="does not know"):
+        submit(frame)

@@ -175,6 +175,14 @@ def test_any_string_name_is_reached_by_row(name: str) -> None:
     assert prompts(f'{{{{ row["{name}"] }}}}', {name: ["v"]}) == [["v"]]
 
 
+def test_columns_that_are_equal_by_type_cannot_both_be_read() -> None:
+    """True == 1: a dict would give one of them for both."""
+    columns: dict[Hashable, list[object]] = {"a": [1]}
+    template = "{{ row[true] }} {{ row[1] }}"
+    with pytest.raises(TemplateError, match="cannot both be read"):
+        compile_template(template, columns=[True, 1, *columns])
+
+
 def test_names_that_are_no_strings() -> None:
     """Default column labels are integers, those of several levels tuples."""
     assert prompts("{{ row[0] }}{{ row['a', 'b'] }}", {0: ["v"], ("a", "b"): ["w"]}) == [["vw"]]

@@ -146,6 +146,14 @@ class Api:
         size = answer.get("bytes")
         return size if isinstance(size, int) else None
 
+    async def delete_file(self, file_id: str) -> None:
+        """Delete a file at the service; one that is not there is no error."""
+        try:
+            await self._call(self._client.files.with_raw_response.delete, file_id)
+        except ServiceError as error:
+            if error.status != 404:
+                raise
+
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()

@@ -46,6 +46,7 @@ from batch_magic.schema import (
 )
 
 LEASE_S = 30.0
+_RESULT_MADE = "the result was made"
 _NO_FILES: Mapping[str, str] = MappingProxyType({})
 _BUSY_S = 10.0  # how long to wait for another process's commit
 
@@ -161,6 +162,30 @@ class Journal:
         """Return the ids of all runs."""
         with self._read() as db:
             return {str(row[0]) for row in db.execute("SELECT run_id FROM runs")}
+
+    def note_result(self, run_id: str, now: float) -> None:
+        """Write down, once, that a run's result was made: its files may be cleaned away."""
+        if not self.has_result(run_id):
+            with self._write() as db:
+                _note(db, now, run_id, None, _RESULT_MADE)
+
+    def has_result(self, run_id: str) -> bool:
+        """Tell whether a run's result was ever made."""
+        query = "SELECT 1 FROM history WHERE run_id = ? AND event = ? LIMIT 1"
+        with self._read() as db:
+            return db.execute(query, (run_id, _RESULT_MADE)).fetchone() is not None
+
+    def borrowers(self, run_id: str) -> list[str]:
+        """Return the runs that wait for a run's answers."""
+        with self._read() as db:
+            found = db.execute("SELECT run_id, lenders FROM runs WHERE lenders <> '[]'").fetchall()
+        return [str(borrower) for borrower, lenders in found if run_id in json.loads(lenders)]
+
+    def forget(self, run_id: str) -> None:
+        """Take a run out of the journal. Its files are the caller's to remove, afterwards."""
+        with self._write() as db:
+            for table in ("files", "history", "leases", "jobs", "shards", "runs"):
+                db.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
 
     def history(self, run_id: str) -> list[tuple[float, int | None, str]]:
         """Return (when, job number, event) of a run, in order."""

@@ -52,6 +52,7 @@ VERBS = {
     "attach": "NAME | run id | batch_…: bind NAME again and go on",
     "take": "NAME put the result in the namespace now",
     "show": "NAME template, parameters, latest events and one rendered request",
+    "clean": "[NAME] [--remote] [--yes] delete a run's files here (and at the service); asks first",
     "help": "this table",
 }
 
@@ -276,6 +277,26 @@ class GPTBatch(_Configured):  # type: ignore[misc]
                 continue
             run.cancel()
             print(f"{run.name}: cancel asked for; rows that finish until then are kept")
+
+    def _do_clean(self, words: list[str]) -> None:
+        flags = {word for word in words if word.startswith("--")}
+        names = [word for word in words if word not in flags]
+        if flags - {"--remote", "--yes"} or len(names) > 1:
+            raise CellError("it is %gptbatch clean [NAME] [--remote] [--yes]")
+        home = self._session()
+        runs = home.cleanable(names[0] if names else "")
+        for run in runs:
+            size = counted(run.rows, "row")
+            print(f"{run.run_id} ({run.name}), {size}, {run.ending.value if run.ending else ''}")
+        where = "here and at the service" if "--remote" in flags else "here"
+        if not runs:
+            print(
+                "no run can be cleaned away: those that have ended and whose result was taken can"
+            )
+        elif "--yes" in flags or _is_yes(f"delete the files of these runs {where}? [y/N] "):
+            for run in runs:
+                home.clean(run, self._settings(), remote="--remote" in flags)
+            print("deleted; their rows would be paid for again")
 
     def _do_show(self, words: list[str]) -> None:
         _want(words, 1, "%gptbatch show NAME")
@@ -573,6 +594,13 @@ def _option(words: list[str], name: str, wanted: str) -> tuple[list[str], str | 
                 raise CellError(f"{name} wants {wanted}")
             return words[:at] + words[at + 2 :], words[at + 1]
     return words, None
+
+
+def _is_yes(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except (EOFError, NotImplementedError):  # nobody is there to ask
+        raise CellError("nothing is deleted unasked; say --yes") from None
 
 
 def _default_out(frame: str | None) -> str:

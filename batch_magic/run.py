@@ -87,7 +87,9 @@ class Run:
             raise ServiceError(f"{s.name} has stopped: {s.fault}")
         if not self._is_recorded:
             raise CellError(f"{s.name} has no result: {s.fault}; run the cell again")
-        return self.partial()
+        frame = self.partial()
+        self._journal.note_result(self._run_id, time.time())
+        return frame
 
     def partial(self) -> pd.DataFrame:
         """Return the frame with the answers so far; rows without one are `pending`."""

@@ -26,15 +26,15 @@ from typing import Any
 
 import pandas as pd
 
+from batch_magic import cleaning, picture, result, settings, wire
 from batch_magic import frame as frames
-from batch_magic import picture, result, settings, wire
 from batch_magic.cell_body import almost_role_lines
 from batch_magic.engine import Engine, plan_jobs
 from batch_magic.errors import (
     BatchMagicError,
     CellError,
 )
-from batch_magic.folder import Home
+from batch_magic.folder import Home, RunFolder
 from batch_magic.heartbeat import Heartbeat
 from batch_magic.journal import Journal, Outdated
 from batch_magic.prepare import DryRun, Preparation, known_answers, rehearse
@@ -277,6 +277,35 @@ class Session:
         self._services.check(s.backend)
         self.journal.ask_retry(run.run_id, statuses, time.time())
         self._drive(run)
+
+    def cleanable(self, word: str) -> list[RunRecord]:
+        """Return the run that `word` means, or all for "", as far as they may be cleaned away.
+
+        Raises CellError for a run that is named and may not.
+        """
+        runs = [self.journal.run(self.find(word).run_id)] if word else self.journal.runs()
+        kept = {run.run_id: cleaning.why_kept(self.journal, run) for run in runs}
+        if word and (why := kept[runs[0].run_id]):
+            raise CellError(f"run {runs[0].run_id} is kept: {why}")
+        return [run for run in runs if kept[run.run_id] is None]
+
+    def clean(self, run: RunRecord, use: Settings, *, remote: bool) -> None:
+        """Forget a run: at the service (if `remote`), in the journal and on the disk.
+
+        Raises JournalError when a file is not what was fetched, ServiceError when the service
+        refuses; nothing is forgotten then.
+        """
+        folder = self.home.run_folder(run.run_id, run.files)
+        if remote:
+            self._services.use(use, settings.environment(Path.cwd()))
+            self._heartbeat.submit(self._delete_remote(folder, run)).result()
+        self.journal.forget(run.run_id)
+        self._handles = [one for one in self._handles if one.run_id != run.run_id]
+        if folder.path.exists():
+            folder.discard()
+
+    async def _delete_remote(self, folder: RunFolder, run: RunRecord) -> None:
+        await cleaning.delete_remote(await self._services.connect(run.backend), folder, run)
 
     # -- machinery --------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("journal", "folder", "api", "heartbeat"),
     ("outcomes", "services"),
-    ("prepare", "engine", "result"),
+    ("prepare", "engine", "result", "cleaning"),
     ("run",),
     ("session", "panel"),
     ("magic",),

@@ -9,16 +9,18 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openai
 import pandas as pd
 import pytest
 
 import batch_magic as bm
-from batch_magic import session
+from batch_magic import session, settings
 from batch_magic.errors import CellError, JournalError, ServiceError, StillRunning
 from batch_magic.sandbox import launcher
 
@@ -368,3 +370,38 @@ def test_a_home_with_results_that_its_journal_does_not_know_is_refused(
             db.execute(f"DELETE FROM {table}")
     with pytest.raises(JournalError, match="does not know"):
         submit(frame)
+
+
+def test_clean_forgets_a_run_whose_result_was_taken(home: Path, frame: pd.DataFrame) -> None:
+    """And no other: what nobody has seen may be all that is left of the money."""
+    run = submit(frame)
+    mine = session.session_for(str(home))
+    with pytest.raises(CellError, match="not ended"):
+        mine.cleanable("result")
+    while not run.snapshot().is_ended:
+        time.sleep(0.02)
+    with pytest.raises(CellError, match="never taken"):
+        mine.cleanable("result")
+    run.wait(timeout_s=30)
+    (record,) = mine.cleanable("result")
+    folder = mine.home.run_folder(record.run_id).path
+    client = openai.OpenAI(
+        base_url=launcher.ensure(home / "sandbox", answerer="stub").url, api_key="any"
+    )
+    assert len(client.files.list().data) > 0
+    mine.clean(record, settings.Settings(home=str(home)), remote=True)
+    assert client.files.list().data == []
+    assert not folder.exists()
+    assert len(bm.runs()) == 0
+
+
+def test_clean_deletes_nothing_when_a_result_is_damaged(home: Path, frame: pd.DataFrame) -> None:
+    """The service may have the only good copy."""
+    submit(frame).wait(timeout_s=30)
+    mine = session.session_for(str(home))
+    (record,) = mine.cleanable("")
+    path = mine.home.run_folder(record.run_id).result_path(0, "output")
+    path.write_bytes(b"{}")
+    with pytest.raises(JournalError, match="damaged"):
+        mine.clean(record, settings.Settings(home=str(home)), remote=True)
+    assert len(bm.runs()) == 1

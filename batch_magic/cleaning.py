@@ -1,0 +1,39 @@
+"""When a run may be forgotten, and how its files at the service go.
+
+It knows what must not be deleted: what has not ended, what nobody has taken yet, what another run
+waits for, what cannot be verified. It refuses to ask the user; that is the magic's.
+"""
+
+from __future__ import annotations
+
+from batch_magic import lifecycle
+from batch_magic.api import Api
+from batch_magic.folder import RunFolder
+from batch_magic.journal import Journal
+from batch_magic.records import Ending, RunRecord
+
+
+def why_kept(journal: Journal, run: RunRecord) -> str | None:
+    """Say why a run may not be cleaned away, and what to do; None when it may."""
+    is_dead = lifecycle.is_given_up(run)  # it never came to anything
+    if run.ending is None or (run.ending is Ending.STOPPED and not is_dead):
+        return f"it has not ended; `%gptbatch wait {run.run_id}` or `cancel {run.run_id}` first"
+    if borrowers := journal.borrowers(run.run_id):
+        return f"run {borrowers[0]} waits for its answers"
+    if not is_dead and not journal.has_result(run.run_id):
+        return f"its result was never taken; `%gptbatch take {run.run_id}` first"
+    return None
+
+
+async def delete_remote(api: Api, folder: RunFolder, run: RunRecord) -> None:
+    """Delete a run's input and result files from the service.
+
+    Raises JournalError, with nothing deleted, when a file here is not what was fetched.
+    """
+    for name in run.files:
+        folder.checked(name)
+    ids = {job.file_id for job in run.jobs}
+    for job in run.jobs:
+        ids |= {job.remote.output_file_id, job.remote.error_file_id} if job.remote else set()
+    for file_id in sorted(one for one in ids if one):
+        await api.delete_file(file_id)

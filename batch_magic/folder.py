@@ -164,6 +164,15 @@ class RunFolder:
             check(path, self.files[name])
         return path
 
+    def set_damaged_aside(self, job: int) -> None:
+        """Rename the result files of a job that are not what was fetched."""
+        for kind in ("output", "error"):
+            path = self.result_path(job, kind)
+            expected = self.files.get(path.name)
+            if expected is not None and path.exists() and sha256_of(path) != expected:
+                with disk_errors(path):
+                    path.replace(path.with_suffix(".damaged"))
+
     def hashes(self, *names: str) -> dict[str, str]:
         """Return the hashes of those of these files that are there, for the journal."""
         paths = [self.path / name for name in names]

@@ -237,6 +237,21 @@ class Journal:
             )
             _note(db, now, run_id, None, f"retry asked for: {', '.join(labels)}")
 
+    def refetch(self, run_id: str, jobs: Sequence[Job], now: float) -> None:
+        """Write down that result files of these jobs are fetched once more; the run goes on."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE runs SET ending = NULL, ended_at = NULL, fault = NULL, counts = '{}',"
+                " resumed_at = ? WHERE run_id = ?",
+                (now, run_id),
+            )
+            for job in jobs:
+                db.execute(
+                    "UPDATE jobs SET stage = ?, facts = ? WHERE run_id = ? AND number = ?",
+                    (job.stage.value, job_facts(job), run_id, job.number),
+                )
+                _note(db, now, run_id, job.number, "result files are asked for once more")
+
     def end_run(
         self,
         run_id: str,

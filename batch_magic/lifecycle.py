@@ -47,9 +47,10 @@ TRANSITIONS: Mapping[JobStage, frozenset[JobStage]] = {
     JobStage.CREATING: frozenset({JobStage.RUNNING, JobStage.UPLOADED, JobStage.COLLECTED}),
     JobStage.RUNNING: frozenset({JobStage.ENDED}),
     JobStage.ENDED: frozenset({JobStage.COLLECTED}),
-    JobStage.COLLECTED: frozenset(),
+    JobStage.COLLECTED: frozenset({JobStage.ENDED}),
 }
-"""From a stage to those it may become. COLLECTED straight away: cancelled before it existed."""
+"""From a stage to those it may become. COLLECTED straight away: cancelled before it existed; from
+COLLECTED back: result files that stayed away, or were lost here, are asked for once more."""
 
 ENDED_STATUSES = frozenset({"completed", "failed", "expired", "cancelled"})
 """The service's words for a job that will not change any more; any other word is not the end."""
@@ -67,6 +68,7 @@ _QUEUE_FULL_FACTOR = (
 _FILE_LAG_ATTEMPTS = 5
 _RECUT_ATTEMPTS = 8  # jobs in a row refused for single lines: then it is no matter of lines
 _HALVED_AFTER = 5  # jobs in a row refused for a full queue with none of ours in it
+_RESULTS_KEPT_S = 30 * 86_400.0  # the service deletes result files 30 days after a job's end
 _SMALL_BYTES = 1_000_000  # a host that finds this too large takes nothing
 
 TOO_LARGE_CODES = frozenset(
@@ -427,6 +429,17 @@ def _close(run: RunRecord) -> Action:
     if run.round < run.limits.retries and any(job.retryable for job in in_round):
         return Resubmit(run.round + 1)
     return Settle(Ending.FINISHED)
+
+
+def may_have_results(job: Job, now: float) -> bool:
+    """Tell whether the service may still have result files of a collected job."""
+    is_known = job.remote is not None and bool(job.batch_id) and not job.is_replaced
+    return is_known and _since(job.intended_at, now) < _RESULTS_KEPT_S
+
+
+def asked_again(job: Job, now: float) -> Job:
+    """Return a collected job whose result files are to be fetched once more."""
+    return replace(job, stage=step(job, JobStage.ENDED), ended_at=now, due_at=0.0, tries=0)
 
 
 # -- what an answer of the service makes of a job -------------------------------------------

@@ -116,6 +116,22 @@ class Cause:
     position: int
 
 
+def lost_results(folder: RunFolder, run: RunRecord, *, verify: bool) -> list[Job]:
+    """Return the collected jobs of which a result file is not here; damaged ones with `verify`.
+
+    A damaged file is set aside, so that it can be fetched again.
+    """
+    lost = []
+    for job in run.jobs:
+        if job.stage is not JobStage.COLLECTED or job.remote is None:
+            continue
+        if verify:
+            folder.set_damaged_aside(job.number)
+        if not _has_files(folder, job):
+            lost.append(job)
+    return lost
+
+
 def answered(folder: RunFolder, run: RunRecord) -> Answered | None:
     """Return the answers of an ended run, found again where the list of them is damaged."""
     try:
@@ -329,7 +345,7 @@ class _Reader:
             return
         self._restore(job)
         default, note = _default(job)
-        may_pass = default in _MAY_PASS and self._has_files(job)
+        may_pass = default in _MAY_PASS and _has_files(self._folder, job)
         self._add(f"job-{job.number:05}", rows, default, note, may_pass=may_pass)
         for fault in job.remote.faults if job.remote and default is RowStatus.FAILED else ():
             if fault.line is not None and 0 < fault.line <= len(rows):
@@ -344,25 +360,6 @@ class _Reader:
             self._folder.checked(self._folder.result_path(job.number, kind).name)
         if self._folder.outcomes(f"job-{job.number:05}") is None:
             self._folder.scan_job(job.number, self._run.run_id)
-
-    def _has_files(self, job: Job) -> bool:
-        """Tell whether every result file that there must be is here.
-
-        Rows in one that stayed away were most likely answered and paid for: they are not sent
-        again unless the user asks.
-        """
-        remote = job.remote
-        if remote is not None and remote.lacks_named_files:
-            return False
-        named = {
-            "output": remote.output_file_id if remote else None,
-            "error": remote.error_file_id if remote else None,
-        }
-        return all(
-            self._folder.result_path(job.number, kind).exists()
-            for kind, file_id in named.items()
-            if file_id
-        )
 
     def _add(
         self,
@@ -397,6 +394,20 @@ class _Reader:
         if table is not None:
             self.tables.append(table)
             self._entries += len(table.table)
+
+
+def _has_files(folder: RunFolder, job: Job) -> bool:
+    """Tell whether every result file that there must be is here.
+
+    Rows in one that stayed away were most likely answered and paid for: they are not sent again by
+    themselves.
+    """
+    remote = job.remote
+    if remote is None:
+        return True
+    named = {"output": remote.output_file_id, "error": remote.error_file_id}
+    paths = [folder.result_path(job.number, kind) for kind, file_id in named.items() if file_id]
+    return not remote.lacks_named_files and all(path.exists() for path in paths)
 
 
 def _known(positions: NDArray[np.int64], rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:

@@ -26,7 +26,7 @@ from typing import Any
 
 import pandas as pd
 
-from batch_magic import cleaning, picture, result, settings, wire
+from batch_magic import cleaning, lifecycle, outcomes, picture, result, settings, wire
 from batch_magic import frame as frames
 from batch_magic.cell_body import almost_role_lines
 from batch_magic.engine import Engine, plan_jobs
@@ -120,6 +120,10 @@ class Session:
         self, run: Run, draft: RunRecord, held: pd.DataFrame, template: Template, *, fresh: bool
     ) -> None:
         """Write what a cell has time for; a thread writes the rest."""
+        if not fresh:
+            for run_id, has_ended in self.journal.kin(draft.backend.identity, draft.request.model):
+                if has_ended:
+                    self._refetch(self.journal.run(run_id), verify=False)
         known = known_answers(self.home, self.journal, draft, fresh=fresh)
         work = Preparation(self.home, draft, frame=held, template=template, known=known)
         ends = time.monotonic() + _CELL_S
@@ -195,8 +199,21 @@ class Session:
             if record.ending in (None, Ending.STOPPED):
                 self._services.check(record.backend)
                 self.journal.reopen(run.run_id, time.time())
+            else:
+                self._refetch(record, verify=True)
             self._drive(run)
         return run
+
+    def _refetch(self, run: RunRecord, *, verify: bool) -> None:
+        """Have result files that are not here fetched, while the service may have them."""
+        now = time.time()
+        folder = self.home.run_folder(run.run_id, run.files)
+        lost = outcomes.lost_results(folder, run, verify=verify)
+        if jobs := [
+            lifecycle.asked_again(j, now) for j in lost if lifecycle.may_have_results(j, now)
+        ]:
+            self.journal.refetch(run.run_id, jobs, now)
+            self._engine.drive(run.run_id)
 
     def find(self, word: str) -> Run:
         """Return the handle of a run without touching it. Raises CellError if there is none."""

@@ -225,9 +225,9 @@ TestWorld = World.TestCase
 
 
 def test_the_table_ends_where_it_should() -> None:
-    """Every stage is in the table, COLLECTED is reachable from each and leads nowhere."""
+    """Every stage is in the table, COLLECTED is reachable from each and leads back to its files."""
     assert set(lifecycle.TRANSITIONS) == set(JobStage)
-    assert lifecycle.TRANSITIONS[JobStage.COLLECTED] == frozenset()
+    assert lifecycle.TRANSITIONS[JobStage.COLLECTED] == {JobStage.ENDED}
     for stage in set(JobStage) - {JobStage.COLLECTED, JobStage.RUNNING}:
         assert JobStage.COLLECTED in lifecycle.TRANSITIONS[stage]
 

@@ -405,3 +405,34 @@ def test_clean_deletes_nothing_when_a_result_is_damaged(home: Path, frame: pd.Da
     with pytest.raises(JournalError, match="damaged"):
         mine.clean(record, settings.Settings(home=str(home)), remote=True)
     assert len(bm.runs()) == 1
+
+
+@pytest.mark.parametrize("harm", ["damaged", "gone"])
+def test_result_files_that_are_lost_here_are_fetched_again(
+    home: Path, frame: pd.DataFrame, harm: str
+) -> None:
+    """The service keeps them for 30 days: nothing is lost, nothing is paid again."""
+    run = submit(frame)
+    right = run.wait(timeout_s=30)
+    mine = session.session_for(str(home))
+    path = mine.home.run_folder(run.run_id).result_path(0, "output")
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes().replace(b"stub", b"stab"))
+    session.close_sessions()
+    again = bm.attach("result")
+    assert again.wait(timeout_s=30)["answer"].tolist() == right["answer"].tolist()
+
+
+def test_lost_results_are_fetched_before_their_rows_are_paid_again(
+    home: Path, frame: pd.DataFrame
+) -> None:
+    """Another cell wants the same rows: it waits for the files of the first."""
+    run = submit(frame)
+    run.wait(timeout_s=30)
+    mine = session.session_for(str(home))
+    mine.home.run_folder(run.run_id).result_path(0, "output").unlink()
+    again = submit(frame[::-1], out="again")
+    assert again.wait(timeout_s=30)["gpt_status"].tolist() == ["ok"] * 3
+    assert again.snapshot().jobs == ()

@@ -1,0 +1,465 @@
+"""Kill and fault campaign: random lives of a process over one home, and what became of each row.
+
+    python tests/campaign.py [--schedules 1000] [--seed 0] [--lanes 2]
+
+A schedule is a seeded story: a frame, a service that misbehaves in up to four ways, and up to five
+lives of a process that runs the cell and is killed with -9, at a random moment or at a named point
+of our own code (watched by a profiler, nothing is patched). Between lives rows are edited, added,
+dropped or sorted; some lives come in pairs, some cancel. The last life meets a service that behaves
+and runs the cell until every row is ok, or three times. Then the service is asked what it answered.
+
+*Lost* rows have no right answer at the end, *misplaced* ones have another row's; *paid twice* are
+answers that the service delivered in more than one job's files for the same request. What the
+service answered and then lost itself (a row in neither file) is paid again by need, and told apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from service import Service, stub_answer
+
+TEMPLATE = "{{ text }}"
+MODEL = "m"
+LIVES = 5
+LIFE_S = 40.0
+QUICK = {
+    "BATCH_MAGIC_POLL_FIRST_S": "0.03",
+    "BATCH_MAGIC_POLL_MAX_S": "0.1",
+    "BATCH_MAGIC_RETRY_BASE_S": "0.03",
+    "BATCH_MAGIC_DOUBT_GRACE_S": "0.5",
+    "BATCH_MAGIC_COLLECT_TIMEOUT_S": "6",
+    "BATCH_MAGIC_RETRIES": "3",
+    "OPENAI_API_KEY": "campaign",
+    "NO_PROXY": "*",
+}
+
+POINTS = (
+    "submit: Preparation.advance",
+    "submit: store",
+    "submit: ShardWriter.close",
+    "submit: Journal.add_run",
+    "upload: RunFolder.check_shard",
+    "upload: Api.upload",
+    "create: Engine._intend",
+    "create: Api.create",
+    "create: Engine._save_created",
+    "poll: Api.job",
+    "poll: Journal.save_job",
+    "collect: Api.download",
+    "collect: settle",
+    "collect: RunFolder.scan_job",
+    "collect: count_job",
+    "merge: settle",
+    "merge: Journal.end_run",
+    "merge: result_frame",
+    "hand-over: Run.result",
+    "retry: resend",
+    "reuse: KeptWriter.close",
+    "reuse: take_over",
+)
+"""Where a life may be killed: at the call, or at the return, of these."""
+
+CALLS = ("batches.create", "files.create", "files.content", "batches.retrieve", "files.retrieve")
+ROW_FAULTS: tuple[Callable[[random.Random], dict[str, Any]], ...] = (
+    lambda dice: {"row_status": {"status": dice.choice([429, 500, 503, 0]), "share": 0.4}},
+    lambda dice: {"row_status": {"status": dice.choice([400, 404]), "share": 0.3}},
+    lambda dice: {"row_status": {"status": "timeout", "share": 0.3}},
+    lambda dice: {"row_missing": {"share": 0.3}},
+    lambda dice: {"row_malformed": {"share": 0.3}},
+    lambda dice: {"row_twice": {"share": 0.5}},
+    lambda dice: {"expire_after_share": dice.random()},
+    lambda dice: {"cancel_after_share": dice.random()},
+    lambda dice: {"validation_error": "token_limit_exceeded"},
+    lambda dice: {"validation_error": "maximum_requests_exceeded"},
+    lambda dice: {"validation_error": {"code": "invalid_request", "message": "No.", "line": 2}},
+    lambda dice: {"status_text": dice.choice(["thinking", "IN_PROGRESS", "queued"])},
+    lambda dice: {"counts_null": True},
+    lambda dice: {"counts_all_completed": True},
+    lambda dice: {"error_file_id_empty": True},
+    lambda dice: {"file_ids_late_s": dice.choice([1, 3])},
+    lambda dice: {"output_order": dice.choice(["input", "reversed"])},
+)
+CALL_FAULTS: tuple[Callable[[random.Random], dict[str, Any]], ...] = (
+    lambda dice: {"http_status": [_call(dice, status=dice.choice([429, 500, 502, 503, 409, 408]))]},
+    lambda dice: {"http_drop": [_call(dice)]},
+    lambda dice: {"http_delay": [_call(dice) | {"delay_s": dice.choice([0.3, 1.5])}]},
+    lambda dice: {"http_cut": [{"route": "files.content", "times": 1, "share": dice.random()}]},
+    lambda dice: {"file_404_s": 1},
+    lambda dice: {"content_404_s": 2},
+)
+
+
+def _call(dice: random.Random, **more: Any) -> dict[str, Any]:
+    after_commit = dice.random() < 0.5
+    route = dice.choice(CALLS)
+    return {"route": route, "times": dice.randint(1, 3), "after_commit": after_commit, **more}
+
+
+# -- a schedule -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Death:
+    """When a life is killed: after some seconds, or at a named point."""
+
+    after_s: float | None = None
+    point: str = ""
+    event: str = "call"
+    count: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.event} of {self.point} #{self.count}" if self.point else "at random"
+
+
+@dataclass(frozen=True)
+class Life:
+    """One process, or two at once, over the frame as it is then."""
+
+    texts: tuple[str, ...]
+    death: Death
+    is_pair: bool = False
+    cancels: bool = False
+    faults: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A story, told by its seed."""
+
+    seed: int
+    rows_per_job: int
+    lives: tuple[Life, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return self.lives[-1].texts
+
+
+def schedule(seed: int, point: str = "") -> Schedule:
+    """Make the story of a seed up; with `point`, its first life dies there."""
+    dice = random.Random(seed)
+    texts = [f"s{seed} row {n} {'x' * dice.randint(0, 30)}" for n in range(dice.randint(1, 40))]
+    texts += dice.choices(texts, k=dice.randint(0, 5))
+    lives = []
+    for n in range(dice.randint(1, LIVES)):
+        death = _death(dice) if n or not point else Death(point=point, event="call", count=1)
+        lives.append(
+            Life(
+                tuple(texts),
+                death,
+                is_pair=dice.random() < 0.15,
+                cancels=dice.random() < 0.1,
+                faults=_faults(dice),
+            )
+        )
+        if dice.random() < 0.3:
+            texts = _edited(dice, texts, f"s{seed} e{n}")
+    lives.append(Life(tuple(texts), Death(after_s=LIFE_S)))
+    return Schedule(seed, dice.choice([3, 7, 50]), tuple(lives))
+
+
+def _death(dice: random.Random) -> Death:
+    if dice.random() < 0.45:
+        return Death(after_s=dice.random() ** 2 * 3)
+    event = dice.choice(["call", "return"])
+    return Death(point=dice.choice(POINTS), event=event, count=dice.choice([1, 1, 2, 3, 6]))
+
+
+def _faults(dice: random.Random) -> dict[str, Any]:
+    faults: dict[str, Any] = {}
+    for _ in range(dice.randint(0, 4)):
+        faults |= dice.choice(ROW_FAULTS + CALL_FAULTS)(dice)
+    return faults
+
+
+def _edited(dice: random.Random, texts: list[str], mark: str) -> list[str]:
+    texts = list(texts)
+    match dice.randint(0, 3):
+        case 0:
+            dice.shuffle(texts)
+        case 1:
+            texts = dice.sample(texts, max(1, len(texts) - 3))
+        case 2:
+            texts += [f"{mark} added {n}" for n in range(4)]
+        case 3:
+            texts[dice.randrange(len(texts))] = f"{mark} edited"
+    return texts
+
+
+# -- a life, in a process of its own --------------------------------------------------------
+
+
+def frame_of(texts: tuple[str, ...]) -> pd.DataFrame:
+    """Rows with an index that repeats and is out of order."""
+    return pd.DataFrame({"text": list(texts)}, index=[n * 7 % 5 for n in range(len(texts))])
+
+
+def live(
+    home: str, url: str, texts: tuple[str, ...], rows_per_job: int, death: Death, cancels: bool
+) -> None:
+    """Run the cell and wait. It dies by itself at its point; from outside otherwise."""
+    os.environ.update(QUICK)
+    os.environ["BATCH_MAGIC_MAX_ROWS_PER_JOB"] = str(rows_per_job)
+    os.chdir(home)
+    if death.point:
+        _die_at(death)
+    import batch_magic as bm
+    from batch_magic.errors import BatchMagicError
+
+    with open(Path(home) / "log", "a", encoding="utf-8") as log:
+        try:
+            run = bm.submit(frame_of(texts), TEMPLATE, out="labelled", model=MODEL, on=url)
+            if cancels:
+                time.sleep(random.random() * 0.3)
+                run.cancel()
+            frame = run.wait(timeout_s=LIFE_S)
+        except BatchMagicError as error:
+            log.write(f"{error}\n")
+            return
+        except Exception:
+            log.write(f"BUG {traceback.format_exc()}\n")
+            raise
+    frame.attrs = {}
+    part = Path(home) / f"result.{os.getpid()}"
+    frame.to_pickle(part)
+    part.replace(Path(home) / "result.pickle")
+    (Path(home) / "run_id").write_text(run.run_id)
+
+
+def _die_at(death: Death) -> None:
+    """Kill this process at the nth call (or return) of a function of ours, in any thread."""
+    name, left = death.point.partition(": ")[2], death.count
+
+    def watch(frame: Any, event: str, argument: Any) -> None:
+        nonlocal left
+        if event == death.event and frame.f_code.co_qualname == name:
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.setprofile(watch)
+    sys.setprofile(watch)
+
+
+# -- telling how it went --------------------------------------------------------------------
+
+
+@dataclass
+class Tally:
+    """What a campaign has seen."""
+
+    schedules: int = 0
+    lives: int = 0
+    kills: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    rows: int = 0
+    lost: int = 0
+    misplaced: int = 0
+    paid_twice: int = 0
+    paid_again_by_need: int = 0
+    bad: list[str] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        """Add another tally to this one."""
+        for name in ("schedules", "lives", "rows", "lost", "misplaced", "paid_twice"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.paid_again_by_need += other.paid_again_by_need
+        self.kills.update(other.kills)
+        self.faults.update(other.faults)
+        self.bad += other.bad
+
+    def table(self) -> str:
+        """Return the table for the README."""
+        points = sum(n for name, n in self.kills.items() if name != "at random")
+        at_random = self.kills["at random"]
+        kinds = ", ".join(f"{name} {n:,}" for name, n in sorted(self.faults.items()))
+        rows = (
+            ("schedules", f"{self.schedules:,}"),
+            ("lives of a process", f"{self.lives:,}"),
+            ("killed with -9", f"{points + at_random:,} ({points:,} at named points)"),
+            ("faults of the service", f"{sum(self.faults.values()):,}: {kinds}"),
+            ("rows", f"{self.rows:,}"),
+            ("**lost**", f"**{self.lost:,}**"),
+            ("**misplaced**", f"**{self.misplaced:,}**"),
+            ("**paid twice**", f"**{self.paid_twice:,}**"),
+            ("paid again because the service lost the answer", f"{self.paid_again_by_need:,}"),
+        )
+        return "\n".join(["| | |", "|---|---|", *(f"| {name} | {n} |" for name, n in rows)])
+
+
+class Lane:
+    """One service and the schedules that are played on it, one after another."""
+
+    _FORK = multiprocessing.get_context("forkserver")
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.service = Service(folder / "service")
+
+    def close(self) -> None:
+        """End the service."""
+        self.service.end()
+
+    def play(self, story: Schedule) -> Tally:
+        """Play one schedule and tell how it went."""
+        home = self._folder / f"home-{story.seed}"
+        home.mkdir()
+        tally = Tally(schedules=1, rows=len(story.texts))
+        for life in story.lives[:-1]:
+            self.service.clear_faults()
+            self.service.faults(**life.faults)
+            tally.faults.update(life.faults.keys())
+            self._live(home, story, life, tally)
+        self.service.clear_faults()
+        for _ in range(3):
+            (home / "result.pickle").unlink(missing_ok=True)
+            self._live(home, story, story.lives[-1], tally)
+            if self._judge(home, story, tally):
+                break
+        else:
+            log = (home / "log").read_text() if (home / "log").exists() else ""
+            tally.bad.append(f"seed {story.seed}: {tally.lost} lost; {log[-2000:]}")
+        self._count_payments(home, story, tally)
+        if not tally.bad:
+            shutil.rmtree(home)
+        return tally
+
+    def _live(self, home: Path, story: Schedule, life: Life, tally: Tally) -> None:
+        arguments = (str(home), self.service.url, life.texts, story.rows_per_job, life.death)
+        processes = [
+            self._FORK.Process(target=live, args=(*arguments, life.cancels))
+            for _ in range(1 + life.is_pair)
+        ]
+        tally.lives += len(processes)
+        for process in processes:
+            process.start()
+        ends = time.monotonic() + (life.death.after_s or LIFE_S)
+        for process in processes:
+            process.join(max(0.0, ends - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+            if process.exitcode == -signal.SIGKILL:
+                tally.kills[str(life.death.point or "at random")] += 1
+
+    def _judge(self, home: Path, story: Schedule, tally: Tally) -> bool:
+        """Look at the frame; tell whether every row is ok and right."""
+        path = home / "result.pickle"
+        wanted = [stub_answer(text) for text in story.texts]
+        if not path.exists():
+            tally.lost, tally.misplaced = len(wanted), 0
+            return False
+        frame = pd.read_pickle(path)
+        asked = frame_of(story.texts)
+        is_same = list(frame["text"]) == list(asked["text"]) and frame.index.equals(asked.index)
+        ok = frame["gpt_status"].astype(str).to_numpy() == "ok"
+        found = frame["answer"].tolist()
+        pairs = list(zip(ok.tolist(), found, wanted, strict=True)) if is_same else []
+        tally.lost = len(wanted) - sum(is_ok for is_ok, _, _ in pairs)
+        tally.misplaced = sum(is_ok and one != other for is_ok, one, other in pairs)
+        return tally.lost == tally.misplaced == 0
+
+    def _count_payments(self, home: Path, story: Schedule, tally: Tally) -> None:
+        """Count answers that were delivered more than once, and those that never were."""
+        mark, client = f"s{story.seed} ", self.service.client()
+        delivered: Counter[str] = Counter()
+        answered: Counter[str] = Counter()
+        for batch in self.service.batches():
+            asked = _texts_of(client, batch["input_file_id"])
+            if not any(text.startswith(mark) for text in asked.values()):
+                continue
+            got = {asked[name] for name in _answered(client, batch.get("output_file_id"))}
+            delivered.update(got)
+            answered[mark] += batch["rows_paid"]
+        twice = sum(n - 1 for n in delivered.values() if n > 1)
+        tally.paid_twice = twice
+        tally.paid_again_by_need = answered[mark] - sum(delivered.values())
+        if twice:
+            tally.bad.append(f"seed {story.seed}: {twice} paid twice")
+
+
+def _texts_of(client: Any, file_id: str) -> dict[str, str]:
+    """Return what each custom_id of an input file asked."""
+    lines = client.files.content(file_id).content.split(b"\n")[:-1]
+    rows = map(json.loads, lines)
+    return {row["custom_id"]: row["body"]["messages"][-1]["content"] for row in rows}
+
+
+def _answered(client: Any, file_id: str | None) -> Iterator[str]:
+    """Yield the custom_ids that an output file answers, each once."""
+    seen: set[str] = set()
+    for line in client.files.content(file_id).content.split(b"\n") if file_id else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if row["response"]["status_code"] == 200 and row["custom_id"] not in seen:
+            seen.add(row["custom_id"])
+            yield row["custom_id"]
+
+
+# -- the campaign ---------------------------------------------------------------------------
+
+_PER_SERVICE = 40  # a list of all jobs ever made would slow the search
+
+
+def play_all(stories: list[Schedule], lanes: int, *, say: bool = False) -> Tally:
+    """Play schedules side by side and add up how they went."""
+    total, lock = Tally(), threading.Lock()
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["campaign", "warm"])
+
+    def play_some(part: list[Schedule]) -> None:
+        with tempfile.TemporaryDirectory(prefix="campaign-", ignore_cleanup_errors=True) as name:
+            lane = Lane(Path(name))
+            try:
+                for story in part:
+                    tally = lane.play(story)
+                    with lock:
+                        total.add(tally)
+                        if say and (total.schedules % 20 == 0 or tally.bad):
+                            print(f"{total.schedules:,} {' '.join(tally.bad)}", flush=True)
+            finally:
+                lane.close()
+
+    parts = [stories[at : at + _PER_SERVICE] for at in range(0, len(stories), _PER_SERVICE)]
+    with ThreadPoolExecutor(lanes) as pool:
+        list(pool.map(play_some, parts))
+    return total
+
+
+def main() -> int:
+    """Play a campaign, print its table; 1 when anything was lost, misplaced or paid twice."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--schedules", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lanes", type=int, default=2)
+    options = parser.parse_args()
+    seeds = range(options.seed, options.seed + options.schedules)
+    total = play_all([schedule(seed) for seed in seeds], options.lanes, say=True)
+    print(total.table())
+    for bad in total.bad:
+        print(bad)
+    return int(bool(total.bad))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
@@ -49,6 +49,7 @@ def build_app(
         exception_handlers={
             Refusal: _render_refusal,
             HTTPException: _render_http_error,
+            ClientDisconnect: _render_nothing,
             Exception: _render_bug,
         },
     )
@@ -84,6 +85,11 @@ def _routes(service: Service, lifecycle: Lifecycle, realtime: Realtime) -> list[
 async def _render_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
     return json_reply(error.body, error.status, error.headers)
+
+
+async def _render_nothing(request: Request, error: Exception) -> Response:
+    """The caller has gone: nobody reads this."""
+    return Response(status_code=499)
 
 
 async def _render_http_error(request: Request, error: Exception) -> Response:

@@ -106,7 +106,9 @@ def _copy_lines(record: Path, places: "array[int]", target: BinaryIO) -> None:
 
 
 def _unexecuted(store: Store, batch: BatchRecord, done: bytearray, code: str) -> bytes:
-    lines = []
+    lines: list[bytes] = []
+    if not done:  # cancelled before its input was even looked at
+        return b""
     with store.run_input_path(batch.id).open("rb", buffering=1 << 18) as rows:
         for number, row in enumerate(rows, 1):
             if number <= len(done) and not done[number - 1]:

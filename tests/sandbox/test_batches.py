@@ -154,6 +154,14 @@ def test_cancel_is_accepted_before_and_after_the_rows(own: Sandbox, state: str) 
     assert batch.error_file_id is None
 
 
+def test_cancel_of_a_batch_that_would_not_have_been_valid(own: Sandbox) -> None:
+    """Nothing has looked at its input yet, and nothing needs to."""
+    client = own.client()
+    batch = submit(client, rows(4), validation_error="empty_file", validating_s=10**7)
+    client.batches.cancel(batch.id)
+    assert wait(client, batch).status == "cancelled"
+
+
 @pytest.mark.parametrize(
     ("faults", "status"),
     [

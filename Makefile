@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INTEROP := .venv-interop
 
-.PHONY: demo lab test lint types interop bench clean
+.PHONY: demo lab test lint types interop campaign bench clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/demo.py
@@ -29,6 +29,10 @@ interop: $(INTEROP)/done
 	$(INTEROP)/bin/python -m pytest tests/interop --confcutdir=tests/interop -p no:cacheprovider
 	PYTHONPATH=$(CURDIR)/$(INTEROP)/sdk3 $(INTEROP)/bin/python -m pytest tests/interop \
 	  --confcutdir=tests/interop -p no:cacheprovider
+
+# Hundreds of seeded stories of faults and kills; about 40 minutes.
+campaign: $(VENV)/test
+	$(BIN)/python tests/campaign.py --schedules 1000 --lanes 4 --points
 
 bench: $(VENV)/test
 	$(BIN)/python -m benchmarks

@@ -178,6 +178,12 @@ class RunFolder:
         paths = [self.path / name for name in names]
         return {path.name: sha256_of(path) for path in paths if path.exists()}
 
+    def all_hashes(self) -> dict[str, str]:
+        """Return the hashes of all files here that the journal should know."""
+        kinds = ("frame.parquet", "*.npy", "unsent.arrow", "answered.json", "kept-*.jsonl")
+        names = [one.name for kind in (*kinds, "job-*.jsonl") for one in self.path.glob(kind)]
+        return self.hashes(*(name for name in names if not name.startswith("shard-")))
+
     @property
     def frame_path(self) -> Path:
         return self.path / "frame.parquet"

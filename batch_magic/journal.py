@@ -163,6 +163,17 @@ class Journal:
         with self._read() as db:
             return {str(row[0]) for row in db.execute("SELECT run_id FROM runs")}
 
+    def unhashed(self) -> list[str]:
+        """Return the runs that an older version wrote, without the hashes of their files."""
+        query = "SELECT run_id FROM runs WHERE run_id NOT IN (SELECT run_id FROM files)"
+        with self._read() as db:
+            return [str(row[0]) for row in db.execute(query)]
+
+    def add_files(self, run_id: str, files: Mapping[str, str]) -> None:
+        """Write down the hashes of a run's files."""
+        with self._write() as db:
+            put_files(db, run_id, files)
+
     def note_result(self, run_id: str, now: float) -> None:
         """Write down, once, that a run's result was made: its files may be cleaned away."""
         if not self.has_result(run_id):
@@ -438,6 +449,11 @@ def _explain(error: sqlite3.Error, path: Path) -> str:
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
         return f"cannot write in the home folder {home} ({error}); choose another: BATCH_MAGIC_HOME"
+    if name.startswith("SQLITE_PROTOCOL") or "LOCK" in name.partition("IOERR")[2]:
+        return (
+            f"the file system of {home} keeps no locks ({error}), as some network drives do; choose"
+            " a home on a local disk: BATCH_MAGIC_HOME"
+        )
     if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
         return f"the disk of the home folder {home} is full or failing ({error}); free some room"
     if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):

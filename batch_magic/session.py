@@ -86,6 +86,8 @@ class Session:
         self.home.check_journal()
         self.journal = Journal(self.home.journal_path)
         self.home.check_known(self.journal.run_ids())
+        for run_id in self.journal.unhashed():
+            self.journal.add_files(run_id, self.home.run_folder(run_id).all_hashes())
         self._handles: list[Run] = []  # two may be of one run: the same cell, twice
         # A lease is one session's, not the process's: the heartbeat of a session that was closed
         # may still have a call under way when its successor begins.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import decimal
+import json
+import os
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -18,11 +21,13 @@ import numpy as np
 import openai
 import pandas as pd
 import pytest
+from service import serving
 
 import batch_magic as bm
 from batch_magic import session, settings
 from batch_magic.errors import CellError, JournalError, ServiceError, StillRunning
 from batch_magic.sandbox import launcher
+from batch_magic.schema import MIGRATIONS
 
 FAST = {
     "BATCH_MAGIC_SANDBOX_ANSWERER": "stub",
@@ -433,6 +438,43 @@ def test_lost_results_are_fetched_before_their_rows_are_paid_again(
     run.wait(timeout_s=30)
     mine = session.session_for(str(home))
     mine.home.run_folder(run.run_id).result_path(0, "output").unlink()
+    again = submit(frame[::-1], out="again")
+    assert again.wait(timeout_s=30)["gpt_status"].tolist() == ["ok"] * 3
+    assert again.snapshot().jobs == ()
+
+
+def test_a_home_tells_no_key_and_is_read_by_its_user_alone(
+    home: Path, frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A project folder is shared, copied, committed; what stands in it must bear that."""
+    key, home = "sk-proj-0123456789abcdefSECRET", tmp_path / "with_key"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with serving(tmp_path / "service") as service:
+        run = submit(frame, on=service.url, home=str(home))
+        run.wait(timeout_s=30)
+        (job,) = service.batches()
+    session.close_sessions()
+    files = [path for path in home.rglob("*") if path.is_file() and path.name != ".gitignore"]
+    assert len(files) > 5
+    for path in files:
+        assert key.encode() not in path.read_bytes(), path
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    told = json.dumps(job["metadata"])
+    assert all(word not in told for word in (key, os.getcwd(), socket.gethostname()))
+    assert set(job["metadata"]) == {"batch_magic_job", "batch_magic_run", "batch_magic_part"}
+
+
+def test_a_home_of_the_first_version_is_brought_up_to_date(home: Path, frame: pd.DataFrame) -> None:
+    """Its answers are there, are taken over and are not paid again."""
+    right = submit(frame.head(2)).wait(timeout_s=30)
+    submit(frame, out="more").wait(timeout_s=30)
+    session.close_sessions()
+    with sqlite3.connect(home / "journal.db") as db:  # take back what came after the first step
+        db.execute("DROP TABLE files")
+        db.execute("ALTER TABLE runs DROP COLUMN wish")
+        db.execute("DELETE FROM migrations WHERE name <> ?", (MIGRATIONS[0][0],))
+    assert bm.attach("result").wait(timeout_s=30)["answer"].equals(right["answer"])
+    assert bm.attach("more").wait(timeout_s=30)["gpt_status"].tolist() == ["ok"] * 3
     again = submit(frame[::-1], out="again")
     assert again.wait(timeout_s=30)["gpt_status"].tolist() == ["ok"] * 3
     assert again.snapshot().jobs == ()

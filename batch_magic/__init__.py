@@ -11,6 +11,7 @@ the list down, the rooms tell the way of a row.
     floor 5  prepare         rows out: render, encode, leave out, cut shards, one commit
              engine          intent meets effect: journal → lifecycle → api → journal (asyncio)
              result          outcomes put onto the frame
+             adoption        a job that was made elsewhere, taken in as a run
              cleaning        when a run may be forgotten
     floor 4  outcomes        what became of each row; which lines go out again
              services        a backend's service, connected; the sandbox, launched

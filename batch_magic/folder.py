@@ -266,13 +266,23 @@ class RunFolder:
             data = self.checked("twins.npy").read_bytes()
         return np.frombuffer(data, dtype=TWINS).reshape(-1, 2)
 
+    def write_ids(self, ids: Mapping[str, int]) -> None:
+        """Write which row each custom_id of a job made elsewhere means."""
+        self._write(self.path / "ids.json", json.dumps(ids).encode())
+
+    def _ids(self) -> dict[str, int]:
+        if "ids.json" not in self.files:
+            return {}
+        found: dict[str, int] = json.loads(self.checked("ids.json").read_bytes())
+        return found
+
     # -- outcomes ---------------------------------------------------------------------------
 
     def scan_job(self, job: int, run_id: str) -> Scan:
         """Read both result files of a job into its outcomes file; return the sum of them."""
         paths = [self.result_path(job, kind) for kind in ("output", "error")]
         files = [path for path in paths if path.exists()]
-        decoder = result_lines.Decoder(run_id=run_id)
+        decoder = result_lines.Decoder(run_id=run_id, ids=self._ids())
         parts = ((n, part) for n, path in enumerate(files) for part in _decoded(path, decoder))
         return self._write_outcomes(self.path / f"job-{job:05}.arrow", files, parts)
 

@@ -49,9 +49,10 @@ VERBS = {
     "cancel": "NAME … or --all: cancel; rows that finished are kept",
     "retry": "NAME [--status failed,expired,…] send rows without an answer again, or these",
     "errors": "NAME why rows have no answer: causes, how often, an example of each",
-    "attach": "NAME | run id | batch_…: bind NAME again and go on",
+    "attach": "NAME | run id | batch_… [-o NAME --frame FRAME --id COLUMN] go on with it",
     "take": "NAME put the result in the namespace now",
     "show": "NAME template, parameters, latest events and one rendered request",
+    "recover": "[--on BACKEND] jobs of ours at the service that no run knows: adopt or cancel them",
     "clean": "[NAME] [--remote] [--yes] delete a run's files here (and at the service); asks first",
     "help": "this table",
 }
@@ -251,8 +252,21 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         return None
 
     def _do_attach(self, words: list[str]) -> None:
-        _want(words, 1, "%gptbatch attach NAME")
-        run = self._session().attach(words[0], self._settings())
+        words, out = _option(words, "-o", "a name")
+        words, frame = _option(words, "--frame", "a DataFrame")
+        words, column = _option(words, "--id", "a column")
+        words, on = _option(words, "--on", "a backend")
+        _want(words, 1, "%gptbatch attach NAME | batch_… [-o NAME] [--frame FRAME] [--id COLUMN]")
+        home, use = self._session(), self._settings()
+        if session.is_foreign(home, words[0]):
+            whole = None if frame is None else self._frame(frame)
+            run = home.adopt(
+                words[0], use, out=out or "adopted", frame=whole, column=column or "", on=on or ""
+            )
+        elif out or frame or column or on:
+            raise CellError(f"{words[0]} is a run of this home; attach it by its name alone")
+        else:
+            run = home.attach(words[0], use)
         self._present(run)
         if run.snapshot().ending in (Ending.FINISHED, Ending.CANCELLED):
             self._handover.give(run, run.result())
@@ -278,6 +292,25 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             run.cancel()
             print(f"{run.name}: cancel asked for; rows that finish until then are kept")
 
+    def _do_recover(self, words: list[str]) -> None:
+        words, on = _option(words, "--on", "a backend")
+        _want(words, 0, "%gptbatch recover [--on BACKEND]")
+        home, use = self._session(), self._settings()
+        jobs = home.orphans(use, on or "")
+        if not jobs:
+            print("the service has no job of ours that no run of this home knows")
+        for number, job in enumerate(jobs, start=1):
+            created = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.created_at or 0))
+            rows = counted(job.total or 0, "row")
+            print(f"{job.batch_id}  {job.status}, {rows}, created {created}")
+            answer = _answer(f"adopt it as recovered_{number}, cancel it, or leave it? [a/c/N] ")
+            if answer in ("a", "adopt"):
+                name = f"recovered_{number}"
+                self._present(home.adopt(job.batch_id, use, out=name, on=on or ""))
+            elif answer in ("c", "cancel"):
+                home.cancel_orphan(job, use, on or "")
+                print(f"{job.batch_id}: cancel asked for; rows that finish until then are billed")
+
     def _do_clean(self, words: list[str]) -> None:
         flags = {word for word in words if word.startswith("--")}
         names = [word for word in words if word not in flags]
@@ -293,7 +326,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             print(
                 "no run can be cleaned away: those that have ended and whose result was taken can"
             )
-        elif "--yes" in flags or _is_yes(f"delete the files of these runs {where}? [y/N] "):
+        elif "--yes" in flags or _answer(f"delete their files {where}? [y/N] ") in ("y", "yes"):
             for run in runs:
                 home.clean(run, self._settings(), remote="--remote" in flags)
             print("deleted; their rows would be paid for again")
@@ -596,11 +629,12 @@ def _option(words: list[str], name: str, wanted: str) -> tuple[list[str], str | 
     return words, None
 
 
-def _is_yes(question: str) -> bool:
+def _answer(question: str) -> str:
+    """Ask the user. Raises CellError where nobody is there to ask."""
     try:
-        return input(question).strip().lower() in ("y", "yes")
-    except (EOFError, NotImplementedError):  # nobody is there to ask
-        raise CellError("nothing is deleted unasked; say --yes") from None
+        return input(question).strip().lower()
+    except (EOFError, NotImplementedError):
+        raise CellError(f"nobody is there to answer: {question}") from None
 
 
 def _default_out(frame: str | None) -> str:

@@ -204,7 +204,7 @@ class _Out:
 
     def _leave_out(self, positions: list[int], status: RowStatus, said: list[str]) -> None:
         self._decided[status] += len(positions)
-        self._unsent.append(_unsent(positions, status, said))
+        self._unsent.append(Outcomes.unsent(positions, status, said))
 
     def close(self, stored: Stored) -> RunRecord:
         """Put every file in its place and return the run as it is to be written down."""
@@ -257,27 +257,6 @@ def _some(lines: Lines, wanted: NDArray[np.bool_]) -> Lines:
     if wanted.all():
         return lines
     return pick(lines, np.flatnonzero(wanted).tolist())
-
-
-def _unsent(positions: list[int], status: RowStatus, said: list[str]) -> Outcomes:
-    n = len(positions)
-    nothing: list[None] = [None] * n
-    return Outcomes(
-        positions=positions,
-        statuses=[int(status)] * n,
-        text=nothing,
-        error=said,
-        finish_reason=nothing,
-        model=nothing,
-        http_status=[400] * n,  # not to be tried again by itself
-        code=nothing,
-        usage_input=nothing,
-        usage_cached=nothing,
-        usage_output=nothing,
-        usage_reasoning=nothing,
-        offsets=[0] * n,
-        lengths=[0] * n,
-    )
 
 
 # -- a dry run ------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ as it was said, and the one is never read as the other.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum, IntEnum
 from typing import Any
 
@@ -159,6 +159,17 @@ class Outcomes:
     lengths: Sequence[int]
     foreign: int = 0
     malformed: Sequence[int] = ()
+
+    @classmethod
+    def unsent(cls, positions: Sequence[int], status: RowStatus, said: Sequence[str]) -> Outcomes:
+        """Tell of rows that were settled without being sent: nothing but a status and a reason."""
+        n = len(positions)
+        nothing: list[None] = [None] * n
+        given = {"positions": positions, "statuses": [int(status)] * n, "error": said}
+        # 400: not to be tried again by itself.
+        numbers = {"http_status": [400] * n, "offsets": [0] * n, "lengths": [0] * n}
+        names = [one.name for one in fields(cls) if one.default is MISSING]
+        return cls(**dict.fromkeys(names, nothing) | given | numbers)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)

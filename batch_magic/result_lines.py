@@ -48,10 +48,10 @@ class _Entry(NamedTuple):
 
 
 class Decoder:
-    """Reads result files of one run."""
+    """Reads result files of one run; `ids` are a job's own custom_ids, if it was made elsewhere."""
 
-    def __init__(self, *, run_id: str) -> None:
-        self._run_id = run_id
+    def __init__(self, *, run_id: str, ids: Mapping[str, int] | None = None) -> None:
+        self._run_id, self._ids = run_id, ids
         self._typed = msgspec.json.Decoder(_ChatLine).decode
 
     def outcomes(
@@ -85,7 +85,10 @@ class Decoder:
             )
         names, *columns = zip(*entries, strict=True) if entries else [()] * len(_Entry._fields)
         at: list[Any]
-        if known is None:
+        if known is None and self._ids:
+            ours = positions_of(names, self._run_id)
+            at = [self._ids.get(name, at) for name, at in zip(names, ours, strict=True)]
+        elif known is None:
             at = positions_of(names, self._run_id)
         else:
             at = [known[n] if n < len(known) else None for n in found]

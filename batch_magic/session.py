@@ -26,10 +26,10 @@ from typing import Any
 
 import pandas as pd
 
-from batch_magic import cleaning, lifecycle, outcomes, picture, result, settings, wire
+from batch_magic import adoption, cleaning, lifecycle, outcomes, picture, result, settings, wire
 from batch_magic import frame as frames
 from batch_magic.cell_body import almost_role_lines
-from batch_magic.engine import Engine, plan_jobs
+from batch_magic.engine import METADATA_TOKEN, Engine, plan_jobs
 from batch_magic.errors import (
     BatchMagicError,
     CellError,
@@ -41,8 +41,10 @@ from batch_magic.prepare import DryRun, Preparation, known_answers, rehearse
 from batch_magic.records import (
     PAID,
     UNANSWERED,
+    Backend,
     Ending,
     Layout,
+    RemoteJob,
     Request,
     RowStatus,
     RunRecord,
@@ -58,6 +60,7 @@ log = logging.getLogger("batch_magic")
 # A cell has 1 s for 10,000 rows and 2 s at most: what is not on disk by then goes on behind.
 _CELL_S = 0.6
 _WAIT_SLICE_S = 0.2
+_LOOKED_BACK_S = 30 * 86_400.0  # the service keeps files for so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +208,94 @@ class Session:
                 self._refetch(record, verify=True)
             self._drive(run)
         return run
+
+    def adopt(
+        self,
+        batch_id: str,
+        use: Settings,
+        *,
+        out: str,
+        frame: object = None,
+        column: str = "",
+        on: str = "",
+    ) -> Run:
+        """Attach to a job that was made elsewhere; `column` of `frame` has its custom_ids.
+
+        Without a frame one is made of the job's own lines. Raises CellError when the rows cannot
+        be told, ServiceError when the service does not know the job or its input file.
+        """
+        environ = settings.environment(Path.cwd())
+        self._services.use(use, environ)
+        backend = settings.find_backend(on or use.backend, environ)
+        self._services.check(backend)
+        now = time.time()
+        run_id = _run_id(now)
+        folder = self.home.run_folder(run_id)
+        folder.create()
+        try:
+            path = folder.path / "input.part"
+            remote = self._heartbeat.submit(self._fetch_input(backend, batch_id, path)).result()
+            endpoint, asked = adoption.read_input(path)
+            path.unlink()
+            if frame is None:
+                frame = adoption.own_frame(asked)
+            whole = frames.check_frame(frame, "the frame")
+            names = [one.custom_id for one in asked]
+            record = adoption.adopt(
+                folder,
+                run_id=run_id,
+                name=out,
+                backend=backend,
+                remote=remote,
+                endpoint=endpoint,
+                asked=asked,
+                frame=whole,
+                positions=adoption.rows_of(names, whole, column),
+                limits=use.limits(),
+                now=now,
+            )
+            kin = self.journal.kin(backend.identity, record.request.model)
+            self.journal.add_run(record, owner=self._owner, now=now, kin=kin)
+        except BaseException:
+            if self.journal.find(run_id) is None:
+                folder.discard()
+            raise
+        run = self._new_handle(record, frames.hold(whole), is_recorded=True)
+        self._drive(run)
+        return run
+
+    async def _fetch_input(self, backend: Backend, batch_id: str, path: Path) -> RemoteJob:
+        api = await self._services.connect(backend)
+        remote = await api.job(batch_id)
+        await api.download(remote.input_file_id or "", path)
+        return remote
+
+    def orphans(self, use: Settings, on: str = "") -> list[RemoteJob]:
+        """Return the jobs of ours at a service that no run of this home knows, newest first."""
+        environ = settings.environment(Path.cwd())
+        self._services.use(use, environ)
+        backend = settings.find_backend(on or use.backend, environ)
+        self._services.check(backend)
+        jobs = [job for run in self.journal.runs() for job in run.jobs]
+        known = {job.token for job in jobs} | {job.batch_id for job in jobs}
+        found = self._heartbeat.submit(self._our_jobs(backend)).result()
+        return [one for one in found if not known & {one.batch_id, one.metadata[METADATA_TOKEN]}]
+
+    async def _our_jobs(self, backend: Backend) -> list[RemoteJob]:
+        api = await self._services.connect(backend)
+        since = time.time() - _LOOKED_BACK_S
+        return [one async for one in api.jobs_since(since) if METADATA_TOKEN in one.metadata]
+
+    def cancel_orphan(self, job: RemoteJob, use: Settings, on: str = "") -> None:
+        """Cancel a job that no run knows; one that has ended is left as it is."""
+        environ = settings.environment(Path.cwd())
+        self._services.use(use, environ)
+        backend = settings.find_backend(on or use.backend, environ)
+        self._heartbeat.submit(self._cancel_orphan(backend, job)).result()
+
+    async def _cancel_orphan(self, backend: Backend, job: RemoteJob) -> None:
+        if job.status not in lifecycle.ENDED_STATUSES:
+            await (await self._services.connect(backend)).cancel(job.batch_id)
 
     def _refetch(self, run: RunRecord, *, verify: bool) -> None:
         """Have result files that are not here fetched, while the service may have them."""
@@ -438,10 +529,31 @@ def submit(
     return session_for(use.home).submit(frame, template, options, use)
 
 
-def attach(word: str, *, home: str | None = None) -> Run:
-    """Go on with a run, by its name, its run id or the id of one of its jobs."""
+def attach(
+    word: str,
+    *,
+    home: str | None = None,
+    frame: pd.DataFrame | None = None,
+    id_column: str = "",
+    out: str = "adopted",
+    on: str = "",
+) -> Run:
+    """Go on with a run, by its name, its run id or the id of one of its jobs.
+
+    A job id (`batch_…`) that no run here knows is taken in as a run called `out`: its rows are
+    those of `frame` whose `id_column` holds its custom_ids (guessed when not given), or a frame
+    made of its own lines.
+    """
     use = settings.from_environment(settings.environment(Path.cwd()))
-    return session_for(home or use.home).attach(word, use)
+    mine = session_for(home or use.home)
+    if is_foreign(mine, word):
+        return mine.adopt(word, use, out=out, frame=frame, column=id_column, on=on)
+    return mine.attach(word, use)
+
+
+def is_foreign(mine: Session, word: str) -> bool:
+    """Tell whether a word is the id of a job that no run of this home knows."""
+    return word.startswith("batch_") and mine.journal.find(word) is None
 
 
 def runs(*, home: str | None = None) -> pd.DataFrame:

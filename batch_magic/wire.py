@@ -117,6 +117,13 @@ def renamed(line: bytes, run_id: str, position: int) -> bytes:
     return b"%b%b-%d%b" % (_HEAD, run_id.encode(), position, line[_tail_at(line) :])
 
 
+def line_of(run_id: str, position: int, endpoint: str, body: Mapping[str, Any]) -> bytes:
+    """One request line with a body that stands ready. Raises `CellError` for what is no JSON."""
+    url, written = _constant(endpoint), _constant(dict(body))
+    head = b"%b%b-%d" % (_HEAD, run_id.encode(), position)
+    return head + b'","method":"POST","url":' + url + b',"body":' + written + b"}\n"
+
+
 def _tail_at(line: bytes) -> int:
     end = line.find(b'"', len(_HEAD))
     if end < 0 or not line.startswith(_HEAD):

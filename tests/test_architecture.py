@@ -33,7 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("journal", "folder", "api", "heartbeat"),
     ("outcomes", "services"),
-    ("prepare", "engine", "result", "cleaning"),
+    ("prepare", "engine", "result", "cleaning", "adoption"),
     ("run",),
     ("session", "panel"),
     ("magic",),
@@ -44,11 +44,11 @@ KEYS: dict[str, frozenset[str]] = {
     "sqlite3": frozenset({"journal", "schema"}),
     "openai": frozenset({"api"}),
     "pandas": frozenset(
-        {"exact_json", "frame", "stored_frame", "result", "run", "session", "magic"}
+        {"exact_json", "frame", "stored_frame", "result", "adoption", "run", "session", "magic"}
     ),
     "pyarrow": frozenset({"frame", "stored_frame", "folder", "result"}),
     "jinja2": frozenset({"template", "template_names", "prompt_language"}),
-    "orjson": frozenset({"wire", "result_lines"}),
+    "orjson": frozenset({"wire", "result_lines", "adoption"}),
     "msgspec": frozenset({"result_lines", "schema"}),
     "ipywidgets": frozenset({"panel"}),
     "IPython": frozenset({"magic", "panel"}),

@@ -21,7 +21,7 @@ import numpy as np
 import openai
 import pandas as pd
 import pytest
-from service import serving
+from service import serving, stub_answer
 
 import batch_magic as bm
 from batch_magic import session, settings
@@ -478,3 +478,101 @@ def test_a_home_of_the_first_version_is_brought_up_to_date(home: Path, frame: pd
     again = submit(frame[::-1], out="again")
     assert again.wait(timeout_s=30)["gpt_status"].tolist() == ["ok"] * 3
     assert again.snapshot().jobs == ()
+
+
+# -- jobs made elsewhere --------------------------------------------------------------------
+
+
+def foreign_job(client: openai.OpenAI, names: list[str], **metadata: str) -> str:
+    """Make a batch as a script would; its prompts are "Say " and the name."""
+    lines = [
+        {
+            "custom_id": name,
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {"messages": [{"role": "user", "content": f"Say {name}"}], "model": "m"},
+        }
+        for name in names
+    ]
+    data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    file = client.files.create(file=("script.jsonl", data), purpose="batch")
+    batch = client.batches.create(
+        input_file_id=file.id,
+        endpoint="/v1/chat/completions",
+        completion_window="24h",
+        metadata=metadata,
+    )
+    return batch.id
+
+
+@pytest.fixture
+def client(home: Path) -> openai.OpenAI:
+    """The project's own sandbox, as another program sees it."""
+    url = launcher.ensure(home / "sandbox", answerer="stub", time_scale=100).url
+    return openai.OpenAI(base_url=url, api_key="any")
+
+
+@pytest.mark.parametrize(
+    ("names", "column", "by_row"),
+    [
+        (["b", "c", "a"], "key", ["a", "b", "c"]),  # a column that is named
+        (["c", "a", "b"], "", ["a", "b", "c"]),  # a column that is found
+        (["q-2", "q-0", "q-1"], "", ["q-0", "q-1", "q-2"]),  # the number at the end is the position
+        (["r1", "r3", "r2"], "", ["r1", "r2", "r3"]),  # counted from 1
+    ],
+)
+def test_job_made_elsewhere_is_put_onto_the_frame(
+    home: Path, client: openai.OpenAI, names: list[str], column: str, by_row: list[str]
+) -> None:
+    """A week-old script's batch becomes a result like any other."""
+    frame = pd.DataFrame({"key": list("abc"), "n": [5, 5, 7]}, index=[9, 9, 8])
+    batch_id = foreign_job(client, names)
+    run = bm.attach(batch_id, frame=frame, id_column=column, on="sandbox")
+    result = run.wait(timeout_s=30)
+    assert result["answer"].tolist() == [stub_answer(f"Say {name}") for name in by_row]
+    assert result["n"].equals(frame["n"])
+    assert bm.attach(batch_id).run_id == run.run_id, "it is known now"
+
+
+def test_job_made_elsewhere_needs_no_frame(home: Path, client: openai.OpenAI) -> None:
+    """Its own lines say what was asked."""
+    run = bm.attach(foreign_job(client, ["x", "y"]), on="sandbox", out="mine")
+    result = run.wait(timeout_s=30)
+    assert result["custom_id"].tolist() == ["x", "y"]
+    assert result["prompt"].tolist() == ["Say x", "Say y"]
+    assert result["answer"].tolist() == [stub_answer("Say x"), stub_answer("Say y")]
+
+
+def test_rows_that_the_job_did_not_ask_are_skipped(home: Path, client: openai.OpenAI) -> None:
+    """And a row that it asked and failed can be asked again by us."""
+    frame = pd.DataFrame({"key": ["a", "b", "[[fault:400]]"]})
+    run = bm.attach(foreign_job(client, ["a", "[[fault:400]]"]), frame=frame, on="sandbox")
+    assert run.wait(timeout_s=30)["gpt_status"].tolist() == ["ok", "skipped", "failed"]
+    run.retry()
+    assert run.wait(timeout_s=30)["gpt_status"].tolist() == ["ok", "skipped", "failed"]
+    assert len(run.snapshot().jobs) == 2
+
+
+def test_custom_ids_that_mean_no_row_for_certain_are_refused(
+    home: Path, client: openai.OpenAI
+) -> None:
+    """A guess that fits by halves would put answers on wrong rows."""
+    frame = pd.DataFrame({"key": ["a", "a", "b"]})
+    with pytest.raises(CellError, match="--id COLUMN"):
+        bm.attach(foreign_job(client, ["a", "b"]), frame=frame, on="sandbox")
+    assert len(bm.runs()) == 0
+    assert list((home / "runs").iterdir()) == []
+
+
+def test_jobs_of_ours_that_no_run_knows_are_found(home: Path, client: openai.OpenAI) -> None:
+    """The journal was lost; the answers were paid for."""
+    known = submit(pd.DataFrame({"text": ["a"]}))
+    known.wait(timeout_s=30)
+    foreign_job(client, ["x"])
+    lost = foreign_job(client, ["run-1-0", "run-1-1"], batch_magic_job="t", batch_magic_run="run-1")
+    use = settings.Settings(home=str(home), backend="sandbox")
+    (orphan,) = session.session_for(str(home)).orphans(use)
+    assert orphan.batch_id == lost
+    run = session.session_for(str(home)).adopt(lost, use, out="recovered")
+    assert run.wait(timeout_s=30)["gpt_status"].tolist() == ["ok", "ok"]
+    assert session.session_for(str(home)).orphans(use) == []

@@ -167,7 +167,7 @@ class _Out:
             self._twins.append(np.stack([positions[is_twin], firsts[is_twin]], axis=1))
         left = ~is_twin
         left &= ~self._take_kept(digests, positions, left)
-        held = self._find_held(digests) & left
+        held = self._find_held(digests, left)
         self._write(self._held, lines, held)
         self._write(self._shards, lines, left & ~held)
 
@@ -185,10 +185,14 @@ class _Out:
                 taken |= hits
         return taken
 
-    def _find_held(self, digests: NDArray[np.void]) -> NDArray[np.bool_]:
+    def _find_held(self, digests: NDArray[np.void], left: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Tell which lines are in flight. Every run that has one is waited for.
+
+        One of them may only hold it for another, and be cancelled before it is answered.
+        """
         held = np.zeros(len(digests), dtype=bool)
         for run_id, index in self._known.in_flight.items():
-            hits = (index.find(digests) >= 0) & ~held
+            hits = (index.find(digests) >= 0) & left
             if hits.any():
                 self._lenders.add(run_id)
                 held |= hits

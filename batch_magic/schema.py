@@ -181,6 +181,15 @@ def run_facts(run: RunRecord) -> str:
 
 
 def read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
+    """Read a run from its row. Raises JournalError for what nobody here wrote."""
+    try:
+        return _read_run(db, row)
+    except (LookupError, TypeError, ValueError, AttributeError, msgspec.MsgspecError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise JournalError(f"run {row[0]!r} in the journal cannot be read ({said})") from error
+
+
+def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
     run_id, name, created_at, rows, identity, _backend_id, _model, facts_text, *rest = row
     decided, lenders, cancel_at, resumed_at, ending, ended_at, *rest = rest
     fault, counts, model_served, wish = rest

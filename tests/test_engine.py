@@ -880,6 +880,26 @@ def test_held_rows_are_sent_when_their_lender_was_cancelled(
     assert service.rows_paid(first, second) == 12
 
 
+def test_rows_held_for_a_run_that_is_cancelled_are_still_waited_for(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """The second holds what the first has in flight; the third must wait for the first, too."""
+    service.faults(in_progress_s=10**6)
+    first = life.submit(reviews.head(8))
+    life.until_stage(first, JobStage.RUNNING)
+    second = life.submit(reviews, name="second")
+    third = life.submit(reviews[::-1], name="third")
+    life.journal.ask_cancel(second, life.clock())
+    life.until(second, lambda run: run.ending is Ending.CANCELLED)
+    for _ in range(5):
+        life.step()
+    service.clear_faults()
+    service.advance(10**6)
+    life.until_ended(third)
+    assert_right(life.result(third), reviews[::-1])
+    assert service.rows_paid(first, second, third) == len(reviews)
+
+
 def test_rows_that_failed_in_the_lender_are_sent(
     life: Life, service: Service, reviews: Any
 ) -> None:

@@ -337,8 +337,7 @@ class Lane:
             if self._judge(home, story, tally):
                 break
         else:
-            log = (home / "log").read_text() if (home / "log").exists() else ""
-            tally.bad.append(f"seed {story.seed}: {tally.lost} lost; {log[-2000:]}")
+            tally.bad.append(f"seed {story.seed}: {tally.lost} lost; {_what_is_known(home)}")
         self._count_payments(story, tally)
         if not tally.bad:
             shutil.rmtree(home)
@@ -393,6 +392,16 @@ class Lane:
         tally.paid_again_by_need = paid - sum(delivered.values())
         if tally.paid_twice:
             tally.bad.append(f"seed {story.seed}: {tally.paid_twice} paid twice")
+
+
+def _what_is_known(home: Path) -> str:
+    """Return what a bad schedule left: the errors of its last result and of its lives."""
+    said = (home / "log").read_text() if (home / "log").exists() else ""
+    if (home / "result.pickle").exists():
+        frame = pd.read_pickle(home / "result.pickle")
+        bad = frame[frame["gpt_status"].astype(str) != "ok"]
+        said = bad[["gpt_status", "gpt_error"]].to_string() + said[-2000:]
+    return said
 
 
 def _texts_of(client: Any, file_id: str) -> dict[str, str]:

@@ -432,14 +432,20 @@ def _close(run: RunRecord) -> Action:
 
 
 def may_have_results(job: Job, now: float) -> bool:
-    """Tell whether the service may still have result files of a collected job."""
+    """Tell whether it is worth asking the service once more for a collected job's result files."""
     is_known = job.remote is not None and bool(job.batch_id) and not job.is_replaced
-    return is_known and _since(job.intended_at, now) < _RESULTS_KEPT_S
+    return is_known and not job.is_refetched and _since(job.intended_at, now) < _RESULTS_KEPT_S
 
 
 def asked_again(job: Job, now: float) -> Job:
     """Return a collected job whose result files are to be fetched once more."""
-    return replace(job, stage=step(job, JobStage.ENDED), ended_at=now, due_at=0.0, tries=0)
+    stage = step(job, JobStage.ENDED)
+    return replace(job, stage=stage, ended_at=now, due_at=0.0, tries=0, is_refetched=True)
+
+
+def is_refetching(run: RunRecord) -> bool:
+    """Tell whether a run goes on for result files alone: it will send nothing more."""
+    return any(job.is_refetched and job.stage is JobStage.ENDED for job in run.jobs)
 
 
 # -- what an answer of the service makes of a job -------------------------------------------

@@ -165,6 +165,8 @@ class Session:
         assert record is not None, "a preparation that is done has its record"
         now = time.time()
         same = None if fresh else self.journal.find_identical(record.identity)
+        if same is not None and lifecycle.is_refetching(self.journal.run(same)):
+            same = None  # its rows are waited for, and sent if it brings nothing
         if same is not None:
             work.discard()
             run._become(same)

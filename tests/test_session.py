@@ -576,3 +576,20 @@ def test_jobs_of_ours_that_no_run_knows_are_found(home: Path, client: openai.Ope
     run = session.session_for(str(home)).adopt(lost, use, out="recovered")
     assert run.wait(timeout_s=30)["gpt_status"].tolist() == ["ok", "ok"]
     assert session.session_for(str(home)).orphans(use) == []
+
+
+def test_rows_whose_files_never_come_are_sent_again_when_the_cell_is_run_again(
+    tmp_path: Path, home: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asking once more for files that do not exist must not go round for ever."""
+    monkeypatch.setenv("BATCH_MAGIC_COLLECT_TIMEOUT_S", "0.5")
+    monkeypatch.setenv("BATCH_MAGIC_RETRY_BASE_S", "0.1")
+    with serving(tmp_path / "service") as service:
+        service.faults(row_missing=True)
+        asked = {"on": service.url, "home": str(home), "retries": 0}
+        first = submit(frame, **asked).wait(timeout_s=30)
+        assert first["gpt_status"].tolist() == ["missing"] * 3
+        service.clear_faults()
+        again = submit(frame, **asked).wait(timeout_s=30)
+        session.close_sessions()
+    assert again["gpt_status"].tolist() == ["ok"] * 3

@@ -436,7 +436,15 @@ class Engine:
         )
 
     async def _resubmit(self, run: RunRecord, round: int, wish: tuple[RowStatus, ...]) -> None:
-        folder, kin = self._folder(run), self._kin(run) if wish else []
+        kin = self._kin(run) if wish else []
+        filled = await asyncio.to_thread(outcomes.fill, self._folder(run), run, wish, kin)
+        if filled.rows:
+            event = f"{counted(filled.rows, 'row')} answered meanwhile in other runs: taken over"
+            self._journal.fill(
+                run.run_id, self._owner, self._clock(), filled.change, filled.files, event
+            )
+            run = self._journal.run(run.run_id)
+        folder = self._folder(run)
         shards = await asyncio.to_thread(outcomes.resend, folder, run, round, wish, kin)
         if not shards and not wish:
             await self._settle(run, Ending.FINISHED)

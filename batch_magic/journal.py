@@ -312,6 +312,21 @@ class Journal:
             put_files(db, run_id, files)
             _note(db, now, run_id, None, event)
 
+    def fill(
+        self,
+        run_id: str,
+        owner: str,
+        now: float,
+        change: Mapping[RowStatus, int],
+        files: Mapping[str, str],
+        event: str,
+    ) -> None:
+        """Write down that other runs were answered some rows; `change` is added to the counts."""
+        with self._leased(run_id, owner) as db:
+            add_decided(db, run_id, change)
+            put_files(db, run_id, files)
+            _note(db, now, run_id, None, event)
+
     # -- what happens to a job --------------------------------------------------------------
 
     def save_job(

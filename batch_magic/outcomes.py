@@ -8,6 +8,7 @@ is to believe the status, or the service's counts, instead of the two result fil
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -27,7 +28,16 @@ from batch_magic.folder import (
     RunFolder,
     ShardWriter,
 )
-from batch_magic.records import Job, JobStage, Lines, RowStatus, RunRecord, Shard
+from batch_magic.records import (
+    PAID,
+    Ending,
+    Job,
+    JobStage,
+    Lines,
+    RowStatus,
+    RunRecord,
+    Shard,
+)
 from batch_magic.resolution import Resolution, Source, resolve
 from batch_magic.wording import counted
 
@@ -191,17 +201,22 @@ def resend(
     run: RunRecord,
     round: int,
     wish: Collection[RowStatus] = (),
-    elsewhere: Iterable[tuple[RunFolder, RunRecord]] = (),
+    kin: Sequence[tuple[RunFolder, RunRecord]] = (),
 ) -> list[Shard]:
     """Write lines into new shards of `round`: of rows of a status in `wish`, else what may pass.
 
-    A row that was answered by an earlier run has its line there: in one of `elsewhere`.
+    A row that was answered by an earlier run has its line there: in one of `kin`. What another
+    of them has in flight just now is left alone.
     """
     resolution = resolve_run(folder, run).resolution
     left = resolution.retryable.copy()
     if wish:
         left = np.isin(resolution.statuses, [int(status) for status in wish])
     left[folder.twins()[:, 0]] = False  # they have the line of another row, and its fate
+    others = [one for one in kin if one[1].run_id != run.run_id]
+    for digests, positions in _all_lines(folder, run) if others else ():
+        for other, record in others:
+            left[positions[_is_sending(other, record, digests)]] = False
     writer = _writer(folder, run, round)
     for shard in run.shards:
         positions = folder.manifest(shard)["position"]
@@ -209,8 +224,64 @@ def resend(
             writer.write(lines)
         left[positions] = False  # a line stands in the shards of earlier rounds too
     if left.any():
-        _write_borrowed(writer, folder, run, left, elsewhere)
+        _write_borrowed(writer, folder, run, left, others)
     return writer.close()
+
+
+def _is_sending(folder: RunFolder, run: RunRecord, digests: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Tell which of these lines a run has in flight itself, not held for another."""
+    found = np.zeros(len(digests), dtype=bool)
+    open_shards = {job.shard for job in run.jobs if job.stage is not JobStage.COLLECTED}
+    for shard in run.shards if run.ending is None else ():
+        if shard.number in open_shards:
+            theirs = _digests(folder.manifest(shard))
+            found |= SortedDigests(theirs, np.arange(len(theirs))).find(digests) >= 0
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """Rows that other runs were answered meanwhile: how the counts change, and the new files."""
+
+    rows: int
+    change: dict[RowStatus, int]
+    files: dict[str, str]
+
+
+def fill(
+    folder: RunFolder,
+    run: RunRecord,
+    wish: Collection[RowStatus],
+    kin: Sequence[tuple[RunFolder, RunRecord]],
+) -> Filled:
+    """Take over what other runs were answered of the rows that are to be sent again.
+
+    Rows that have an answer of their own are asked anew all the same.
+    """
+    statuses = resolve_run(folder, run).resolution.statuses
+    wanted = np.isin(statuses, [int(status) for status in wish if status not in PAID])
+    wanted[folder.twins()[:, 0]] = False
+    kept = KeptWriter(folder, 1 + max(folder.kept_numbers(), default=0))
+    change: Counter[RowStatus] = Counter()
+    for other, record in kin if wanted.any() else ():
+        is_settled = record.ending in (Ending.FINISHED, Ending.CANCELLED)
+        answers = answered(other, record) if is_settled and record.run_id != run.run_id else None
+        if answers is None:
+            continue
+        for digests, positions in _all_lines(folder, run):
+            at = positions[wanted[positions]]
+            asked = digests[wanted[positions]]
+            found = answers.find(asked)
+            hits = found >= 0
+            kept.write(at[hits], asked[hits], answers.lines(found[hits].tolist()))
+            wanted[at[hits]] = False
+            change.subtract(RowStatus(int(one)) for one in statuses[at[hits]])
+    rows = kept.close()
+    if rows:
+        change.update(count_kept(folder, run, kept.number))
+    path = folder.kept_path(kept.number)
+    files = folder.hashes(path.name, path.with_suffix(".npy").name)
+    return Filled(rows, dict(change), files if rows else {})
 
 
 def _write_borrowed(
@@ -218,13 +289,13 @@ def _write_borrowed(
     folder: RunFolder,
     run: RunRecord,
     left: NDArray[np.bool_],
-    elsewhere: Iterable[tuple[RunFolder, RunRecord]],
+    others: Iterable[tuple[RunFolder, RunRecord]],
 ) -> None:
     """Write the lines of rows whose answers were taken over, as their first run wrote them."""
     kept = [folder.kept_manifest(number) for number in folder.kept_numbers()]
     manifest = np.concatenate([*kept, np.empty(0, dtype=MANIFEST)])
     wanted = manifest[left[manifest["position"]]]
-    for other, record in elsewhere:
+    for other, record in others:
         for shard in record.shards:
             index = SortedDigests(_digests(wanted), wanted["position"].astype(np.int64))
             found = index.find(_digests(other.manifest(shard)))

@@ -583,6 +583,22 @@ def test_answers_taken_over_can_be_asked_for_again(
     assert service.rows_paid(again) == 3
 
 
+def test_rows_that_another_run_was_answered_meanwhile_are_not_sent_again(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """A retry comes late: a later run has asked for the same rows and has paid for them."""
+    service.faults(row_status={"status": 400, "every": 3})
+    first = life.submit(reviews)
+    assert life.until_ended(first).counts[RowStatus.FAILED] == 4
+    service.clear_faults()
+    second = life.submit(reviews.iloc[:6], name="second")
+    life.until_ended(second)
+    retry(life, first, RowStatus.FAILED)
+    assert life.until_ended(first).counts == {RowStatus.OK: 12}
+    assert_right(life.result(first), reviews)
+    assert service.rows_paid(first, second) == len(reviews)
+
+
 def test_a_wish_that_no_row_fits_ends_at_once(life: Life, service: Service, reviews: Any) -> None:
     """Nothing is sent, and the run is as it was."""
     run_id = life.submit(reviews)

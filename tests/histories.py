@@ -1,0 +1,215 @@
+"""Long random histories of one home on a virtual clock: engine, journal and a faulty service.
+
+    python tests/histories.py [--steps 10000] [--seed 0]
+
+A history is a walk of seeded steps: the cell is run over some rows, the engine does what is due,
+the clock jumps (also back), the service is told to misbehave or to stop it, the process is killed
+and another begins, runs are cancelled, retried and attached to. After each step the invariants are
+looked at; at the end the service is asked what it answered. Every few hundred steps a new home
+begins, so that lists stay short.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+from campaign import CALL_FAULTS, ROW_FAULTS, _answered, _texts_of
+from lives import Clock, Life
+from service import Service, stub_answer
+
+from batch_magic import picture
+from batch_magic.records import Ending, JobStage, RowStatus, RunRecord
+
+CHAPTER_STEPS = 400
+POOL = 40  # different texts in a chapter: runs overlap
+FAULTS = [one for one in ROW_FAULTS + CALL_FAULTS if "file_ids_late_s" not in one(random.Random(0))]
+ENDED = (Ending.FINISHED, Ending.CANCELLED)
+
+
+class History:
+    """One chapter: a home, a service, and one process after another."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.dice = random.Random(seed)
+        self.mark = f"h{seed}"
+        self.service = Service(folder / "service")
+        self.folder = folder
+        self.clock = Clock()
+        self.life = self._begin()
+        self.lives: list[Life] = []
+        self.asked: dict[str, list[str]] = {}  # run id → its texts
+        self.steps = Counter[str]()
+
+    def _begin(self) -> Life:
+        life = Life(self.folder / "home", self.service.url, self.clock)
+        life.nap_s = 0.001
+        return life
+
+    def close(self) -> None:
+        """End the service and the last life."""
+        self.life.end()
+        self.service.end()
+
+    # -- steps ------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Take one random step, then look at the invariants."""
+        moves = {
+            self.work: 60,
+            self.submit: 4,
+            self.pass_time: 8,
+            self.misbehave: 5,
+            self.behave: 5,
+            self.kill: 2,
+            self.cancel: 1,
+            self.retry: 1,
+            self.attach: 4,
+        }
+        move = self.dice.choices(list(moves), list(moves.values()))[0]
+        self.steps[move.__name__] += 1
+        move()
+        self.check()
+
+    def work(self) -> None:
+        self.life.step()
+
+    def submit(self) -> None:
+        size = self.dice.randint(1, 12)
+        texts = [f"{self.mark} {self.dice.randrange(POOL)}" for _ in range(size)]
+        index = self.dice.choices(range(4), k=size)
+        frame = pd.DataFrame({"text": texts}, index=index)
+        rows_per_job = self.dice.choice([2, 5, 50])
+        run_id = self.life.submit(frame, max_rows_per_job=rows_per_job, retries=1)
+        self.asked[run_id] = texts
+
+    def pass_time(self) -> None:
+        self.clock.now += self.dice.choice([1.0, 30.0, 600.0, 7200.0, -3600.0])
+
+    def misbehave(self) -> None:
+        self.service.faults(**self.dice.choice(FAULTS)(self.dice))
+
+    def behave(self) -> None:
+        self.service.clear_faults()
+
+    def kill(self) -> None:
+        """Begin another life on the home; the old one never moves again."""
+        self.lives.append(self.life)
+        for run_id in self.asked:
+            self.life.journal.drop_lease(run_id, self.life.engine._owner)  # as a dead pid's is
+        self.life = self._begin()
+
+    def cancel(self) -> None:
+        if self.asked:
+            run_id = self.dice.choice(list(self.asked))
+            self.life.journal.ask_cancel(run_id, self.clock())
+            self.life.engine.drive(run_id)
+
+    def retry(self) -> None:
+        ended = [one for one in self.asked if self.life.run(one).ending in ENDED]
+        if ended:
+            run_id = self.dice.choice(ended)
+            wish = self.dice.sample(list(RowStatus)[4:8], 2)
+            self.life.journal.ask_retry(run_id, wish, self.clock())
+            self.life.engine.drive(run_id)
+
+    def attach(self) -> None:
+        if self.asked:
+            self.life.go_on(self.dice.choice(list(self.asked)))
+
+    # -- invariants -------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """What must be true after each step."""
+        if not self.asked:
+            return
+        run = self.life.run(self.dice.choice(list(self.asked)))
+        counts = picture.snapshot(run, self.clock()).counts
+        assert sum(counts.values()) == run.rows, (run.run_id, counts)
+        tokens = [job.token for job in run.jobs]
+        assert len(set(tokens)) == len(tokens)
+        if self.dice.random() < 0.1:
+            self.check_result(run)
+
+    def check_result(self, run: RunRecord) -> None:
+        """No answer stands on another row, and an ended run has an outcome for each."""
+        frame = self.life.result(run.run_id)
+        texts = self.asked[run.run_id]
+        assert frame["text"].tolist() == texts
+        statuses = frame["gpt_status"].astype(str).tolist()
+        for text, status, answer in zip(texts, statuses, frame["answer"].tolist(), strict=True):
+            assert status != "ok" or answer == stub_answer(text), (run.run_id, text, answer)
+        if run.ending in ENDED:
+            assert "pending" not in statuses, run.run_id
+
+    def check_payments(self) -> int:
+        """Each token made one job, and no answer was delivered twice; return how many were."""
+        client, delivered, of_token = self.service.client(), Counter[str](), Counter[str]()
+        for batch in self.service.batches():
+            of_token[batch["metadata"]["batch_magic_job"]] += batch["rows_paid"] > 0
+            asked = _texts_of(client, batch["input_file_id"])
+            delivered.update({asked[name] for name in _answered(client, batch["output_file_id"])})
+        assert max(of_token.values(), default=0) <= 1, of_token.most_common(3)
+        twice = {text: n for text, n in delivered.items() if n > 1}
+        assert not twice, twice
+        return sum(delivered.values())
+
+    def finish(self) -> int:
+        """Let everything come to its end with a service that behaves; return answers delivered."""
+        self.service.clear_faults()
+        self.life.nap_s = 0.003
+        for _ in range(3):  # a stopped run, then those that waited for it
+            for run_id in self.asked:
+                if self.life.run(run_id).ending not in ENDED:
+                    self.life.go_on(run_id)
+            for run_id in self.asked:
+                self.life.until_ended(run_id)
+        for run_id in self.asked:
+            run = self.life.run(run_id)
+            assert run.ending in ENDED, (run_id, run.fault)
+            assert all(job.stage is JobStage.COLLECTED for job in run.jobs)
+            self.check_result(run)
+        return self.check_payments()
+
+
+def walk(steps: int, seed: int, *, say: bool = False) -> Counter[str]:
+    """Walk so many steps, in chapters. Raises AssertionError with what was not so."""
+    taken: Counter[str] = Counter()
+    while sum(taken.values()) < steps:
+        chapter = min(CHAPTER_STEPS, steps - sum(taken.values()))
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+            history = History(Path(name), seed)
+            try:
+                for _ in range(chapter):
+                    history.step()
+                answers = history.finish()
+            except BaseException:
+                print(f"seed {seed}: {dict(history.steps)}", file=sys.stderr)
+                raise
+            finally:
+                history.close()
+        taken.update(history.steps)
+        if say:
+            total = sum(taken.values())
+            print(f"seed {seed}: {answers} answers; {total:,} steps", flush=True)
+        seed += 1
+    return taken
+
+
+def main() -> int:
+    """Walk, and print the steps by kind."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    print(dict(walk(options.steps, options.seed, say=True)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -388,6 +388,7 @@ class Session:
             raise CellError(f"{s.name} has no row that is {named}; nothing is sent again")
         self._services.check(s.backend)
         self.journal.ask_retry(run.run_id, statuses, time.time())
+        self._refetch(self.journal.run(run.run_id), verify=True)  # before anything is paid again
         self._drive(run)
 
     def cleanable(self, word: str) -> list[RunRecord]:

@@ -28,7 +28,8 @@ from batch_magic.records import Ending, JobStage, RowStatus, RunRecord
 
 CHAPTER_STEPS = 400
 POOL = 40  # different texts in a chapter: runs overlap
-FAULTS = [one for one in ROW_FAULTS + CALL_FAULTS if "file_ids_late_s" not in one(random.Random(0))]
+# Result files that stay away are given up by the clock, and this one jumps: that is another test.
+AWAY = ("file_ids_late_s", "content_404_s", "files.content")
 ENDED = (Ending.FINISHED, Ending.CANCELLED)
 
 
@@ -92,7 +93,9 @@ class History:
         self.clock.now += self.dice.choice([1.0, 30.0, 600.0, 7200.0, -3600.0])
 
     def misbehave(self) -> None:
-        self.service.faults(**self.dice.choice(FAULTS)(self.dice))
+        fault = self.dice.choice(ROW_FAULTS + CALL_FAULTS)(self.dice)
+        if not any(name in str(fault) for name in AWAY):
+            self.service.faults(**fault)
 
     def behave(self) -> None:
         self.service.clear_faults()

@@ -593,3 +593,20 @@ def test_rows_whose_files_never_come_are_sent_again_when_the_cell_is_run_again(
         again = submit(frame, **asked).wait(timeout_s=30)
         session.close_sessions()
     assert again["gpt_status"].tolist() == ["ok"] * 3
+
+
+def test_a_retry_asks_for_result_files_before_it_pays(
+    tmp_path: Path, home: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stayed away too long and were given up; the answers were paid for all the same."""
+    monkeypatch.setenv("BATCH_MAGIC_COLLECT_TIMEOUT_S", "0.5")
+    monkeypatch.setenv("BATCH_MAGIC_RETRY_BASE_S", "0.1")
+    with serving(tmp_path / "service") as service:
+        service.faults(http_status={"route": "files.content", "status": 404})
+        run = submit(frame, on=service.url, home=str(home), retries=0)
+        assert run.wait(timeout_s=30)["gpt_status"].tolist() == ["missing"] * 3
+        service.clear_faults()
+        run.retry()
+        assert run.wait(timeout_s=30)["gpt_status"].tolist() == ["ok"] * 3
+        assert len(service.batches()) == 1
+        session.close_sessions()

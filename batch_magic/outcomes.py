@@ -30,7 +30,6 @@ from batch_magic.folder import (
 )
 from batch_magic.records import (
     PAID,
-    Ending,
     Job,
     JobStage,
     Lines,
@@ -264,8 +263,8 @@ def fill(
     kept = KeptWriter(folder, 1 + max(folder.kept_numbers(), default=0))
     change: Counter[RowStatus] = Counter()
     for other, record in kin if wanted.any() else ():
-        is_settled = record.ending in (Ending.FINISHED, Ending.CANCELLED)
-        answers = answered(other, record) if is_settled and record.run_id != run.run_id else None
+        # Also of a run that goes on for a retry of its own: what was paid stays answered.
+        answers = None if record.run_id == run.run_id else answered(other, record)
         if answers is None:
             continue
         for digests, positions in _all_lines(folder, run):

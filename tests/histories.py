@@ -153,14 +153,30 @@ class History:
     def check_payments(self) -> int:
         """Each token made one job, and no answer was delivered twice; return how many were."""
         client, delivered, of_token = self.service.client(), Counter[str](), Counter[str]()
+        by_run: dict[str, list[str]] = {}
         for batch in self.service.batches():
             of_token[batch["metadata"]["batch_magic_job"]] += batch["rows_paid"] > 0
             asked = _texts_of(client, batch["input_file_id"])
-            delivered.update({asked[name] for name in _answered(client, batch["output_file_id"])})
+            for text in {asked[name] for name in _answered(client, batch["output_file_id"])}:
+                delivered[text] += 1
+                by_run.setdefault(text, []).append(batch["metadata"]["batch_magic_run"])
         assert max(of_token.values(), default=0) <= 1, of_token.most_common(3)
-        twice = {text: n for text, n in delivered.items() if n > 1}
-        assert not twice, twice
+        twice = {text: by_run[text] for text, n in delivered.items() if n > 1}
+        assert not twice, self._story(twice)
         return sum(delivered.values())
+
+    def _story(self, twice: dict[str, list[str]]) -> str:
+        """Tell what happened to the runs that paid twice, and to those between them."""
+        told = [f"{text}: {', '.join(runs)}" for text, runs in twice.items()]
+        events = [
+            (at, one, job, event)
+            for one in self.asked
+            if any(text in self.asked[one] for text in twice)
+            for at, job, event in self.life.journal.history(one)
+        ]
+        return "\n".join(
+            [*told, *(f"{at:.1f} {one} {job} {event}" for at, one, job, event in events)]
+        )
 
     def finish(self) -> int:
         """Let everything come to its end with a service that behaves; return answers delivered."""

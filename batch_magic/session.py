@@ -226,10 +226,8 @@ class Session:
         Without a frame one is made of the job's own lines. Raises CellError when the rows cannot
         be told, ServiceError when the service does not know the job or its input file.
         """
-        environ = settings.environment(Path.cwd())
-        self._services.use(use, environ)
-        backend = settings.find_backend(on or use.backend, environ)
-        self._services.check(backend)
+        _check_name(out)
+        backend = self._backend(use, on)
         now = time.time()
         run_id = _run_id(now)
         folder = self.home.run_folder(run_id)
@@ -274,10 +272,7 @@ class Session:
 
     def orphans(self, use: Settings, on: str = "") -> list[RemoteJob]:
         """Return the jobs of ours at a service that no run of this home knows, newest first."""
-        environ = settings.environment(Path.cwd())
-        self._services.use(use, environ)
-        backend = settings.find_backend(on or use.backend, environ)
-        self._services.check(backend)
+        backend = self._backend(use, on)
         jobs = [job for run in self.journal.runs() for job in run.jobs]
         known = {job.token for job in jobs} | {job.batch_id for job in jobs}
         found = self._heartbeat.submit(self._our_jobs(backend)).result()
@@ -290,10 +285,15 @@ class Session:
 
     def cancel_orphan(self, job: RemoteJob, use: Settings, on: str = "") -> None:
         """Cancel a job that no run knows; one that has ended is left as it is."""
+        self._heartbeat.submit(self._cancel_orphan(self._backend(use, on), job)).result()
+
+    def _backend(self, use: Settings, on: str) -> Backend:
+        """Return the backend that is meant, ready to be called. Raises CellError."""
         environ = settings.environment(Path.cwd())
         self._services.use(use, environ)
         backend = settings.find_backend(on or use.backend, environ)
-        self._heartbeat.submit(self._cancel_orphan(backend, job)).result()
+        self._services.check(backend)
+        return backend
 
     async def _cancel_orphan(self, backend: Backend, job: RemoteJob) -> None:
         if job.status not in lifecycle.ENDED_STATUSES:
@@ -304,10 +304,10 @@ class Session:
         now = time.time()
         folder = self.home.run_folder(run.run_id, run.files)
         lost = outcomes.lost_results(folder, run, verify=verify)
-        if jobs := [
-            lifecycle.asked_again(j, now) for j in lost if lifecycle.may_have_results(j, now)
-        ]:
-            self.journal.refetch(run.run_id, jobs, now)
+        jobs = [job for job in lost if lifecycle.may_have_results(job, now)]
+        if jobs:
+            again = [lifecycle.asked_again(job, now) for job in jobs]
+            self.journal.refetch(run.run_id, again, now)
             self._engine.drive(run.run_id)
 
     def find(self, word: str) -> Run:
@@ -605,8 +605,7 @@ def _draft(
     checked = frames.check_frame(frame, options.frame_name)
     # As Python reads an identifier: otherwise `user_ns` would hold a name that no code can say.
     options = replace(options, out=unicodedata.normalize("NFKC", options.out))
-    if not options.out.isidentifier() or keyword.iskeyword(options.out):
-        raise CellError(f"the result's name {options.out!r} is no Python name; name one with -o")
+    _check_name(options.out)
     model = options.model or use.model
     if not model:
         raise CellError(
@@ -679,6 +678,12 @@ def _check_types(template: object, options: Options) -> None:
 
 def _as_text(params: Mapping[str, Any]) -> str:
     return json.dumps(params, ensure_ascii=False, default=str)
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that no variable can have. Raises CellError."""
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise CellError(f"the result's name {name!r} is no Python name; name one with -o")
 
 
 def _check_characters(*texts: str) -> None:

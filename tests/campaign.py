@@ -155,20 +155,20 @@ class Schedule:
 
 
 def schedule(seed: int, point: str = "") -> Schedule:
-    """Make the story of a seed up; with `point`, its first life dies there."""
+    """Make the story of a seed up; with `point`, one life dies there and the next is the last."""
     dice = random.Random(seed)
     texts = [f"s{seed} row {n} {'x' * dice.randint(0, 30)}" for n in range(dice.randint(1, 40))]
     texts += dice.choices(texts, k=dice.randint(0, 5))
     lives = []
-    for n in range(dice.randint(1, LIVES)):
-        death = _death(dice) if n or not point else Death(point=point, event="call", count=1)
+    for n in range(1 if point else dice.randint(1, LIVES)):
+        death = Death(point=point) if point else _death(dice)
         lives.append(
             Life(
                 tuple(texts),
                 death,
                 is_pair=dice.random() < 0.15,
                 cancels=dice.random() < 0.1,
-                faults=_faults(dice),
+                faults={} if point else _faults(dice),
             )
         )
         if dice.random() < 0.3:
@@ -448,7 +448,8 @@ def play_all(stories: list[Schedule], lanes: int, *, say: bool = False) -> Tally
             finally:
                 lane.close()
 
-    parts = [stories[at : at + _PER_SERVICE] for at in range(0, len(stories), _PER_SERVICE)]
+    size = min(_PER_SERVICE, -(-len(stories) // lanes))
+    parts = [stories[at : at + size] for at in range(0, len(stories), size)]
     with ThreadPoolExecutor(lanes) as pool:
         list(pool.map(play_some, parts))
     return total

@@ -417,55 +417,52 @@ class Engine:
             raise failure
 
     async def _take_over(self, run: RunRecord, lenders: tuple[str, ...]) -> None:
-        records = [self._journal.run(lender) for lender in lenders]
-        found = [outcomes.answered(self._folder(one), one) for one in records]
-        answered = [answers for answers in found if answers is not None]
-        taken = await asyncio.to_thread(outcomes.take_over, self._folder(run), run, answered)
-        decided = dict(run.decided)
-        for status, n in taken.counts.items():
-            decided[status] = decided.get(status, 0) + n
-        self._journal.repay(
+        folder, found = self._folder(run), self._with_folders(lenders)
+        taken = await asyncio.to_thread(outcomes.take_over, folder, run, found)
+        self._journal.add_work(
             run.run_id,
             self._owner,
             self._clock(),
-            decided=decided,
+            event=f"took over {counted(taken.answered, 'answer')} of {', '.join(lenders)}",
             shards=taken.shards,
             jobs=plan_jobs(taken.shards, self._token),
+            settled=taken.counts,
             files=taken.files,
-            event=f"took over {counted(taken.answered, 'answer')} of {', '.join(lenders)}",
+            repays=True,
         )
 
     async def _resubmit(self, run: RunRecord, round: int, wish: tuple[RowStatus, ...]) -> None:
+        """Send rows again; what other runs were answered meanwhile is taken over first."""
         kin = self._kin(run) if wish else []
         filled = await asyncio.to_thread(outcomes.fill, self._folder(run), run, wish, kin)
-        if filled.rows:
-            event = f"{counted(filled.rows, 'row')} answered meanwhile in other runs: taken over"
-            self._journal.fill(
-                run.run_id, self._owner, self._clock(), filled.change, filled.files, event
-            )
-            run = self._journal.run(run.run_id)
+        run = replace(run, files={**run.files, **filled.files})
         folder = self._folder(run)
         shards = await asyncio.to_thread(outcomes.resend, folder, run, round, wish, kin)
         if not shards and not wish:
             await self._settle(run, Ending.FINISHED)
             return
-        rows = sum(shard.rows for shard in shards)
+        rows = counted(sum(shard.rows for shard in shards), "row")
+        taken = f", {counted(filled.rows, 'row')} taken over from other runs"
         wait_s = 0.0 if wish else run.limits.retry_base_s * 2 ** (round - 1)
         self._journal.add_work(
             run.run_id,
             self._owner,
             self._clock(),
-            event=f"round {round}: {counted(rows, 'row')} again",
+            event=f"round {round}: {rows} again{taken if filled.rows else ''}",
             shards=shards,
             jobs=plan_jobs(shards, self._token, due_at=self._clock() + wait_s),
+            settled=filled.change,
+            files=filled.files,
             grants_wish=bool(wish),
         )
 
     def _kin(self, run: RunRecord) -> list[tuple[RunFolder, RunRecord]]:
         """Return the runs whose answers this one may have taken over."""
-        ids = [run_id for run_id, _ in self._journal.kin(run.backend.identity, run.request.model)]
-        runs = [self._journal.run(one) for one in ids]
-        return [(self._folder(one), one) for one in runs]
+        kin = self._journal.kin(run.backend.identity, run.request.model)
+        return self._with_folders(run_id for run_id, _ in kin)
+
+    def _with_folders(self, run_ids: Iterable[str]) -> list[tuple[RunFolder, RunRecord]]:
+        return [(self._folder(one), one) for one in map(self._journal.run, run_ids)]
 
     async def _settle(self, run: RunRecord, ending: Ending) -> None:
         settled = await asyncio.to_thread(outcomes.settle, self._folder(run), run)

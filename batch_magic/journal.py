@@ -285,48 +285,6 @@ class Journal:
             )
             _note(db, now, run_id, None, f"{ending.value}{': ' + fault if fault else ''}")
 
-    def repay(
-        self,
-        run_id: str,
-        owner: str,
-        now: float,
-        *,
-        decided: Mapping[RowStatus, int],
-        shards: Iterable[Shard],
-        jobs: Iterable[Job],
-        files: Mapping[str, str],
-        event: str,
-    ) -> None:
-        """Write down that the lenders' answers were taken over, and what is sent for the rest.
-
-        `decided` counts all rows settled without a job by now; jobs are numbered as in
-        `add_work`.
-        """
-        with self._leased(run_id, owner) as db:
-            db.execute(
-                "UPDATE runs SET lenders = '[]', decided = ? WHERE run_id = ?",
-                (counts_json(decided), run_id),
-            )
-            insert_shards(db, run_id, shards)
-            insert_jobs(db, run_id, jobs)
-            put_files(db, run_id, files)
-            _note(db, now, run_id, None, event)
-
-    def fill(
-        self,
-        run_id: str,
-        owner: str,
-        now: float,
-        change: Mapping[RowStatus, int],
-        files: Mapping[str, str],
-        event: str,
-    ) -> None:
-        """Write down that other runs were answered some rows; `change` is added to the counts."""
-        with self._leased(run_id, owner) as db:
-            add_decided(db, run_id, change)
-            put_files(db, run_id, files)
-            _note(db, now, run_id, None, event)
-
     # -- what happens to a job --------------------------------------------------------------
 
     def save_job(
@@ -360,12 +318,15 @@ class Journal:
         jobs: Iterable[Job] = (),
         closed: Job | None = None,
         settled: Mapping[RowStatus, int] = MappingProxyType({}),
+        files: Mapping[str, str] = _NO_FILES,
+        repays: bool = False,
         grants_wish: bool = False,
     ) -> None:
         """Add shards and jobs to a run, closing the job that they replace, in one commit.
 
-        `settled` counts rows of the closed job that no new one has. The jobs get the next free
-        numbers: others may have been added since they were thought of.
+        `settled` is added to the counts of rows settled without a job. The jobs get the next free
+        numbers: others may have been added since they were thought of. `repays` says that nothing
+        is waited for any more, `grants_wish` that this is what the user asked to be sent again.
         """
         with self._leased(run_id, owner) as db:
             if closed is not None:
@@ -376,6 +337,9 @@ class Journal:
             insert_shards(db, run_id, shards)
             insert_jobs(db, run_id, jobs)
             add_decided(db, run_id, settled)
+            put_files(db, run_id, files)
+            if repays:
+                db.execute("UPDATE runs SET lenders = '[]' WHERE run_id = ?", (run_id,))
             if grants_wish:
                 db.execute("UPDATE runs SET wish = '[]' WHERE run_id = ?", (run_id,))
             _note(db, now, run_id, None, event)

@@ -260,7 +260,7 @@ def fill(
     statuses = resolve_run(folder, run).resolution.statuses
     wanted = np.isin(statuses, [int(status) for status in wish if status not in PAID])
     wanted[folder.twins()[:, 0]] = False
-    kept = KeptWriter(folder, 1 + max(folder.kept_numbers(), default=0))
+    kept = _kept_writer(folder)
     change: Counter[RowStatus] = Counter()
     for other, record in kin if wanted.any() else ():
         # Also of a run that goes on for a retry of its own: what was paid stays answered.
@@ -275,12 +275,9 @@ def fill(
             kept.write(at[hits], asked[hits], answers.lines(found[hits].tolist()))
             wanted[at[hits]] = False
             change.subtract(RowStatus(int(one)) for one in statuses[at[hits]])
-    rows = kept.close()
-    if rows:
-        change.update(count_kept(folder, run, kept.number))
-    path = folder.kept_path(kept.number)
-    files = folder.hashes(path.name, path.with_suffix(".npy").name)
-    return Filled(rows, dict(change), files if rows else {})
+    rows, counts, files = _close_kept(kept, folder, run)
+    change.update(counts)
+    return Filled(rows, dict(change), files)
 
 
 def _write_borrowed(
@@ -330,32 +327,47 @@ def recut(
     return shards
 
 
-def take_over(folder: RunFolder, run: RunRecord, lenders: Sequence[Answered]) -> TakenOver:
+def take_over(
+    folder: RunFolder, run: RunRecord, lenders: Sequence[tuple[RunFolder, RunRecord]]
+) -> TakenOver:
     """Take over what the lenders answered of the held lines; write the rest into shards to send."""
-    kept = KeptWriter(folder, 1 + max(folder.kept_numbers(), default=0))
-    writer = _writer(folder, run, run.round)
+    found = [each for each in (answered(*lender) for lender in lenders) if each is not None]
+    kept, writer = _kept_writer(folder), _writer(folder, run, run.round)
     for shard in run.shards:
         if shard.held:
-            left = _keep_answers(kept, folder.manifest(shard), lenders)
+            left = _keep_answers(kept, folder.manifest(shard), found)
             for lines in folder.lines_at(shard, left):
                 writer.write(lines)
-    rows = kept.close()
-    counts = count_kept(folder, run, kept.number) if rows else {}
-    path = folder.kept_path(kept.number)
-    files = folder.hashes(path.name, path.with_suffix(".npy").name)
+    rows, counts, files = _close_kept(kept, folder, run)
     return TakenOver(rows, counts, tuple(writer.close()), files)
 
 
+def _kept_writer(folder: RunFolder) -> KeptWriter:
+    return KeptWriter(folder, 1 + max(folder.kept_numbers(), default=0))
+
+
+def _close_kept(
+    kept: KeptWriter, folder: RunFolder, run: RunRecord
+) -> tuple[int, dict[RowStatus, int], dict[str, str]]:
+    """Return how many rows were taken over, of which status, and the hashes of the new files."""
+    rows = kept.close()
+    if not rows:
+        return 0, {}, {}
+    path = folder.kept_path(kept.number)
+    files = folder.hashes(path.name, path.with_suffix(".npy").name)
+    return rows, count_kept(folder, run, kept.number), files
+
+
 def _keep_answers(
-    kept: KeptWriter, manifest: NDArray[np.void], lenders: Sequence[Answered]
+    kept: KeptWriter, manifest: NDArray[np.void], found: Sequence[Answered]
 ) -> NDArray[np.bool_]:
     """Write the answers that there are for these lines; tell which lines have none."""
     digests = _digests(manifest)
     left = np.ones(len(manifest), dtype=bool)
-    for answers in lenders:
-        found = answers.find(digests)
-        hits = left & (found >= 0)
-        lines = answers.lines(found[hits].tolist())
+    for answers in found:
+        numbers = answers.find(digests)
+        hits = left & (numbers >= 0)
+        lines = answers.lines(numbers[hits].tolist())
         kept.write(manifest["position"][hits], digests[hits], lines)
         left &= ~hits
     return left

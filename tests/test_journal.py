@@ -156,16 +156,8 @@ def test_jobs_added_at_once_get_numbers_of_their_own(journal: Journal) -> None:
     add(journal, two_jobs())
     closed = replace(job(JobStage.COLLECTED), problem="replaced")
     journal.add_work("r", "me", NOW, event="again", jobs=(job(),), closed=closed)
-    journal.repay(
-        "r",
-        "me",
-        NOW,
-        decided={RowStatus.OK: 1},
-        shards=(),
-        jobs=(job(),),
-        files={},
-        event="took over",
-    )
+    taken = {RowStatus.OK: 1}
+    journal.add_work("r", "me", NOW, event="took over", jobs=(job(),), settled=taken, repays=True)
     run = journal.run("r")
     assert [one.number for one in run.jobs] == [0, 1, 2, 3]
     assert run.jobs[0] == closed

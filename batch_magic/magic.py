@@ -160,7 +160,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         if not is_ours and on_clash != "replace":
             raise CellError(
                 f"variable {name!r} holds a {type(held).__name__} already; choose another name"
-                " with -o, or say --on-clash replace"
+                " with -o, or (for a cell) say --on-clash replace"
             )
 
     def _frame(self, expression: str | None) -> object:
@@ -260,9 +260,9 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         home, use = self._session(), self._settings()
         if session.is_foreign(home, words[0]):
             whole = None if frame is None else self._frame(frame)
-            run = home.adopt(
-                words[0], use, out=out or "adopted", frame=whole, column=column or "", on=on or ""
-            )
+            name = out or "adopted"
+            self._check_out(name, "error")
+            run = home.adopt(words[0], use, out=name, frame=whole, column=column or "", on=on or "")
         elif out or frame or column or on:
             raise CellError(f"{words[0]} is a run of this home; attach it by its name alone")
         else:
@@ -306,6 +306,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             answer = _answer(f"adopt it as recovered_{number}, cancel it, or leave it? [a/c/N] ")
             if answer in ("a", "adopt"):
                 name = f"recovered_{number}"
+                self._check_out(name, "error")
                 self._present(home.adopt(job.batch_id, use, out=name, on=on or ""))
             elif answer in ("c", "cancel"):
                 home.cancel_orphan(job, use, on or "")

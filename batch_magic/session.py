@@ -525,7 +525,7 @@ def submit(
         extras=with_,
         on=on or "",
         retries=retries,
-        keep=tuple(keep),
+        keep=tuple(keep) if isinstance(keep, (list, tuple)) else (keep,),  # type: ignore[arg-type]
         fresh=fresh,
         on_clash=on_clash,
     )
@@ -677,7 +677,10 @@ def _check_types(template: object, options: Options) -> None:
 
 
 def _as_text(params: Mapping[str, Any]) -> str:
-    return json.dumps(params, ensure_ascii=False, default=str)
+    try:
+        return json.dumps(params, ensure_ascii=False, default=str)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CellError(f"a request parameter cannot be written as JSON: {error}") from None
 
 
 def _check_name(name: str) -> None:

@@ -55,9 +55,10 @@ def check_params(params: Mapping[str, Any]) -> None:
     for name, why in _REFUSED_PARAMS.items():
         if name in params:
             raise CellError(f"parameter {name!r} cannot be set: {why}")
-    if params.get("n", 1) not in (1, None):
+    n = params.get("n")
+    if n is not None and not (isinstance(n, int) and n == 1):
         raise CellError(
-            f"parameter 'n' is {params['n']!r}, but one answer per row is kept; "
+            f"parameter 'n' is {n!r:.40}, but one answer per row is kept; "
             "leave it out, or repeat the rows in the frame"
         )
 

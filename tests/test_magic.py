@@ -196,6 +196,39 @@ def test_attach_to_an_ended_run_gives_its_frame_at_once(notebook: Kernel) -> Non
     assert (seen.error, seen.printed.strip().splitlines()[-1]) == (None, "5")
 
 
+FOREIGN = """
+import json, openai
+from pathlib import Path
+from batch_magic.sandbox import launcher
+url = launcher.find(Path(".gptbatch/sandbox").absolute()).url
+client = openai.OpenAI(base_url=url, api_key="any")
+lines = [{"custom_id": key, "method": "POST", "url": "/v1/chat/completions",
+          "body": {"model": "m", "messages": [{"role": "user", "content": key}]}} for key in "ba"]
+data = "".join(json.dumps(line) + chr(10) for line in lines).encode()
+file = client.files.create(file=("x.jsonl", data), purpose="batch")
+foreign = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions",
+                                completion_window="24h")
+keys = pd.DataFrame({"key": list("ab")})
+mine = 5
+print(foreign.id)
+"""
+
+
+def test_a_job_made_elsewhere_is_attached_by_its_id(notebook: Kernel) -> None:
+    """It gets a name that is free, and its answers the rows that they are for."""
+    batch_id = notebook.run(FOREIGN).printed.split()[-1]
+    attach = f"%gptbatch attach {batch_id} --frame keys --id key --on sandbox"
+    assert "'mine' holds a int already" in (notebook.run(f"{attach} -o mine").error or "")
+    seen = notebook.run(f"{attach} -o theirs")
+    assert seen.error is None
+    seen = notebook.run("%gptbatch wait theirs\nprint([a[-1] for a in theirs.answer])")
+    assert seen.printed.strip().splitlines()[-1] == "['a', 'b']"
+    seen = notebook.run("%gptbatch recover --on sandbox")
+    assert "no job of ours" in seen.printed
+    assert "asks first" not in (notebook.run("%gptbatch clean theirs --yes").error or "")
+    assert "no run is called 'theirs'" in (notebook.run("%gptbatch status theirs").error or "")
+
+
 def test_an_older_run_of_the_same_name_is_told_of(notebook: Kernel) -> None:
     """It goes on, and is reached by its id alone."""
     notebook.run(cell("five -o twice -m gpt-5-mini --on sandbox", "L {{ title }}"))

@@ -344,7 +344,14 @@ def test_almost_a_role_line_is_noted(home: Path, frame: pd.DataFrame) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"model": 5}, {"column": None}, {"keep": [["usage"]]}, {"params": "abc"}, {"out": None}],
+    [
+        {"model": 5},
+        {"column": None},
+        {"keep": [["usage"]]},
+        {"keep": 5},
+        {"params": "abc"},
+        {"out": None},
+    ],
 )
 def test_python_values_of_the_wrong_type_are_refused_in_one_line(
     home: Path, frame: pd.DataFrame, options: dict[str, Any]
@@ -352,6 +359,15 @@ def test_python_values_of_the_wrong_type_are_refused_in_one_line(
     """What a cell could not have said."""
     with pytest.raises(CellError, match=r"is a (text|mapping), not"):
         submit(frame, **options)
+
+
+@pytest.mark.parametrize("params", [{"seed": 10**5000}, {"n": np.array([1, 2])}])
+def test_parameters_that_are_no_json_are_refused(
+    home: Path, frame: pd.DataFrame, params: dict[str, Any]
+) -> None:
+    """Python values that no request can hold."""
+    with pytest.raises(CellError, match="parameter"):
+        submit(frame, params=params)
 
 
 @pytest.mark.parametrize(

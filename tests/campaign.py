@@ -1,12 +1,13 @@
-"""Kill and fault campaign: random lives of a process over one home, and what became of each row.
+"""Kill and fault campaign: random lives of kernels over one home, and what became of each row.
 
     python tests/campaign.py [--schedules 1000] [--seed 0] [--lanes 2] [--points]
 
 A schedule is a seeded story: a frame, a service that misbehaves in up to four ways, and up to five
-lives of a process that runs the cell and is killed with -9, at a random moment or at a named point
-of our own code (watched by a profiler, nothing is patched). Between lives rows are edited, added,
-dropped or sorted; some lives come in pairs, some cancel. The last life meets a service that behaves
-and runs the cell until every row is ok, or three times. Then the service is asked what it answered.
+lives of a real kernel in which the cell is run, killed with -9 at a random moment or at a named
+point of our own code (watched by a profiler, nothing is patched). Between lives rows are edited,
+added, dropped or sorted; some lives come in pairs, some cancel, some run another cell on some of
+the rows first. The last life meets a service that behaves and runs the cell until every row is ok,
+or three times. Then the service is asked what it answered.
 
 *Lost* rows have no right answer at the end, *misplaced* ones have another row's; *paid twice* are
 answers that the service delivered in more than one job's files for the same request. What the
@@ -26,21 +27,22 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from mortal_kernels import Death, Died, MortalKernel
 from service import Service, stub_answer
+
+from batch_magic import errors
 
 TEMPLATE = "{{ text }}"
 MODEL = "m"
 LIVES = 5
-LIFE_S = 40.0
 QUICK = {
     "BATCH_MAGIC_POLL_FIRST_S": "0.03",
     "BATCH_MAGIC_POLL_MAX_S": "0.1",
@@ -72,6 +74,8 @@ POINTS = (
     "merge: Journal.end_run",
     "merge: result_frame",
     "hand-over: Run.result",
+    "hand-over: HandOver._deliver",
+    "hand-over: HandOver.give",
     "retry: resend",
     "reuse: KeptWriter.close",
     "reuse: take_over",
@@ -118,25 +122,18 @@ def _call(dice: random.Random, **more: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Death:
-    """When a life is killed: after some seconds, or at a named point."""
-
-    after_s: float | None = None
-    point: str = ""
-    event: str = "call"
-    count: int = 1
-
-    def __str__(self) -> str:
-        return f"{self.event} of {self.point} #{self.count}" if self.point else "at random"
-
-
-@dataclass(frozen=True)
 class Life:
-    """One process, or two at once, over the frame as it is then."""
+    """One kernel, or two at once, over the frame as it is then.
+
+    `first` is how many of its rows another cell is run on before; with `waits`, the cell after it
+    waits, else the result is handed over when the kernel is idle.
+    """
 
     texts: tuple[str, ...]
     death: Death
     is_pair: bool = False
+    first: int = 0
+    waits: bool = True
     cancels: bool = False
     faults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -154,27 +151,40 @@ class Schedule:
         return self.lives[-1].texts
 
 
-def schedule(seed: int, point: str = "") -> Schedule:
-    """Make the story of a seed up; with `point`, one life dies there and the next is the last."""
+def schedule(seed: int) -> Schedule:
+    """Make the story of a seed up."""
     dice = random.Random(seed)
     texts = [f"s{seed} row {n} {'x' * dice.randint(0, 30)}" for n in range(dice.randint(1, 40))]
     texts += dice.choices(texts, k=dice.randint(0, 5))
     lives = []
-    for n in range(1 if point else dice.randint(1, LIVES)):
-        death = Death(point=point) if point else _death(dice)
+    for n in range(dice.randint(1, LIVES)):
+        death = _death(dice)
         lives.append(
             Life(
                 tuple(texts),
                 death,
                 is_pair=dice.random() < 0.15,
+                first=dice.randint(1, len(texts)) if dice.random() < 0.2 else 0,
+                waits=dice.random() < 0.5,
                 cancels=dice.random() < 0.1,
-                faults={} if point else _faults(dice),
+                faults=_faults(dice),
             )
         )
         if dice.random() < 0.3:
             texts = _edited(dice, texts, f"s{seed} e{n}")
-    lives.append(Life(tuple(texts), Death(after_s=LIFE_S)))
+    lives.append(Life(tuple(texts), Death()))
     return Schedule(seed, dice.choice([3, 7, 50]), tuple(lives))
+
+
+def death_at(point: str, seed: int) -> Schedule:
+    """Tell of one life that dies at this point, and of the next."""
+    texts = tuple(f"s{seed} row {n}" for n in range(20))
+    faults = {"row_status": {"status": 500, "share": 0.4}} if point.startswith("retry") else {}
+    first = 12 if point.startswith("reuse") else 0
+    dies = Life(
+        texts, Death(point=point), first=first, waits="_deliver" not in point, faults=faults
+    )
+    return Schedule(seed, 7, (dies, Life(texts, Death())))
 
 
 def _death(dice: random.Random) -> Death:
@@ -205,62 +215,65 @@ def _edited(dice: random.Random, texts: list[str], mark: str) -> list[str]:
     return texts
 
 
-# -- a life, in a process of its own --------------------------------------------------------
+# -- a life, in a kernel --------------------------------------------------------------------
 
 
-def frame_of(texts: tuple[str, ...]) -> pd.DataFrame:
+def frame_of(texts: Sequence[str]) -> pd.DataFrame:
     """Rows with an index that repeats and is out of order."""
     return pd.DataFrame({"text": list(texts)}, index=[n * 7 % 5 for n in range(len(texts))])
 
 
-def live(
-    home: str, url: str, texts: tuple[str, ...], rows_per_job: int, death: Death, cancels: bool
-) -> None:
-    """Run the cell and wait. It dies by itself at its point; from outside otherwise."""
-    os.environ.update(QUICK)
-    os.environ["BATCH_MAGIC_MAX_ROWS_PER_JOB"] = str(rows_per_job)
-    os.chdir(home)
-    if death.point:
-        _die_at(death)
-    import batch_magic as bm
-    from batch_magic.errors import BatchMagicError
-
-    with open(Path(home) / "log", "a", encoding="utf-8") as log:
-        try:
-            run = bm.submit(frame_of(texts), TEMPLATE, out="labelled", model=MODEL, on=url)
-            if cancels:
-                time.sleep(random.random() * 0.3)
-                run.cancel()
-            frame = run.wait(timeout_s=LIFE_S)
-        except BatchMagicError as error:
-            log.write(f"{error}\n")
-            return
-        except Exception:
-            log.write(f"BUG {traceback.format_exc()}\n")
-            raise
-    frame.attrs = {}
-    part = Path(home) / f"result.{os.getpid()}"
-    frame.to_pickle(part)
-    part.replace(Path(home) / "result.pickle")
-    (Path(home) / "run_id").write_text(run.run_id)
+SET_UP = """
+import json, pathlib, pandas as pd, campaign
+%load_ext batch_magic
+frame = campaign.frame_of(json.loads(pathlib.Path("texts.json").read_text()))
+first = frame[:{first}]
+"""
+CELL = "%%gptbatch {frame} -o {out} -m {model} --on {url}\n{template}"
+LOOK = "campaign.look(labelled)"
 
 
-def _die_at(death: Death) -> None:
-    """Kill this process at the nth call (or return) of a function of ours, in any thread."""
-    name, left = death.point.partition(": ")[2], death.count
+def live(kernel: MortalKernel, life: Life, url: str) -> str:
+    """Run the cells of a life until its result is saved; return the error that one showed."""
+    words = {"model": MODEL, "url": url, "template": TEMPLATE}
+    cells = [SET_UP.format(first=life.first)]
+    if life.first:
+        cells.append(CELL.format(frame="first", out="earlier", **words))
+    cells.append(CELL.format(frame="frame", out="labelled", **words))
+    if life.cancels:
+        cells.append("%gptbatch cancel labelled")
+    if life.waits:
+        cells.append("%gptbatch wait labelled")
+    for cell in cells:
+        reply = kernel.run(cell)
+        if reply["status"] == "error":
+            return f"{reply['ename']}: {reply['evalue']}"
+    while (seen := kernel.run("", look="campaign.look(labelled)")["user_expressions"]["look"]) and (
+        seen["status"] == "ok" and "waiting" in seen["data"]["text/plain"]
+    ):
+        time.sleep(0.05)
+    return "" if seen["status"] == "ok" else f"{seen['ename']}: {seen['evalue']}"
 
-    def watch(frame: Any, event: str, argument: Any) -> None:
-        nonlocal left
-        if event == death.event and frame.f_code.co_qualname == name:
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.setprofile(watch)
-    sys.setprofile(watch)
+def look(labelled: Any) -> str:
+    """Save what the name holds, if it is the result by now (called in the kernel)."""
+    if isinstance(labelled, pd.DataFrame):
+        labelled = labelled.copy()
+        labelled.attrs = {}
+        part = Path(f"result.{os.getpid()}")
+        labelled.to_pickle(part)
+        part.replace("result.pickle")
+        return "saved"
+    if labelled.snapshot().is_ended:
+        labelled.result()  # raises what there is to say when it has stopped
+    return "waiting"
 
 
 # -- telling how it went --------------------------------------------------------------------
+
+
+AT_RANDOM = "at random"
+OUR_ERRORS = {name for name in vars(errors) if not name.startswith("_")}
 
 
 @dataclass
@@ -289,13 +302,13 @@ class Tally:
 
     def table(self) -> str:
         """Return the table for the README."""
-        points = sum(n for name, n in self.kills.items() if name != "at random")
-        at_random = self.kills["at random"]
+        at_random = self.kills[AT_RANDOM]
+        points, named = self.kills.total() - at_random, len(self.kills.keys() - {AT_RANDOM})
         kinds = ", ".join(f"{name} {n:,}" for name, n in sorted(self.faults.items()))
         rows = (
             ("schedules", f"{self.schedules:,}"),
-            ("lives of a process", f"{self.lives:,}"),
-            ("killed with -9", f"{points + at_random:,} ({points:,} at named points)"),
+            ("lives of a kernel", f"{self.lives:,}"),
+            ("killed with -9", f"{points + at_random:,} ({points:,} at {named} named points)"),
             ("faults of the service", f"{sum(self.faults.values()):,}: {kinds}"),
             ("rows", f"{self.rows:,}"),
             ("**lost**", f"**{self.lost:,}**"),
@@ -309,12 +322,11 @@ class Tally:
 class Lane:
     """One service and the schedules that are played on it, one after another."""
 
-    _FORK = multiprocessing.get_context("forkserver")
-
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.service = Service(folder / "service")
         self._counted: set[str] = set()  # jobs of earlier schedules
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """End the service."""
@@ -344,22 +356,33 @@ class Lane:
         return tally
 
     def _live(self, home: Path, story: Schedule, life: Life, tally: Tally) -> None:
-        arguments = (str(home), self.service.url, life.texts, story.rows_per_job, life.death)
-        processes = [
-            self._FORK.Process(target=live, args=(*arguments, life.cancels))
-            for _ in range(1 + life.is_pair)
-        ]
-        tally.lives += len(processes)
-        for process in processes:
-            process.start()
-        ends = time.monotonic() + (life.death.after_s or LIFE_S)
-        for process in processes:
-            process.join(max(0.0, ends - time.monotonic()))
-            if process.is_alive():
-                process.kill()
-                process.join()
-            if process.exitcode == -signal.SIGKILL:
-                tally.kills[str(life.death.point or "at random")] += 1
+        (home / "texts.json").write_text(json.dumps(life.texts))
+        kernels = 1 + life.is_pair
+        with ThreadPoolExecutor(kernels) as pool:
+            list(pool.map(lambda _: self._one_kernel(home, story, life, tally), range(kernels)))
+
+    def _one_kernel(self, home: Path, story: Schedule, life: Life, tally: Tally) -> None:
+        with self._lock:
+            tally.lives += 1
+            name = f"k{tally.lives}"
+        settings = QUICK | {"BATCH_MAGIC_MAX_ROWS_PER_JOB": str(story.rows_per_job)}
+        kernel = MortalKernel(home, name, settings)
+        try:
+            kernel.expect(life.death)
+            error = live(kernel, life, self.service.url)
+        except Died:
+            error = ""
+        ended = kernel.close()
+        with self._lock:
+            if ended == -signal.SIGKILL:
+                tally.kills[life.death.point or AT_RANDOM] += 1
+            elif ended:
+                tally.bad.append(f"seed {story.seed}: a kernel ended with {ended}")
+            if error and error.partition(":")[0] not in OUR_ERRORS:
+                tally.bad.append(f"seed {story.seed}: {error}")
+            if error:
+                with (home / "log").open("a", encoding="utf-8") as log:
+                    log.write(f"{error}\n")
 
     def _judge(self, home: Path, story: Schedule, tally: Tally) -> bool:
         """Look at the frame; tell whether every row is ok and right."""
@@ -467,9 +490,11 @@ def main() -> int:
     stories = [schedule(seed) for seed in seeds]
     if options.points:
         first = seeds.stop
-        stories += [schedule(first + n, point) for n, point in enumerate(POINTS)]
+        stories += [death_at(point, first + n) for n, point in enumerate(POINTS)]
     total = play_all(stories, options.lanes, say=True)
     print(total.table())
+    if options.points and (missed := set(POINTS) - total.kills.keys()):
+        total.bad.append(f"nobody died at {', '.join(sorted(missed))}")
     for bad in total.bad:
         print(bad)
     return int(bool(total.bad))

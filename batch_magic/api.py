@@ -9,10 +9,11 @@ or bytes makes the SDK hold the whole file; an open handle does not.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,9 @@ class Api:
         answer = await self._call(
             self._client.files.with_raw_response.list, purpose="batch", order="desc", limit=1000
         )
-        for file in answer.get("data") or []:
+        for file in _objects(answer.get("data")):
             if file.get("filename") == filename and file.get("bytes") == size_bytes:
-                return str(file["id"])
+                return _required(file, "id")
         return None
 
     async def create(self, file_id: str, endpoint: str, metadata: Mapping[str, str]) -> RemoteJob:
@@ -110,7 +111,7 @@ class Api:
                 limit=100,
                 **({"after": after} if after else {}),
             )
-            jobs = [_read_job(one) for one in page.get("data") or []]
+            jobs = [_read_job(one) for one in _objects(page.get("data"))]
             for job in jobs:
                 yield job
             if not jobs or not page.get("has_more") or _is_before(jobs[-1], since):
@@ -131,13 +132,13 @@ class Api:
                     out.flush()
                     os.fsync(out.fileno())
         except openai.OpenAIError as error:
-            raise self._service_error(error) from error
+            raise self._service_error(error) from None
         except Exception as error:
             if not _is_of_transport(error):
                 raise
             # The service had begun to answer, hence a status.
             said = f"the download of {file_id} broke off ({error})"
-            raise ServiceError(said, status=200) from error
+            raise ServiceError(said, status=200) from None
         return size_bytes
 
     async def file_bytes(self, file_id: str) -> int | None:
@@ -162,13 +163,13 @@ class Api:
         try:
             answer = (await method(*args, **kw)).http_response.json()
         except openai.OpenAIError as error:
-            raise self._service_error(error) from error
-        except ValueError as error:
-            raise ServiceError(f"{self._host} answered with something that is not JSON") from error
+            raise self._service_error(error) from None  # the SDK's own text may quote the key
+        except ValueError:
+            raise ServiceError(f"{self._host} answered with something that is not JSON") from None
         except Exception as error:
             if not _is_of_transport(error):
                 raise
-            raise ServiceError(f"the answer of {self._host} broke off ({error})") from error
+            raise ServiceError(f"the answer of {self._host} broke off ({error})") from None
         if not isinstance(answer, dict):
             raise ServiceError(f"{self._host} answered with something that is no object")
         return answer
@@ -245,7 +246,7 @@ _SYNONYMS = {"canceled": "cancelled", "progress": "in_progress", "canceling": "c
 
 
 def _read_job(answer: Mapping[str, Any]) -> RemoteJob:
-    counts = answer.get("request_counts") or {}
+    counts, metadata = _object(answer.get("request_counts")), _object(answer.get("metadata"))
     status = str(answer.get("status") or "").lower()
     return RemoteJob(
         batch_id=_required(answer, "id"),
@@ -253,15 +254,15 @@ def _read_job(answer: Mapping[str, Any]) -> RemoteJob:
         created_at=_time(answer.get("created_at")),
         expires_at=_time(answer.get("expires_at")),
         in_progress_at=_time(answer.get("in_progress_at")),
-        input_file_id=answer.get("input_file_id") or None,
-        output_file_id=answer.get("output_file_id") or None,
-        error_file_id=answer.get("error_file_id") or None,
+        input_file_id=_text(answer.get("input_file_id")),
+        output_file_id=_text(answer.get("output_file_id")),
+        error_file_id=_text(answer.get("error_file_id")),
         total=_count(counts.get("total")),
         completed=_count(counts.get("completed")),
         failed=_count(counts.get("failed")),
-        model=answer.get("model") or None,
+        model=_text(answer.get("model")),
         faults=tuple(_read_faults(answer.get("errors"))),
-        metadata={str(k): str(v) for k, v in (answer.get("metadata") or {}).items()},
+        metadata={key: str(value) for key, value in metadata.items()},
     )
 
 
@@ -271,35 +272,49 @@ def _read_faults(errors: Any) -> list[JobFault]:
         JobFault(
             code=str(one.get("code") or "unknown"),
             message=_clean(str(one.get("message") or "")),
-            param=one.get("param"),
+            param=_text(one.get("param")),
             line=_count(one.get("line")),
         )
-        for one in data or []
-        if isinstance(one, Mapping)
+        for one in _objects(data)
     ]
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 def _required(answer: Mapping[str, Any], key: str) -> str:
     value = answer.get(key)
     if not isinstance(value, str) or not value:
         # Not a refusal: whatever was asked for may have been done.
-        raise ServiceError(f"the service's answer has no {key!r}")
+        said = _object(answer.get("error")).get("message")
+        more = f": {_clean(str(said))}" if said else ""
+        raise ServiceError(f"the service's answer has no {key!r}{more}", status=200)
     return value
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+    return value if is_count else None
 
 
 def _time(value: Any) -> float | None:
-    """Read a time given as Unix seconds or ISO text."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, str) or not value:
-        return None
+    """Read a time given as Unix seconds or ISO text; text that names no zone is UTC."""
     try:
-        return datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp()
-    except ValueError:
+        if isinstance(value, str) and value:
+            said = datetime.fromisoformat(value.replace("Z", "+00:00"))
+            return (said if said.tzinfo else said.replace(tzinfo=UTC)).timestamp()
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return float(value) if is_number and math.isfinite(value) else None
+    except (ValueError, OverflowError):
         return None
 
 

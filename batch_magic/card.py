@@ -25,6 +25,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from batch_magic.records import (
+    OPENAI_URL,
     UNANSWERED,
     Backend,
     Ending,
@@ -230,9 +231,9 @@ def origin(s: Snapshot) -> list[str]:
 
 def backend_words(backend: Backend) -> str:
     """Name the backend as typed; of a URL only what holds no secret."""
-    if "://" not in backend.name:
-        return clip(backend.name, NAME_LENGTH)
-    parts = urlsplit(backend.name)
+    if backend.is_sandbox or backend.base_url == OPENAI_URL:
+        return backend.name
+    parts = urlsplit(backend.base_url)
     return clip(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}", NAME_LENGTH)
 
 
@@ -363,7 +364,8 @@ def done_percent(s: Snapshot) -> int:
     """Whole percent of the bar that is filled; 100 only when nothing is left."""
     if s.rows == 0:
         return 100 if s.ending is not None else 0
-    return min(100, 100 * _filled(s) // s.rows)
+    most = 99 if s.ending is None and s.counts.get(RowStatus.PENDING) else 100
+    return min(most, 100 * _filled(s) // s.rows)
 
 
 def clip(text: str, length: int) -> str:

@@ -99,6 +99,13 @@ def _sync_folder(path: Path) -> None:
         os.close(handle)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder for its user alone, for good. Raises JournalError."""
+    with disk_errors(path):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sync_folder(path.parent)
+
+
 # -- reading --------------------------------------------------------------------------------
 
 

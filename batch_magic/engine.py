@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -21,7 +21,7 @@ from batch_magic import lifecycle, outcomes, picture
 from batch_magic.api import Api
 from batch_magic.durable_files import disk_errors, part_path, settle
 from batch_magic.errors import BatchMagicError, JournalError, ServiceError
-from batch_magic.folder import Home, RunFolder
+from batch_magic.folder import Home, RunFolder, Scan
 from batch_magic.journal import LEASE_S, Journal, LeaseLost
 from batch_magic.lifecycle import (
     Abandon,
@@ -51,6 +51,7 @@ from batch_magic.records import (
     RunRecord,
     Shard,
     Snapshot,
+    result_files,
 )
 from batch_magic.wording import counted
 
@@ -245,8 +246,9 @@ class Engine:
                 self._abandon(run, job)
             case Collect(job, last_try):
                 await self._collect(run, job, last_try)
-            case Replace(job, fresh_upload, wait_s, why):
-                self._replace(run, job, why, fresh_upload=fresh_upload, wait_s=wait_s)
+            case Replace(job, fresh_upload, wait_s, why, is_lag):
+                again = replace(job, lags=job.lags + is_lag)
+                self._replace(run, again, why, fresh_upload=fresh_upload, wait_s=wait_s)
             case Recut(job, why, parts, bad_lines):
                 await self._recut(run, job, why, parts, bad_lines)
             case Fail(job):
@@ -356,9 +358,9 @@ class Engine:
         try:
             remote = await _cancelled(api, _batch_id(job))
         except ServiceError as error:
-            if error.status != 404:
+            if not lifecycle.is_unknown(error, job):
                 raise
-            # The service knows no such job: what it has for us is all that will ever be.
+            # What the service has for us is all that will ever be.
             now = self._clock()
             gone = replace(job, stage=JobStage.ENDED, ended_at=now, cancel_sent_at=now)
             self._write(run, gone, str(error))
@@ -375,12 +377,14 @@ class Engine:
         try:
             await self._download(api, folder, job, last_try=last_try)
         except ServiceError as error:
-            # Silence says nothing of the files: the network may be ours.
-            if error.status is None or not (last_try or error.status == 410):
+            if not lifecycle.is_gone(error, run, last_try=last_try):
                 raise
             problem = str(error)
-        names = [folder.result_path(job.number, kind).name for kind, _ in _result_files(job)]
+        names = [folder.result_path(job.number, kind).name for kind, _ in result_files(job)]
         files = await asyncio.to_thread(folder.hashes, *names)
+        lost = set(names) & run.files.keys() - files.keys()
+        run = replace(run, files={name: run.files[name] for name in run.files.keys() - lost})
+        folder = self._folder(run)
         scan = await asyncio.to_thread(folder.scan_job, job.number, run.run_id)
         collected = replace(job, stage=JobStage.COLLECTED, problem=problem)
         count = await asyncio.to_thread(outcomes.count_job, folder, run, collected)
@@ -393,14 +397,15 @@ class Engine:
             retryable=count.retryable,
             usage=scan.usage,
             model=scan.model,
-            problem=problem or _oddities(scan.foreign, scan.malformed),
+            problem=problem or _oddities(scan),
             files=files,
+            lost=lost,
         )
 
     async def _download(self, api: Api, folder: RunFolder, job: Job, *, last_try: bool) -> None:
         """Bring both files, as far as there are any; raise the first failure after both."""
         failure: ServiceError | None = None
-        for kind, file_id in _result_files(job):
+        for kind, file_id in result_files(job):
             path = folder.result_path(job.number, kind)
             if path.exists():
                 continue
@@ -437,7 +442,7 @@ class Engine:
         filled = await asyncio.to_thread(outcomes.fill, self._folder(run), run, wish, kin)
         run = replace(run, files={**run.files, **filled.files})
         folder = self._folder(run)
-        shards = await asyncio.to_thread(outcomes.resend, folder, run, round, wish, kin)
+        shards, why = await asyncio.to_thread(outcomes.resend, folder, run, round, wish, kin)
         if not shards and not wish:
             await self._settle(run, Ending.FINISHED)
             return
@@ -448,7 +453,7 @@ class Engine:
             run.run_id,
             self._owner,
             self._clock(),
-            event=f"round {round}: {rows} again{taken if filled.rows else ''}",
+            event=f"round {round}: {rows} again{taken if filled.rows else ''}: {why}",
             shards=shards,
             jobs=plan_jobs(shards, self._token, due_at=self._clock() + wait_s),
             settled=filled.change,
@@ -533,13 +538,14 @@ class Engine:
         folder = self._folder(run)
         shards = await asyncio.to_thread(outcomes.recut, folder, run, job, parts, bad_lines)
         planned = plan_jobs(shards, self._token)
+        refusals = job.refusals + bool(bad_lines)
         self._journal.add_work(
             run.run_id,
             self._owner,
             self._clock(),
             event=f"job {job.number + 1} cut into {counted(len(shards), 'job')}: {why}",
             shards=shards,
-            jobs=[replace(one, attempt=job.attempt + 1) for one in planned],
+            jobs=[replace(one, attempt=job.attempt + 1, refusals=refusals) for one in planned],
             closed=replace(job, stage=JobStage.COLLECTED, is_replaced=True),
             settled={RowStatus.FAILED: len(bad_lines)},
         )
@@ -568,6 +574,8 @@ class Engine:
             token=self._token(),
             due_at=self._clock() + wait_s,
             attempt=job.attempt + 1,
+            lags=job.lags,
+            refusals=job.refusals,
             file_id=job.file_id if keeps_file else None,
             problem=why,
         )
@@ -587,6 +595,7 @@ class Engine:
         event: str | None,
         *,
         files: Mapping[str, str] = MappingProxyType({}),
+        lost: Collection[str] = (),
         **changes: object,
     ) -> Job:
         """Write a job with changes of ours; a change of stage must be one that is allowed."""
@@ -594,7 +603,7 @@ class Engine:
         assert isinstance(stage, JobStage)
         fields = {"due_at": 0.0, "tries": 0, "problem": None, **changes}
         saved = replace(job, stage=lifecycle.step(job, stage), **fields)  # type: ignore[arg-type]
-        self._write(run, saved, event, files)
+        self._write(run, saved, event, files, lost)
         return saved
 
     def _save_created(self, run: RunRecord, running: Job, remote: RemoteJob) -> None:
@@ -611,8 +620,9 @@ class Engine:
         job: Job,
         event: str | None,
         files: Mapping[str, str] = MappingProxyType({}),
+        lost: Collection[str] = (),
     ) -> None:
-        self._journal.save_job(run.run_id, self._owner, job, self._clock(), event, files)
+        self._journal.save_job(run.run_id, self._owner, job, self._clock(), event, files, lost)
 
 
 def plan_jobs(
@@ -650,15 +660,6 @@ async def _cancelled(api: Api, batch_id: str) -> RemoteJob:
         return await api.job(batch_id)  # it had ended already
 
 
-def _result_files(job: Job) -> list[tuple[str, str]]:
-    remote = job.remote
-    files = [
-        ("output", remote.output_file_id if remote else None),
-        ("error", remote.error_file_id if remote else None),
-    ]
-    return [(kind, file_id) for kind, file_id in files if file_id]
-
-
 async def _check_size(api: Api, file_id: str, size: int, *, last_try: bool) -> None:
     """Compare a download with what the service says of the file, if it says anything."""
     try:
@@ -693,11 +694,13 @@ def _is_ours(remote: RemoteJob, job: Job, run: RunRecord) -> bool:
     return remote.input_file_id == job.file_id and not is_known
 
 
-def _oddities(foreign: int, malformed: tuple[int, ...]) -> str | None:
+def _oddities(scan: Scan) -> str | None:
     said = []
-    if foreign:
-        said.append(f"{counted(foreign, 'result line')} for rows of other runs")
-    if malformed:
-        some = ", ".join(str(n) for n in malformed[:5])
-        said.append(f"{counted(len(malformed), 'unreadable result line')} (line {some})")
+    if scan.repeated:
+        said.append(f"{counted(scan.repeated, 'row')} answered twice: the first good answer holds")
+    if scan.foreign:
+        said.append(f"{counted(scan.foreign, 'result line')} for rows of other runs")
+    if scan.malformed:
+        some = ", ".join(str(n) for n in scan.malformed[:5])
+        said.append(f"{counted(len(scan.malformed), 'unreadable result line')} (line {some})")
     return "; ".join(said) or None

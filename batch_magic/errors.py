@@ -68,7 +68,9 @@ class ServiceError(BatchMagicError):
     def in_doubt(self) -> bool:
         # 425 and 429 are plain refusals by the book; a proxy that answers so may have passed the
         # call on before. To look once more costs nothing.
-        return self.status is None or self.status in (408, 409, 425, 429) or self.status >= 500
+        # 200 is an answer that lacks what was asked for.
+        odd = (200, 408, 409, 425, 429)
+        return self.status is None or self.status in odd or self.status >= 500
 
 
 class Detached(BatchMagicError):  # noqa: N818  (what the interface calls it)

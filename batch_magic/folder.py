@@ -38,6 +38,7 @@ from batch_magic.durable_files import (
     disk_errors,
     finish,
     is_own,
+    make_folder,
     part_path,
     replacing,
     sha256_of,
@@ -54,6 +55,7 @@ ANSWERED = np.dtype(
 TWINS = np.dtype("<i8")
 
 _NO_FILES: Mapping[str, str] = MappingProxyType({})
+_KEPT = re.compile(r"kept-(\d{5,18})\.jsonl")
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -67,12 +69,12 @@ class Home:
                 raise JournalError(
                     f"{path} is not empty and no home of batch_magic; name a folder of its own"
                 )
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(path)
             path.chmod(0o700)
             ignore = path / ".gitignore"
             if not ignore.exists():
                 ignore.write_text("*\n", encoding="utf-8")
-            (path / "runs").mkdir(mode=0o700, exist_ok=True)
+            make_folder(path / "runs")
 
     @property
     def journal_path(self) -> Path:
@@ -128,6 +130,7 @@ class Scan:
     model: str | None
     foreign: int
     malformed: tuple[int, ...]
+    repeated: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +150,7 @@ class RunFolder:
 
     def create(self) -> None:
         """Make the folder. Raises JournalError when the disk refuses."""
-        with disk_errors(self.path):
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self.path)
 
     def discard(self) -> None:
         """Remove a folder that holds nothing that was paid for: a submit that came to nothing."""
@@ -192,15 +194,14 @@ class RunFolder:
         return self.path / f"shard-{shard:05}.jsonl"
 
     def result_path(self, job: int, kind: str) -> Path:
-        return self.path / f"job-{job:05}.{kind}.jsonl"
+        return self.path / result_name(job, kind)
 
     def kept_path(self, number: int) -> Path:
         return self.path / f"kept-{number:05}.jsonl"
 
     def kept_numbers(self) -> list[int]:
         """Return the numbers of the files of answers taken over, as the journal has them."""
-        kept = [name for name in self.files if name.startswith("kept-") and name.endswith(".jsonl")]
-        return sorted(int(Path(name).stem.split("-")[1]) for name in kept)
+        return sorted(int(found[1]) for name in self.files if (found := _KEPT.fullmatch(name)))
 
     # -- manifests and twins ----------------------------------------------------------------
 
@@ -336,15 +337,19 @@ class RunFolder:
         import pyarrow as pa
 
         schema = _outcome_schema([file.name for file in files])
-        usage, model, foreign, malformed, seen = Usage(), None, 0, list[int](), False
+        usage, model, foreign, malformed = Usage(), None, 0, list[int]()
+        positions = [np.empty(0, dtype=np.int64)]
         with replacing(path) as out, pa.ipc.new_file(out, schema) as writer:
             for number, part in parts:
                 writer.write_batch(_outcome_batch(part, number, schema))
-                usage, seen = usage + _usage_of(part), seen or len(part.positions) > 0
+                usage = usage + _usage_of(part)
+                positions.append(np.asarray(part.positions, dtype=np.int64))
                 model = model or next((one for one in part.model if one), None)
                 foreign += part.foreign
                 malformed += part.malformed
-        return Scan(usage if seen else None, model, foreign, tuple(malformed))
+        rows = np.concatenate(positions)
+        repeated = len(rows) - len(np.unique(rows))
+        return Scan(usage if len(rows) else None, model, foreign, tuple(malformed), repeated)
 
     # -- answers that later runs may take over ----------------------------------------------
 
@@ -370,6 +375,11 @@ class RunFolder:
     def _write(self, path: Path, data: bytes) -> None:
         with replacing(path) as out:
             out.write(data)
+
+
+def result_name(job: int, kind: str) -> str:
+    """Return the name of a job's result file; `kind` is `output` or `error`."""
+    return f"job-{job:05}.{kind}.jsonl"
 
 
 class Answered:

@@ -295,10 +295,16 @@ class Journal:
         now: float,
         event: str | None,
         files: Mapping[str, str] = _NO_FILES,
+        lost: Iterable[str] = (),
     ) -> None:
-        """Write a job as it is now, under the run's lease; `event` goes into the history."""
+        """Write a job as it is now, under the run's lease; `event` goes into the history.
+
+        `files` are known by their hashes from now on, those that are `lost` no longer.
+        """
         with self._leased(run_id, owner) as db:
             put_files(db, run_id, files)
+            forget = "DELETE FROM files WHERE run_id = ? AND name = ?"
+            db.executemany(forget, [(run_id, name) for name in lost])
             db.execute(
                 "UPDATE jobs SET stage = ?, batch_id = ?, facts = ?"
                 " WHERE run_id = ? AND number = ?",

@@ -66,7 +66,8 @@ _QUEUE_FULL_FACTOR = (
     30.0  # room is made by the end of other jobs: wait in half minutes, not seconds
 )
 _FILE_LAG_ATTEMPTS = 5
-_RECUT_ATTEMPTS = 8  # jobs in a row refused for single lines: then it is no matter of lines
+_RECUT_ATTEMPTS = 10  # jobs in a row refused for single lines: then it is no matter of lines
+_HALVED_AFTER_REFUSALS = 2
 _HALVED_AFTER = 5  # jobs in a row refused for a full queue with none of ours in it
 _RESULTS_KEPT_S = 30 * 86_400.0  # the service deletes result files 30 days after a job's end
 _SMALL_BYTES = 1_000_000  # a host that finds this too large takes nothing
@@ -155,6 +156,7 @@ class Replace:
     fresh_upload: bool
     wait_s: float
     why: str
+    is_lag: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,13 +380,15 @@ def _after_failure(job: Job, remote: RemoteJob, run: RunRecord) -> Action:
         return Replace(job, fresh_upload=False, wait_s=0.0, why=_said(remote.faults))
     if codes & FATAL_CODES:
         return Stop(f"{_said(remote.faults)}; {_cure(codes)}", job)
-    if _is_file_lag(remote) and job.attempt < _FILE_LAG_ATTEMPTS:
+    if _is_file_lag(remote) and job.lags < _FILE_LAG_ATTEMPTS:
         # Not there yet, or (after 30 days) no longer: wait first, then bring it again.
-        why, fresh = _said(remote.faults), job.attempt > 0
-        return Replace(job, fresh_upload=fresh, wait_s=min(backoff_s, _BACKOFF_MAX_S), why=why)
+        why, fresh, wait_s = _said(remote.faults), job.lags > 0, min(backoff_s, _BACKOFF_MAX_S)
+        return Replace(job, fresh_upload=fresh, wait_s=wait_s, why=why, is_lag=True)
     bad = frozenset(n for fault in remote.faults if (n := fault.line) and 0 < n <= job.rows)
-    if 0 < len(bad) < job.rows and job.attempt < _RECUT_ATTEMPTS:
-        return Recut(job, _said(remote.faults), bad_lines=bad)
+    if 0 < len(bad) < job.rows and job.refusals < _RECUT_ATTEMPTS:
+        # Hosts that name one line at a time: halves let the good ones pass meanwhile.
+        parts = 1 if job.refusals < _HALVED_AFTER_REFUSALS else min(2, job.rows - len(bad))
+        return Recut(job, _said(remote.faults), parts=parts, bad_lines=bad)
     return Collect(job, last_try=True)
 
 
@@ -506,7 +510,9 @@ def is_fatal(error: ServiceError, job: Job, *, unreached_s: float) -> bool:
     if error.status in (401, 403) or error.code in FATAL_CODES:
         return True
     if job.stage is JobStage.RUNNING:
-        return error.status == 404 and job.tries >= _LOST_AFTER_TRIES
+        return error.status in _UNKNOWN_JOB and job.tries >= _LOST_AFTER_TRIES
+    if error.status == 200:
+        return job.stage is not JobStage.ENDED and job.tries >= _LOST_AFTER_TRIES
     if _is_too_large(error, job):
         return job.bytes <= _SMALL_BYTES
     if _is_unseen_file(error, job):
@@ -514,9 +520,29 @@ def is_fatal(error: ServiceError, job: Job, *, unreached_s: float) -> bool:
     return job.stage is not JobStage.ENDED and error.status in (400, 404, 413, 422)
 
 
+_UNKNOWN_JOB = (200, 404)
+"""A job that has vanished is no longer found, or is answered with an error for an object."""
+
+
+def is_unknown(error: ServiceError, job: Job) -> bool:
+    """Tell whether the service has said that it knows no such job (an odd answer: repeatedly)."""
+    return error.status == 404 or (error.status == 200 and job.tries >= _DOWNLOAD_TRIES)
+
+
+def is_gone(error: ServiceError, run: RunRecord, *, last_try: bool) -> bool:
+    """Tell whether a result file is given up: it is gone, or a cancelled run has no time left.
+
+    Silence says nothing of the file, and an overloaded host has it still: they are waited out.
+    """
+    if error.status is None:
+        return False
+    is_refusal = 400 <= error.status < 500 and not error.in_doubt
+    return error.status == 410 or (last_try and (is_refusal or run.cancel_at is not None))
+
+
 def fault_of(error: ServiceError, job: Job) -> str:
     """Say in one line why a run stops, and what to do."""
-    if job.stage is JobStage.RUNNING and error.status == 404:
+    if job.stage is JobStage.RUNNING and error.status in _UNKNOWN_JOB:
         return f"{error}; set the key that {job.batch_id} was made with, or cancel the run"
     return str(error)
 

@@ -24,6 +24,7 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 from traitlets import Float, Integer, Unicode
 
 from batch_magic import cell_line, session, settings
+from batch_magic.engine import METADATA_RUN
 from batch_magic.errors import BatchMagicError, CellError, Detached, StillRunning
 from batch_magic.panel import Shown, open_panel
 from batch_magic.prepare import DryRun
@@ -263,10 +264,10 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             name = out or "adopted"
             self._check_out(name, "error")
             run = home.adopt(words[0], use, out=name, frame=whole, column=column or "", on=on or "")
-        elif out or frame or column or on:
+        elif out or frame or column:
             raise CellError(f"{words[0]} is a run of this home; attach it by its name alone")
         else:
-            run = home.attach(words[0], use)
+            run = home.attach(words[0], use, on or "")
         self._present(run)
         if run.snapshot().ending in (Ending.FINISHED, Ending.CANCELLED):
             self._handover.give(run, run.result())
@@ -299,10 +300,12 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         jobs = home.orphans(use, on or "")
         if not jobs:
             print("the service has no job of ours that no run of this home knows")
+        else:
+            print("a job that another folder's run waits for is best left to it")
         for number, job in enumerate(jobs, start=1):
             created = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.created_at or 0))
-            rows = counted(job.total or 0, "row")
-            print(f"{job.batch_id}  {job.status}, {rows}, created {created}")
+            rows, made_by = counted(job.total or 0, "row"), job.metadata.get(METADATA_RUN, "?")
+            print(f"{job.batch_id}  {job.status}, {rows}, created {created} by run {made_by}")
             answer = _answer(f"adopt it as recovered_{number}, cancel it, or leave it? [a/c/N] ")
             if answer in ("a", "adopt"):
                 name = f"recovered_{number}"
@@ -491,6 +494,7 @@ class HandOver:
                     panel.say(str(result))
             elif isinstance(bound, Run) and bound.run_id == run.run_id:
                 self._shell.user_ns[run.name] = result
+                run.taken()
                 panel.say(f"the result is in `{run.name}`")
             elif not isinstance(bound, pd.DataFrame) or "gptbatch" not in bound.attrs:
                 panel.say(

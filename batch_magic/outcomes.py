@@ -36,6 +36,7 @@ from batch_magic.records import (
     RowStatus,
     RunRecord,
     Shard,
+    result_files,
 )
 from batch_magic.resolution import Resolution, Source, resolve
 from batch_magic.wording import counted
@@ -156,15 +157,20 @@ _VARIES = re.compile(r"\b(?:req|batch|file|org|resp|chatcmpl)[-_]\w+|\d[\d,.]*")
 
 def causes(folder: RunFolder, run: RunRecord) -> list[Cause]:
     """Group the rows that came out badly by cause, the commonest first."""
-    return _causes(resolve_run(folder, run), _BLAMELESS)
+    resolved = resolve_run(folder, run)
+    return _causes(resolved, ~_is_of(resolved.resolution, _BLAMELESS))
 
 
-def _causes(resolved: Resolved, blameless: frozenset[RowStatus]) -> list[Cause]:
-    statuses = resolved.resolution.statuses
-    bad = np.flatnonzero(~np.isin(statuses, [int(status) for status in blameless]))
-    said = _errors_of(resolved, bad)
+def _is_of(resolution: Resolution, statuses: Iterable[RowStatus]) -> NDArray[np.bool_]:
+    return np.isin(resolution.statuses, [int(status) for status in statuses])
+
+
+def _causes(resolved: Resolved, wanted: NDArray[np.bool_]) -> list[Cause]:
+    """Group the errors of the wanted rows."""
+    bad = np.flatnonzero(wanted)
+    statuses, said = resolved.resolution.statuses[bad].tolist(), _errors_of(resolved, bad)
     found: dict[tuple[int, str], Cause] = {}
-    for position, status, error in zip(bad.tolist(), statuses[bad].tolist(), said, strict=True):
+    for position, status, error in zip(bad.tolist(), statuses, said, strict=True):
         key = (status, _VARIES.sub("#", error))
         known = found.get(key) or Cause(RowStatus(status), error, 0, position)
         found[key] = replace(known, rows=known.rows + 1)
@@ -188,7 +194,8 @@ def _errors_of(resolved: Resolved, rows: NDArray[np.int64]) -> list[str]:
 
 def _complaint(resolved: Resolved) -> str | None:
     """Return the commonest error of the rows that came out badly, with how often it stands."""
-    found = _causes(resolved, _BLAMELESS | {RowStatus.CANCELLED})
+    blameless = _BLAMELESS | {RowStatus.CANCELLED}
+    found = _causes(resolved, ~_is_of(resolved.resolution, blameless))
     if not found:
         return None
     rows = counted(sum(one.rows for one in found), "row")
@@ -201,21 +208,24 @@ def resend(
     round: int,
     wish: Collection[RowStatus] = (),
     kin: Sequence[tuple[RunFolder, RunRecord]] = (),
-) -> list[Shard]:
+) -> tuple[list[Shard], str]:
     """Write lines into new shards of `round`: of rows of a status in `wish`, else what may pass.
+
+    Returns the shards, and in short why these rows are asked for again.
 
     A row that was answered by an earlier run has its line there: in one of `kin`. What another
     of them has in flight just now is left alone.
     """
-    resolution = resolve_run(folder, run).resolution
-    left = resolution.retryable.copy()
+    resolved = resolve_run(folder, run)
+    left = resolved.resolution.retryable.copy()
     if wish:
-        left = np.isin(resolution.statuses, [int(status) for status in wish])
+        left = _is_of(resolved.resolution, wish)
     left[folder.twins()[:, 0]] = False  # they have the line of another row, and its fate
     others = [one for one in kin if one[1].run_id != run.run_id]
     for digests, positions in _all_lines(folder, run) if others else ():
         for other, record in others:
             left[positions[_is_sending(other, record, digests)]] = False
+    reasons = _reasons(_causes(resolved, left))
     writer = _writer(folder, run, round)
     for shard in run.shards:
         positions = folder.manifest(shard)["position"]
@@ -224,7 +234,16 @@ def resend(
         left[positions] = False  # a line stands in the shards of earlier rounds too
     if left.any():
         _write_borrowed(writer, folder, run, left, others)
-    return writer.close()
+    return writer.close(), reasons
+
+
+_REASONS_TOLD = 3
+
+
+def _reasons(found: Sequence[Cause]) -> str:
+    said = [f"{one.rows:,} {one.status.label} ({one.error:.100})" for one in found[:_REASONS_TOLD]]
+    others = sum(one.rows for one in found[_REASONS_TOLD:])
+    return ", ".join([*said, *([f"{others:,} for other reasons"] if others else [])])
 
 
 def _is_sending(folder: RunFolder, run: RunRecord, digests: NDArray[np.void]) -> NDArray[np.bool_]:
@@ -257,8 +276,8 @@ def fill(
 
     Rows that have an answer of their own are asked anew all the same.
     """
-    statuses = resolve_run(folder, run).resolution.statuses
-    wanted = np.isin(statuses, [int(status) for status in wish if status not in PAID])
+    resolution = resolve_run(folder, run).resolution
+    statuses, wanted = resolution.statuses, _is_of(resolution, set(wish) - set(PAID))
     wanted[folder.twins()[:, 0]] = False
     kept = _kept_writer(folder)
     change: Counter[RowStatus] = Counter()
@@ -431,7 +450,7 @@ class _Reader:
         self._add(f"job-{job.number:05}", rows, default, note, may_pass=may_pass)
         for fault in job.remote.faults if job.remote and default is RowStatus.FAILED else ():
             if fault.line is not None and 0 < fault.line <= len(rows):
-                said = f"{fault.code}: {fault.message} (line {fault.line} of its job)"
+                said = f"{fault.code}: {fault.message} (line {fault.line} of its job); {_CURE}"
                 self._add(None, rows[fault.line - 1 : fault.line], RowStatus.FAILED, said)
 
     def _restore(self, job: Job) -> None:
@@ -487,8 +506,7 @@ def _has_files(folder: RunFolder, job: Job) -> bool:
     remote = job.remote
     if remote is None:
         return True
-    named = {"output": remote.output_file_id, "error": remote.error_file_id}
-    paths = [folder.result_path(job.number, kind) for kind, file_id in named.items() if file_id]
+    paths = [folder.result_path(job.number, kind) for kind, _ in result_files(job)]
     return not remote.lacks_named_files and all(path.exists() for path in paths)
 
 
@@ -500,6 +518,7 @@ def _known(positions: NDArray[np.int64], rows: NDArray[np.int64], n: int) -> NDA
     return np.where((inside >= 0) & is_asked[inside], inside, -1)
 
 
+_CURE = "mend the row or the template and run the cell again: the others are not paid again"
 _MAY_PASS = (RowStatus.MISSING, RowStatus.EXPIRED)
 _CUT_OFF = {"cancelled": RowStatus.CANCELLED, "expired": RowStatus.EXPIRED}
 

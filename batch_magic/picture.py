@@ -46,7 +46,7 @@ def snapshot(run: RunRecord, now: float, *, wake_at: float | None = None) -> Sna
         ended_at=run.ended_at,
         fault=run.fault,
         problem=_problem(run),
-        notes=run.notes,
+        notes=run.notes + _odd_results(run),
         cancelling=run.cancel_at is not None and run.ending is None,
         round=run.round,
         eta_s=_eta_s(run, claimed_ok + claimed_failed, now),
@@ -123,6 +123,11 @@ def _served(run: RunRecord) -> str | None:
 def _problem(run: RunRecord) -> str | None:
     waiting = [job for job in run.jobs if job.stage is not JobStage.COLLECTED and job.problem]
     return None if run.ending or not waiting else waiting[0].problem
+
+
+def _odd_results(run: RunRecord) -> tuple[str, ...]:
+    odd = [job for job in _real_jobs(run) if job.stage is JobStage.COLLECTED and job.problem]
+    return tuple(f"job {job.number + 1}: {job.problem}" for job in odd)
 
 
 def _eta_s(run: RunRecord, claimed: int, now: float) -> float | None:

@@ -3,23 +3,29 @@
 It knows what a value looks like in a prompt and refuses to know columns and rows. A missing
 value is empty text and stays missing whatever a template does with it, so that neither `nan` nor
 `None` is ever sent unasked. The trap: a template comes from a person, but its values come from
-anywhere; nothing here may reach the interpreter, or go on for ever.
+anywhere; nothing here may reach the interpreter, and no one expression may fill the memory.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 from jinja2 import StrictUndefined
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
+from jinja2.nodes import Concat
 from jinja2.runtime import Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-_MAX_REPEAT = 1_000_000  # characters or items that `*` may make in a template
-_MAX_EXPONENT = 1_000
+_MAX_REPEAT = 1_000_000  # characters or items that one operation may make out of a number
+_MAX_JOINED = 200_000_000  # characters: no job can hold a longer line
+_MAX_BITS = 1_000_000  # of a whole number
+_WIDE = re.compile(r"\d{7,}")  # a width in a format
+_PADDING = frozenset({"batch", "center", "format", "indent", "slice", "wordwrap"})
 
 
 # --- values ---------------------------------------------------------------------------------
@@ -109,7 +115,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     column called `range` wins.
     """
 
-    intercepted_binops = frozenset({"*", "**"})
+    intercepted_binops = frozenset({"*", "**", "+", "%"})
 
     def __init__(self) -> None:
         super().__init__(undefined=StrictUndefined, keep_trailing_newline=True, finalize=text)
@@ -122,11 +128,60 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.globals.clear()
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" and isinstance(right, (int, float)) and abs(right) > _MAX_EXPONENT:
-            raise SecurityError(f"an exponent above {_MAX_EXPONENT} is refused")
-        if operator == "*" and _repeated(left, right) > _MAX_REPEAT:
+        if isinstance(left, int) and isinstance(right, int):
+            _check_number(operator, left, right)
+        elif operator == "*" and _repeated(left, right) > _MAX_REPEAT:
             raise SecurityError(f"a repetition beyond {_MAX_REPEAT:,} is refused")
+        elif operator == "+" and isinstance(left, str) and isinstance(right, str):
+            return self.joined((left, right))
+        elif operator == "%" and isinstance(left, str):
+            _check_widths(left, *(right if isinstance(right, tuple) else (right,)))
         return super().call_binop(context, operator, left, right)
+
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+        text = getattr(__obj, "__self__", None)
+        if isinstance(text, str):
+            _check_widths("", *args)
+            _check_growth(__obj.__name__, text, args)
+        return super().call(__context, __obj, *args, **kwargs)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        wrapped = super().wrap_str_format(value)
+        if wrapped is None:
+            return None
+
+        def bounded(*args: Any, **kwargs: Any) -> str:
+            _check_widths(value.__self__, *args, *kwargs.values())
+            return wrapped(*args, **kwargs)
+
+        return bounded
+
+    def joined(self, parts: tuple[Any, ...]) -> str:
+        """Return what `a ~ b` writes."""
+        texts = [str(part) for part in parts]
+        if sum(map(len, texts)) > _MAX_JOINED:
+            raise SecurityError(f"a text beyond {_MAX_JOINED:,} characters is refused")
+        return "".join(texts)
+
+
+class _Generator(CodeGenerator):
+    """Jinja's own, but for `~`, which there has no bound."""
+
+    def visit_Concat(self, node: Concat, frame: Frame) -> None:  # noqa: N802  (Jinja's name)
+        self.write("environment.joined((")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write("))")
+
+
+Sandbox.code_generator_class = _Generator
+
+
+def _check_number(operator: str, left: int, right: int) -> None:
+    bits = {"*": left.bit_length() + right.bit_length(), "**": left.bit_length() * abs(right)}
+    if bits.get(operator, 0) > _MAX_BITS:
+        raise SecurityError(f"a number of more than {_MAX_BITS:,} bits is refused")
 
 
 def _repeated(left: object, right: object) -> int:
@@ -137,6 +192,24 @@ def _repeated(left: object, right: object) -> int:
     return 0
 
 
+def _check_widths(pattern: str, *values: object) -> None:
+    """Refuse widths in a format, or as arguments of what pads a text."""
+    is_wide = any(isinstance(value, int) and abs(value) > _MAX_REPEAT for value in values)
+    if is_wide or _WIDE.search(pattern):
+        raise SecurityError(f"a width beyond {_MAX_REPEAT:,} is refused")
+
+
+def _check_growth(name: str, text: str, args: tuple[Any, ...]) -> None:
+    """Refuse what makes a long text of two that are less long."""
+    grown = 0
+    if name == "replace" and len(args) > 1 and isinstance(args[1], str):
+        grown = text.count(args[0]) * len(args[1]) if isinstance(args[0], str) else 0
+    elif name == "join" and args and hasattr(args[0], "__len__"):
+        grown = len(text) * len(args[0])
+    if grown > _MAX_JOINED:
+        raise SecurityError(f"a text beyond {_MAX_JOINED:,} characters is refused")
+
+
 def _over_missing(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
     """A filter on a missing value gives a missing value."""
     at = 1 if hasattr(filter_, "jinja_pass_arg") else 0
@@ -144,6 +217,13 @@ def _over_missing(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(filter_)
     def filtered(*args: Any, **kwargs: Any) -> Any:
         seen = args[at:] if name == "format" else args[at : at + 1]
+        if name in _PADDING:
+            _check_widths(str(args[at]) if name == "format" else "", *args[at + 1 :])
+        elif name in ("replace", "join"):
+            value, *rest = args[at:]
+            between = rest[0] if rest else ""
+            text, given = (between, (value,)) if name == "join" else (str(value), tuple(rest))
+            _check_growth(name, str(text), given)
         return MISSING if any(map(is_missing, seen)) else filter_(*args, **kwargs)
 
     return filtered

@@ -19,7 +19,8 @@ QUEUE_FULL_CODES = frozenset({"token_limit_exceeded"})
 
 _BYTES_PER_TOKEN = 3  # for planning: low for English, about right for code and Korean
 _IN_QUEUE = (JobStage.CREATING, JobStage.RUNNING)
-_LIMIT = re.compile(r"\b[Ll]imit(?: of|:)?\s*([0-9][0-9,]*)")
+_LIMIT = re.compile(r"\b[Ll]imit(?: of|:)?\s*([0-9][0-9,]*(?:\.[0-9]+)?)(?:\s?([KMBkmb])\b)?")
+_UNITS = {"": 1, "K": 1_000, "M": 1_000_000, "B": 1_000_000_000}  # Azure: "limit of 30K"
 
 
 def estimated_tokens(job: Job) -> int:
@@ -32,12 +33,15 @@ def token_limit(run: RunRecord) -> int | None:
     if run.limits.max_enqueued_tokens:
         return run.limits.max_enqueued_tokens
     said = [
-        found[1]
+        found
         for job in run.jobs
         for fault in (job.remote.faults if job.remote else ())
         if fault.code in QUEUE_FULL_CODES and (found := _LIMIT.search(fault.message))
     ]
-    return int(said[-1].replace(",", "")) if said else None
+    if not said:
+        return None
+    number, unit = said[-1][1].replace(",", ""), (said[-1][2] or "").upper()
+    return round(float(number) * _UNITS[unit]) or None
 
 
 def enqueued_tokens(run: RunRecord) -> int:

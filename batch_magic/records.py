@@ -190,6 +190,9 @@ class Usage:
         )
 
 
+OPENAI_URL = "https://api.openai.com/v1"
+
+
 @dataclass(frozen=True, slots=True)
 class Backend:
     """Where jobs run. `name` is what the user typed, `base_url` the identity of the service.
@@ -308,6 +311,8 @@ class Job:
     due_at: float = 0.0  # nothing is to be done for it before
     tries: int = 0  # failed calls in a row, for the back-off
     attempt: int = 0  # how many jobs had this one's place before it and were replaced
+    lags: int = 0  # of these, how many because the service did not find its file
+    refusals: int = 0  # of these, how many because of single lines
     file_id: str | None = None
     batch_id: str | None = None
     intended_at: float | None = None  # when the last create was about to be sent
@@ -329,6 +334,13 @@ class Job:
     def remote_status(self) -> str:
         """The service's own word for the job's state, "" before there is one."""
         return self.remote.status if self.remote else ""
+
+
+def result_files(job: Job) -> list[tuple[str, str]]:
+    """Return the result files that the service has named for a job: (kind, file id)."""
+    remote = job.remote
+    ids = {"output": remote.output_file_id, "error": remote.error_file_id} if remote else {}
+    return [(kind, file_id) for kind, file_id in ids.items() if file_id]
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,11 @@ class Run:
 
         Raises StillRunning before the end, ServiceError when the run has stopped on a fault.
         """
+        frame = self._made()
+        self.taken()
+        return frame
+
+    def _made(self) -> pd.DataFrame:
         s = self._snapshot
         if s.ending is None:
             raise StillRunning(self.hint())
@@ -87,9 +92,11 @@ class Run:
             raise ServiceError(f"{s.name} has stopped: {s.fault}")
         if not self._is_recorded:
             raise CellError(f"{s.name} has no result: {s.fault}; run the cell again")
-        frame = self.partial()
+        return self.partial()
+
+    def taken(self) -> None:
+        """Note that the user has the result: a run whose result nobody has is not cleaned away."""
         self._journal.note_result(self._run_id, time.time())
-        return frame
 
     def partial(self) -> pd.DataFrame:
         """Return the frame with the answers so far; rows without one are `pending`."""
@@ -203,7 +210,7 @@ class Run:
 
     def _deliver(self, callbacks: list[Callable[[pd.DataFrame | BatchMagicError], None]]) -> None:
         try:
-            outcome: pd.DataFrame | BatchMagicError = self.result()
+            outcome: pd.DataFrame | BatchMagicError = self._made()
         except BatchMagicError as error:
             outcome = error
         for callback in callbacks:
@@ -253,8 +260,10 @@ class Run:
             return f"{name} has ended; its frame is {name}.result() or `%gptbatch take {name}`"
         pending = s.counts.get(RowStatus.PENDING, 0)
         done = min(s.rows, s.rows - pending + s.claimed_ok + s.claimed_failed)
+        trouble = f": {s.problem}" if s.problem else ""
         return (
-            f"{name} has not ended yet ({s.stage.value}, {done:,} of {s.rows:,} rows); wait for it:"
+            f"{name} has not ended yet ({s.stage.value}, {done:,} of {s.rows:,} rows){trouble};"
+            " wait for it:"
             f" `%gptbatch wait {name}` or `await {name}`, or take what is there: {name}.partial()"
         )
 

@@ -8,11 +8,12 @@ is never edited, and a record written by an older version must read as well.
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import msgspec
@@ -22,15 +23,12 @@ from batch_magic.records import (
     Backend,
     Ending,
     Job,
-    JobStage,
     Layout,
     Limits,
-    RemoteJob,
     Request,
     RowStatus,
     RunRecord,
     Shard,
-    Usage,
 )
 
 APPLICATION_ID = 0x67707462  # "gptb": how `file` and we know the database as ours
@@ -193,6 +191,10 @@ def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
     run_id, name, created_at, rows, identity, _backend_id, _model, facts_text, *rest = row
     decided, lenders, cancel_at, resumed_at, ending, ended_at, *rest = rest
     fault, counts, model_served, wish = rest
+    # SQLite keeps anything in any column, and a journal may be a stranger's.
+    msgspec.convert([name, identity, created_at, rows], tuple[str, str, float, int])
+    msgspec.convert([cancel_at, resumed_at, ended_at], list[float | None])
+    msgspec.convert([fault, model_served], list[str | None])
     facts = json.loads(facts_text)
     shards = db.execute(
         "SELECT number, rows, bytes, sha256, round, held FROM shards WHERE run_id = ?"
@@ -206,22 +208,20 @@ def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
     return RunRecord(
         run_id=run_id,
         name=name,
-        backend=Backend(**facts["backend"]),
+        backend=msgspec.convert(facts["backend"], Backend),
         request=_read_request(facts["request"]),
         layout=msgspec.convert(facts["layout"], Layout),
-        limits=Limits(**facts["limits"]),
+        limits=msgspec.convert(facts["limits"], Limits),
         created_at=created_at,
         rows=rows,
         identity=identity,
         fingerprint=facts["fingerprint"],
-        unstored=tuple(facts["unstored"]),
+        unstored=tuple(msgspec.convert(facts["unstored"], list[str])),
         decided=_read_counts(json.loads(decided)),
-        twins=facts["twins"],
-        notes=tuple(facts["notes"]),
-        lenders=tuple(json.loads(lenders)),
-        shards=tuple(
-            Shard(n, m, size, sha, nth, bool(held)) for n, m, size, sha, nth, held in shards
-        ),
+        twins=msgspec.convert(facts["twins"], int),
+        notes=tuple(msgspec.convert(facts["notes"], list[str])),
+        lenders=tuple(msgspec.convert(json.loads(lenders), list[str])),
+        shards=tuple(_read_shard(*one) for one in shards),
         jobs=tuple(_read_job(*one) for one in jobs),
         files=read_files(db, run_id),
         wish=tuple(RowStatus[label.upper()] for label in json.loads(wish)),
@@ -236,7 +236,11 @@ def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
 
 
 def read_files(db: sqlite3.Connection, run_id: str) -> dict[str, str]:
-    return dict(db.execute("SELECT name, sha256 FROM files WHERE run_id = ?", (run_id,)).fetchall())
+    files = dict(db.execute("SELECT name, sha256 FROM files WHERE run_id = ?", (run_id,)))
+    for name in files:
+        if not _FILE_NAME.fullmatch(name):  # it will be joined to the run's folder
+            raise ValueError(f"a file is called {name!r}")
+    return files
 
 
 def put_files(db: sqlite3.Connection, run_id: str, files: Mapping[str, str]) -> None:
@@ -250,6 +254,17 @@ def _read_request(facts: dict[str, Any]) -> Request:
     return Request(**{**facts, "extras": tuple(facts["extras"])})
 
 
+def _read_shard(number: int, rows: int, size: int, sha256: str, nth: int, held: int) -> Shard:
+    # SQLite keeps a text in a column of integers, and the number stands in a file's name.
+    return msgspec.convert(
+        {"number": number, "rows": rows, "bytes": size, "sha256": sha256, "round": nth}
+        | {"held": bool(held)},
+        Shard,
+    )
+
+
+_FILE_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,80}")
+
 _JOB_COLUMNS = ("number", "stage", "batch_id", "counts")
 
 
@@ -260,24 +275,18 @@ def job_facts(job: Job) -> str:
 
 def _read_job(number: int, stage: str, batch_id: str | None, facts_text: str) -> Job:
     facts = json.loads(facts_text)
-    remote, usage = facts.pop("remote"), facts.pop("usage")
-    return Job(
-        number=number,
-        stage=JobStage(stage),
-        batch_id=batch_id,
-        remote=None if remote is None else msgspec.convert(remote, RemoteJob),
-        usage=None if usage is None else Usage(**usage),
-        counts=_read_counts(facts.pop("counts")),
-        **facts,
-    )
+    counts = _read_counts(facts.pop("counts"))
+    whole = {**facts, "number": number, "stage": stage, "batch_id": batch_id}
+    return replace(msgspec.convert(whole, Job), counts=counts)
 
 
 def counts_json(counts: Mapping[RowStatus, int]) -> str:
     return json.dumps({status.label: n for status, n in counts.items() if n})
 
 
-def _read_counts(counts: Mapping[str, int]) -> dict[RowStatus, int]:
-    return {RowStatus[label.upper()]: n for label, n in counts.items()}
+def _read_counts(counts: Any) -> dict[RowStatus, int]:
+    numbers = msgspec.convert(counts, dict[str, int])
+    return {RowStatus[label.upper()]: n for label, n in numbers.items()}
 
 
 def add_decided(db: sqlite3.Connection, run_id: str, more: Mapping[RowStatus, int]) -> None:

@@ -9,13 +9,15 @@ still carry another call, so it is closed at the end and not before.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from batch_magic import settings
 from batch_magic.errors import CellError, ServiceError
-from batch_magic.records import Backend
+from batch_magic.records import OPENAI_URL, Backend
 from batch_magic.settings import Credentials, Settings
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ class Services:
         self._sandbox_home = sandbox_home
         self._settings = Settings()
         self._environ: Mapping[str, str] = {}
+        self._trusted: set[str] = set()
         self._open: dict[tuple[Backend, Credentials], Api] = {}
         self._retired: list[Api] = []
         self._connecting = asyncio.Lock()  # one connection each, though calls go out at once
@@ -37,15 +40,36 @@ class Services:
         """Take the settings and keys that hold from now on, for running runs as well."""
         self._settings, self._environ = settings_now, environ
 
+    def trust(self, backend: Backend) -> None:
+        """Let a backend have the key from now on: the user has named it."""
+        self._trusted.add(backend.base_url)
+
     def check(self, backend: Backend) -> None:
         """Raise CellError when a backend could not even be tried: no key, no sandbox here."""
         settings.find_credentials(backend, self._environ)
+        if not self._is_trusted(backend):
+            url = backend.base_url
+            raise CellError(
+                f"the run was made at {url}, which nothing here names; its service gets your key"
+                f" only when you say so: attach it with --on {url}"
+            )
         if backend.is_sandbox:
             _check_sandbox()
+
+    def _is_trusted(self, backend: Backend) -> bool:
+        """Tell whether the key may go there: a journal may be a stranger's."""
+        if backend.is_sandbox or backend.base_url in self._trusted | {OPENAI_URL}:
+            return True
+        with contextlib.suppress(CellError):
+            for word in ("openai", self._settings.backend):
+                if settings.find_backend(word, self._environ).base_url == backend.base_url:
+                    return True
+        return urlsplit(backend.base_url).hostname in ("127.0.0.1", "localhost", "::1")
 
     async def connect(self, backend: Backend) -> Api:
         """Return the service of a backend. Raises ServiceError when the sandbox cannot start."""
         try:
+            self.check(backend)
             credentials = settings.find_credentials(backend, self._environ)
         except CellError as error:
             raise ServiceError(str(error), status=401) from error

@@ -91,6 +91,7 @@ class Session:
         self.home.check_known(self.journal.run_ids())
         for run_id in self.journal.unhashed():
             self.journal.add_files(run_id, self.home.run_folder(run_id).all_hashes())
+        self._last_error = ""
         self._handles: list[Run] = []  # two may be of one run: the same cell, twice
         # A lease is one session's, not the process's: the heartbeat of a session that was closed
         # may still have a call under way when its successor begins.
@@ -105,6 +106,7 @@ class Session:
         self._services.use(use, environ)
         draft, held, compiled = _draft(frame, template, options, use, environ)
         draft = replace(draft, notes=draft.notes + self._namesakes(draft.name))
+        self._services.trust(draft.backend)
         self._services.check(draft.backend)
         run = self._new_handle(draft, held, is_recorded=False)
         try:
@@ -197,8 +199,13 @@ class Session:
 
     # -- attach, list -----------------------------------------------------------------------
 
-    def attach(self, word: str, use: Settings) -> Run:
-        """Go on with the run that `word` means: a name, a run id or a batch id."""
+    def attach(self, word: str, use: Settings, on: str = "") -> Run:
+        """Go on with the run that `word` means: a name, a run id or a batch id.
+
+        `on` names its service, where the journal alone is no reason to show it the key.
+        """
+        if on:
+            self._backend(use, on)
         self._services.use(use, settings.environment(Path.cwd()))
         run = self.find(word)
         if run._is_recorded:
@@ -206,8 +213,8 @@ class Session:
             if record.ending in (None, Ending.STOPPED):
                 self._services.check(record.backend)
                 self.journal.reopen(run.run_id, time.time())
-            else:
-                self._refetch(record, verify=True)
+            if record.ending is not None:
+                self._refetch(self.journal.run(run.run_id), verify=True)
             self._drive(run)
         return run
 
@@ -292,6 +299,7 @@ class Session:
         environ = settings.environment(Path.cwd())
         self._services.use(use, environ)
         backend = settings.find_backend(on or use.backend, environ)
+        self._services.trust(backend)
         self._services.check(backend)
         return backend
 
@@ -397,7 +405,8 @@ class Session:
         Raises CellError for a run that is named and may not.
         """
         runs = [self.journal.run(self.find(word).run_id)] if word else self.journal.runs()
-        kept = {run.run_id: cleaning.why_kept(self.journal, run) for run in runs}
+        now = time.time()
+        kept = {run.run_id: cleaning.why_kept(self.journal, run, now) for run in runs}
         if word and (why := kept[runs[0].run_id]):
             raise CellError(f"run {runs[0].run_id} is kept: {why}")
         return [run for run in runs if kept[run.run_id] is None]
@@ -451,10 +460,14 @@ class Session:
                 run._take(snapshot)
 
     def _on_error(self, error: BaseException) -> None:
-        log.error("the engine stumbled: %s", error, exc_info=error)
+        is_ours = isinstance(error, BatchMagicError)
+        if not is_ours or str(error) != self._last_error:  # a script sees it once, in its stderr
+            log.error("%s", error, exc_info=None if is_ours else error)
+        self._last_error = str(error)
+        said = str(error) if is_ours else f"{type(error).__name__}: {error}"
         for run in list(self._handles):
             if self._engine.drives(run.run_id):
-                run._take(replace(run.snapshot(), problem=f"{type(error).__name__}: {error}"))
+                run._take(replace(run.snapshot(), problem=said))
 
     def close(self) -> None:
         """Stop the heartbeat and give leases back; runs go on when attached again."""
@@ -545,13 +558,14 @@ def attach(
 
     A job id (`batch_…`) that no run here knows is taken in as a run called `out`: its rows are
     those of `frame` whose `id_column` holds its custom_ids (guessed when not given), or a frame
-    made of its own lines.
+    made of its own lines. `on` names the service; a run at a base URL that nothing here names
+    needs it, too: its service gets the key.
     """
     use = settings.from_environment(settings.environment(Path.cwd()))
     mine = session_for(home or use.home)
     if is_foreign(mine, word):
         return mine.adopt(word, use, out=out, frame=frame, column=id_column, on=on)
-    return mine.attach(word, use)
+    return mine.attach(word, use, on)
 
 
 def is_foreign(mine: Session, word: str) -> bool:

@@ -16,9 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from batch_magic.errors import CellError
-from batch_magic.records import Backend, Limits
-
-OPENAI_URL = "https://api.openai.com/v1"
+from batch_magic.records import OPENAI_URL, Backend, Limits
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,8 +10,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import settings
 from lives import Clock, Life
 from service import Service, serving
+
+settings.register_profile("deep", max_examples=2_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 _LOCAL = ("127.0.0.1", "::1", "localhost", "", None)
 

@@ -14,7 +14,7 @@ import pytest
 from lives import Clock, Life
 from service import Service, stub_answer
 
-from batch_magic import engine, outcomes
+from batch_magic import engine, lifecycle, outcomes
 from batch_magic.errors import JournalError
 from batch_magic.records import Ending, JobStage, RowStatus
 
@@ -400,6 +400,22 @@ def test_a_vanished_job_stops_the_run_and_can_be_cancelled(
     assert life.until(run_id, lambda run: run.ending is Ending.CANCELLED)
 
 
+def test_a_job_answered_with_an_error_for_an_object_is_a_lost_one(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """Batches have vanished so: 200 and `{"error": …}` for ever. A cancel ends the matter."""
+    run_id = life.submit(reviews)
+    life.until_stage(run_id, JobStage.RUNNING)
+    odd = [{"route": route, "status": 200} for route in ("batches.retrieve", "batches.cancel")]
+    service.faults(http_status=odd)
+    run = life.until_ended(run_id)
+    assert run.ending is Ending.STOPPED
+    assert "cancel the run" in (run.fault or "")
+    life.journal.ask_cancel(run_id, life.clock())
+    life.engine.drive(run_id)
+    assert life.until(run_id, lambda run: run.ending is Ending.CANCELLED)
+
+
 def test_a_full_queue_is_waited_out(life: Life, service: Service, reviews: Any) -> None:
     """`token_limit_exceeded` means later, each time a little later; its rows are not failed."""
     service.faults(validation_error="token_limit_exceeded")
@@ -437,7 +453,8 @@ def test_a_row_whose_line_is_refused_fails_alone(
     service.clear_faults()
     assert life.until_ended(run_id).counts == {RowStatus.FAILED: 1, RowStatus.OK: 11}
     frame = life.result(run_id)
-    assert frame["gpt_error"].iloc[1] == "invalid_url: No. (line 2 of its job)"
+    said = frame["gpt_error"].iloc[1]
+    assert said.startswith("invalid_url: No. (line 2 of its job); mend the row or the template")
     assert_right(frame.drop(index=frame.index[1]), reviews.drop(index=reviews.index[1]))
     assert service.rows_paid(run_id) == 11
 
@@ -449,8 +466,26 @@ def test_a_refusal_of_line_after_line_has_an_end(
     service.faults(validation_error={"code": "invalid_url", "message": "No.", "line": 1})
     run_id = life.submit(reviews)
     assert life.until_ended(run_id).counts == {RowStatus.FAILED: 12}
-    assert len(service.batches(run_id)) == 9
-    assert life.result(run_id)["gpt_error"].iloc[-1].startswith("its job was refused: invalid_url")
+    assert len(service.batches(run_id)) <= 12
+    assert service.rows_paid(run_id) == 0
+
+
+def test_a_job_that_waited_long_for_room_is_not_given_up_for_a_line(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """Each kind of refusal has a count of its own: one bad row must not fail its neighbours."""
+    service.faults(validation_error="token_limit_exceeded")
+    run_id = life.submit(reviews)
+    life.until(run_id, lambda run: len(run.jobs) > 8)
+    service.faults(validation_error={"code": "invalid_request", "message": "Cannot find file x"})
+    life.until(run_id, lambda run: any(job.lags for job in run.jobs))
+    service.faults(validation_error={"code": "invalid_url", "message": "No.", "line": 1})
+    life.until(run_id, lambda run: any(job.refusals for job in run.jobs))
+    service.clear_faults()
+    counts = life.until_ended(run_id).counts
+    assert counts[RowStatus.OK] >= 10
+    assert counts[RowStatus.OK] + counts[RowStatus.FAILED] == 12
+    assert service.rows_paid(run_id) == counts[RowStatus.OK]
 
 
 def test_a_job_with_too_much_in_it_is_cut_until_it_fits(
@@ -773,6 +808,81 @@ def test_result_files_that_stay_away_are_given_up_and_the_other_is_kept(
     assert run.counts == {RowStatus.MISSING: 12}
     assert 110 <= clock() - began < 300
     assert "404" in life.result(run_id)["gpt_error"].iloc[0]
+
+
+def test_result_files_behind_an_overloaded_host_are_waited_for(
+    life: Life, service: Service, reviews: Any, clock: Clock
+) -> None:
+    """A 502 of days, as was seen, costs days and no second payment."""
+    run_id = life.submit(reviews)
+    life.until_stage(run_id, JobStage.ENDED)
+    service.faults(http_status={"route": "files.content", "status": 502})
+    began = clock()
+    run = life.until(run_id, lambda run: clock() - began > 3000)
+    assert run.ending is None
+    assert "502" in (life.published[-1].problem or "")
+    service.clear_faults()
+    life.until_ended(run_id)
+    assert_right(life.result(run_id), reviews)
+    assert service.rows_paid(run_id) == 12
+
+
+def test_a_cancel_ends_the_wait_for_result_files(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """Whoever has no patience left gets what there is."""
+    run_id = life.submit(reviews, max_rows_per_job=6)
+    life.until(run_id, lambda run: run.jobs[0].stage is JobStage.COLLECTED)
+    service.faults(http_status={"route": "files.content", "status": 502})
+    life.until(run_id, lambda run: run.jobs[1].stage in (JobStage.ENDED, JobStage.COLLECTED))
+    life.journal.ask_cancel(run_id, life.clock())
+    assert life.until_ended(run_id).counts[RowStatus.OK] >= 6
+
+
+def test_a_damaged_result_that_is_gone_at_the_service_costs_its_rows_alone(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """The other job's answers are whole, and the run must not be stuck for ever."""
+    run_id = life.submit(reviews, max_rows_per_job=6)
+    life.until_ended(run_id)
+    path = life.home.run_folder(run_id).result_path(0, "output")
+    path.write_bytes(path.read_bytes().replace(b"stub", b"stab"))
+    service.faults(http_status={"route": "files.content", "status": 404})
+    run = life.run(run_id)
+    folder = life.home.run_folder(run_id, run.files)
+    (lost,) = outcomes.lost_results(folder, run, verify=True)
+    life.journal.refetch(run_id, [lifecycle.asked_again(lost, life.clock())], life.clock())
+    life.engine.drive(run_id)
+    run = life.until_ended(run_id)
+    assert (run.ending, run.counts) == (
+        Ending.FINISHED,
+        {RowStatus.OK: 6, RowStatus.MISSING: 6},
+    )
+    assert "404" in life.result(run_id)["gpt_error"].iloc[0]
+
+
+def test_what_was_odd_in_result_files_is_said(life: Life, service: Service, reviews: Any) -> None:
+    """The first good answer holds; that there were others is for the user to know."""
+    service.faults(row_twice=True)
+    run_id = life.submit(reviews)
+    life.until_ended(run_id)
+    assert_right(life.result(run_id), reviews)
+    (note,) = [one for one in life.published[-1].notes if one.startswith("job 1: ")]
+    assert "12 rows answered twice" in note
+
+
+def test_a_round_keeps_the_reasons_of_the_one_before(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """When all is well in the end, one can still read what was not."""
+    service.faults(row_status={"status": 429, "every": 3})
+    run_id = life.submit(reviews)
+    life.until(run_id, lambda run: run.round == 1)
+    service.clear_faults()
+    life.until_ended(run_id)
+    assert_right(life.result(run_id), reviews)
+    (round_1,) = [said for _, _, said in life.journal.history(run_id) if "round 1" in said]
+    assert "round 1: 4 rows again: 4 failed (429" in round_1
 
 
 def test_a_silent_network_is_no_reason_to_give_result_files_up(

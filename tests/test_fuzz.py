@@ -1,6 +1,6 @@
 """Whatever comes in from outside, nothing but our own errors goes out: hypothesis at every door.
 
-`HYPOTHESIS_PROFILE=deep` looks twenty times as long.
+`HYPOTHESIS_PROFILE=deep` looks twenty times as long (see `conftest.py`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,28 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pandas as pd
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batch_magic import api, cell_line, exact_json, schema
 from batch_magic.cell_body import almost_role_lines
 from batch_magic.errors import BatchMagicError, JournalError
+from batch_magic.journal import Journal
+from batch_magic.picture import snapshot
+from batch_magic.records import (
+    Backend,
+    Job,
+    JobStage,
+    Layout,
+    Limits,
+    RemoteJob,
+    Request,
+    RunRecord,
+    Shard,
+)
 from batch_magic.result_lines import Decoder
 from batch_magic.stored_frame import load, store
 from batch_magic.template import compile_template
@@ -90,8 +105,23 @@ def test_any_result_file_is_read(rows: list[Any], noise: bytes) -> None:
 @given(OBJECTS)
 def test_any_batch_object_is_read_or_refused(answer: dict[str, Any]) -> None:
     """A host may say anything."""
-    with contextlib.suppress(BatchMagicError):
-        api._read_job(answer)
+    for odd in (answer, answer | {"id": "batch_1"}):
+        with contextlib.suppress(BatchMagicError):
+            read = api._read_job(odd)
+            assert msgspec.convert(msgspec.to_builtins(read), RemoteJob) == read  # as in a journal
+
+
+ODD = JSON | st.just(10**400) | st.lists(JSON, max_size=2)
+
+
+@pytest.mark.parametrize(
+    "member", ["request_counts", "errors", "metadata", "created_at", "model", "status"]
+)
+@given(ODD)
+def test_any_member_of_a_batch_object_may_be_odd(member: str, value: Any) -> None:
+    """One odd member leaves the others readable."""
+    for odd in (value, {"data": value}, {"total": value, "code": value}):
+        assert api._read_job({"id": "batch_1", member: odd}).batch_id == "batch_1"
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
@@ -137,6 +167,63 @@ def test_any_snapshot_is_loaded_or_refused(at: int, noise: bytes) -> None:
         path.write_bytes(SNAPSHOT[:at] + noise + SNAPSHOT[at + len(noise) :])
         with contextlib.suppress(JournalError):
             load(path)
+
+
+def _journal() -> sqlite3.Connection:
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "journal.db"
+        journal = Journal(path)
+        job = Job(0, 0, 0, 1, 9, JobStage.PLANNED, "token", remote=RemoteJob("batch_1", "new"))
+        run = RunRecord(
+            run_id="r",
+            name="labelled",
+            backend=Backend("sandbox", "sandbox"),
+            request=Request("/v1/chat/completions", "m", "{{ text }}"),
+            layout=Layout("answer"),
+            limits=Limits(),
+            created_at=0.0,
+            rows=1,
+            identity="i",
+            fingerprint="f",
+            shards=(Shard(0, 1, 9, "0"),),
+            jobs=(job,),
+            files={"twins.npy": "0"},
+        )
+        journal.add_run(run, owner="me", now=0.0, kin=[])
+        journal.close()
+        copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            db.backup(copy)
+        return copy
+
+
+JOURNAL = _journal()
+COLUMNS = [
+    *(f"runs.{name}" for name in ("name", "created_at", "rows", "identity", "facts", "decided")),
+    *(f"runs.{name}" for name in ("lenders", "cancel_at", "ending", "ended_at", "counts", "wish")),
+    *(f"shards.{name}" for name in ("number", "rows", "bytes", "sha256", "round", "held")),
+    *(f"jobs.{name}" for name in ("number", "stage", "facts", "batch_id")),
+    "files.name",
+]
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+@given(JSON | st.text(max_size=12).map(lambda text: f"/../{text}"))
+def test_any_column_of_a_journal_is_read_or_refused(column: str, value: Any) -> None:
+    """SQLite keeps any value in any column; what is a number here stands in a file's name."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    table, _, name = column.partition(".")
+    JOURNAL.execute("SAVEPOINT whole")
+    try:
+        JOURNAL.execute(f"UPDATE {table} SET {name} = ?", (text,))
+        row = JOURNAL.execute("SELECT * FROM runs").fetchone()
+        with contextlib.suppress(JournalError):
+            read = schema.read_run(JOURNAL, row)
+            assert all(type(one.number) is int for one in (*read.shards, *read.jobs))
+            assert not any("/" in one for one in read.files)
+            snapshot(read, 0.0)
+    finally:
+        JOURNAL.execute("ROLLBACK TO whole")
 
 
 @given(JSON | st.dictionaries(st.sampled_from(["backend", "request", "limits", "notes"]), JSON))

@@ -30,6 +30,7 @@ from batch_magic.lifecycle import (
     next_actions,
 )
 from batch_magic.picture import snapshot
+from batch_magic.queueing import token_limit
 from batch_magic.records import (
     Backend,
     Ending,
@@ -255,6 +256,27 @@ def test_jobs_go_as_far_as_the_queue_is_known_to_hold() -> None:
     plan = next_actions(run_of(refused, runs, replace(runs, number=2), waits[1]), NOW)
     assert plan == lifecycle.Plan((), NOW + 5)
     assert len(next_actions(run_of(*waits), NOW).actions) == 2, "no limit is known"
+
+
+@pytest.mark.parametrize(
+    ("said", "limit"),
+    [
+        ("Limit: 1,350,000 enqueued tokens. Please", 1_350_000),
+        ("the configured limit of 30K for the deployment", 30_000),
+        ("Limit: 2M", 2_000_000),
+        ("Limit: 1.35 M tokens", 1_350_000),
+        ("Limit: 90000.", 90_000),
+        ("Limit: 5 batches", 5),
+        ("Limit: 0", None),
+        ("no room", None),
+    ],
+)
+def test_a_limit_is_read_in_each_way_that_it_is_written(said: str, limit: int | None) -> None:
+    """Read a thousandfold too small, every row would be a job of its own."""
+    fault = JobFault("token_limit_exceeded", said)
+    ended = job(JobStage.ENDED, remote=remote("failed", faults=(fault,)), ended_at=NOW)
+    assert token_limit(run_of(ended)) == limit
+    assert only(run_of(ended))
 
 
 def test_a_job_too_large_for_an_empty_queue_is_cut() -> None:

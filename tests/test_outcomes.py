@@ -147,7 +147,7 @@ def test_a_refused_job_fails_its_rows_and_names_the_lines(
     resolved = outcomes.resolve_run(folder, run)
     assert set(statuses(folder, run)) == {RowStatus.FAILED}
     said = [resolved.notes[n] for n in resolved.resolution.notes]
-    assert said[3] == "invalid_url: no (line 4 of its job)"
+    assert said[3].startswith("invalid_url: no (line 4 of its job); mend the row")
     assert said[0] == "its job was refused: invalid_url: no"
     assert not resolved.resolution.retryable.any()
 
@@ -168,13 +168,13 @@ def test_rows_of_an_open_job_are_pending_again(folder: RunFolder, run: RunRecord
 def test_lines_sent_again_are_the_same_bytes(folder: RunFolder, run: RunRecord) -> None:
     """Same custom_id, same body; only rows that may pass, each once."""
     run = collect(folder, run, [answer("run-1-0")], [answer("run-1-3", status=503)])
-    (shard,) = outcomes.resend(folder, run, 1)
+    (shard,), _ = outcomes.resend(folder, run, 1)
     assert shard.round == 1
     assert folder.manifest(shard)["position"].tolist() == [1, 2, 3, 4]
     before = folder.shard_path(0).read_bytes().splitlines()
     assert folder.shard_path(shard.number).read_bytes().splitlines() == before[1:]
     again = replace(run, shards=(*run.shards, shard))
-    (second,) = outcomes.resend(folder, again, 2)
+    (second,), _ = outcomes.resend(folder, again, 2)
     assert folder.manifest(second)["position"].tolist() == [1, 2, 3, 4]
 
 

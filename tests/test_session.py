@@ -428,6 +428,73 @@ def test_clean_deletes_nothing_when_a_result_is_damaged(home: Path, frame: pd.Da
     assert len(bm.runs()) == 1
 
 
+def test_clean_keeps_a_run_whose_results_may_still_come(
+    home: Path, frame: pd.DataFrame, tmp_path: Path
+) -> None:
+    """What was never fetched is neither deleted at the service nor forgotten here."""
+    with serving(tmp_path / "service") as service:
+        service.faults(http_status={"route": "files.content", "status": 410})
+        run = submit(frame, on=service.url, retries=0)
+        assert set(run.wait(timeout_s=30)["gpt_status"]) == {"missing"}
+        mine = session.session_for(str(home))
+        with pytest.raises(CellError, match=r"result files of batch_\w+ have not come"):
+            mine.cleanable("result")
+        service.clear_faults()
+        again = bm.attach("result").wait(timeout_s=30)
+        assert set(again["gpt_status"]) == {"ok"}
+        (record,) = mine.cleanable("result")
+        mine.clean(record, settings.Settings(home=str(home)), remote=True)
+
+
+def test_a_journal_alone_is_no_reason_to_show_a_key(
+    home: Path, frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder from somebody else may name any service; the user must have named it, too."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-proj-0123456789abcdefSECRET")
+    with serving(tmp_path / "service") as service:
+        submit(frame, on=service.url).cancel()
+    session.close_sessions()
+    stranger = "http://192.0.2.7/v1"  # a call there would fail this test: see conftest
+    with sqlite3.connect(home / "journal.db") as db:
+        facts = json.loads(db.execute("SELECT facts FROM runs").fetchone()[0])
+        facts["backend"] = {"name": "openai", "base_url": stranger}
+        db.execute("UPDATE runs SET facts = ?, ending = NULL", (json.dumps(facts),))
+    with pytest.raises(CellError, match=f"attach it with --on {stranger}"):
+        bm.attach("result")
+    assert bm.runs()["state"].tolist() != ["stopped"]
+
+
+FULL_MEANWHILE = """
+import resource, signal, sys
+import pandas as pd, batch_magic as bm
+from batch_magic.errors import BatchMagicError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+frame = pd.DataFrame({"text": [f"row {n} {'x' * 200}" for n in range(2000)]})
+run = bm.submit(frame, "{{ text }}", model="m", on=sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
+try:
+    run.wait(timeout_s=7)
+except BatchMagicError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(set(bm.attach("result").wait(timeout_s=40).gpt_status))
+"""
+
+
+def test_a_disk_that_fills_up_meanwhile_is_said_and_loses_nothing(
+    home: Path, tmp_path: Path
+) -> None:
+    """In one line where a script waits; room made, the run goes on and pays nothing again."""
+    with serving(tmp_path / "service") as service:
+        command = [sys.executable, "-c", FULL_MEANWHILE, service.url]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+        assert "Traceback" not in done.stderr, done.stderr
+        still, ended = done.stdout.strip().splitlines()
+        assert "free some room" in still
+        assert ended == "{'ok'}"
+        assert sum(job["rows_paid"] for job in service.batches()) == 2000
+
+
 @pytest.mark.parametrize("harm", ["damaged", "gone"])
 def test_result_files_that_are_lost_here_are_fetched_again(
     home: Path, frame: pd.DataFrame, harm: str

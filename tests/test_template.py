@@ -122,6 +122,13 @@ def test_unknown_column_names_line_and_neighbour() -> None:
     assert "did you mean 'title'?" in refusal("{{ Title|upper }}")
 
 
+DOUBLED = (
+    "{{% set space = namespace(x='a' * 1000) %}}"
+    "{{% for i in range(30) %}}{{% set space.x = space.x {} space.x %}}{{% endfor %}}"
+    "{{{{ title }}}}"
+)
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -138,7 +145,20 @@ def test_unknown_column_names_line_and_neighbour() -> None:
         ("{{ ''.__class__.__mro__ }}{{ title }}", "unsafe"),
         ("{{ title }}{% for i in range(10**9) %}x{% endfor %}", "Range too big"),
         ("{{ title * 10**9 }}", "a repetition beyond"),
-        ("{{ stars ** 1000000000 }}", "an exponent above"),
+        ("{{ stars ** 1000000000 }}", "a number of more than"),
+        ("{{ ((9 ** 1000) ** 1000) ** 1000 }}", "a number of more than"),
+        ("{{ title.ljust(300000000) }}", "a width beyond"),
+        ("{{ '%300000000d' | format(1) }}", "a width beyond"),
+        ("{{ '%*d' % (300000000, 1) }}", "a width beyond"),
+        ("{{ '{:>300000000}'.format(title) }}", "a width beyond"),
+        ("{{ title | center(300000000) }}", "a width beyond"),
+        ("{{ title | indent(300000000) }}", "a width beyond"),
+        ("{{ ('a' * 100000).replace('a', 'b' * 100000) }}", "a text beyond"),
+        ("{{ ('a' * 100000) | replace('a', 'b' * 100000) }}", "a text beyond"),
+        ("{{ ('a' * 100000).join('b' * 100000) }}", "a text beyond"),
+        ("{{ ('b' * 100000) | join('a' * 100000) }}", "a text beyond"),
+        (DOUBLED.format("~"), "a text beyond"),
+        (DOUBLED.format("+"), "a text beyond"),
         ("{{ title }}\n{{ stars / 0 }}", "row 0: ZeroDivisionError: division by zero"),
         ("{{ title }}\n{{ title.nothing }}", "(template line 2)"),
         ("{{ title }}{{ __column_0 }}", "'__column_0' is taken by batch_magic"),

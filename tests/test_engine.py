@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from lives import Clock, Life
+from lives import PATIENCE_S, Clock, Life
 from service import Service, stub_answer
 
 from batch_magic import engine, lifecycle, outcomes
@@ -38,6 +39,14 @@ def assert_created_once(service: Service, life: Life, run_id: str) -> None:
     jobs = service.batches(run_id)
     assert len(jobs) == len(life.run(run_id).jobs)
     assert len({job["input_file_id"] for job in jobs}) == len(jobs)
+
+
+def until_at_service(service: Service, run_id: str, status: str) -> None:
+    """Wait until the service itself, whatever we know of it, has the run's job in a status."""
+    ends = time.monotonic() + PATIENCE_S
+    while service.batches(run_id)[0]["status"] != status:
+        assert time.monotonic() < ends
+        time.sleep(0.01)
 
 
 # -- the way of a row -----------------------------------------------------------------------
@@ -280,6 +289,57 @@ def test_a_cancel_is_sent_at_once_and_not_at_the_next_poll(
     life.until_ended(run_id)
 
 
+@pytest.mark.parametrize("status", [400, 409])
+def test_a_cancel_that_comes_as_the_job_ends_takes_its_answers(
+    life: Life, service: Service, reviews: Any, status: int
+) -> None:
+    """A job that is done cannot be cancelled; services differ in how they say so."""
+    run_id = life.submit(reviews)
+    life.until_stage(run_id, JobStage.RUNNING)
+    life.journal.ask_cancel(run_id, life.clock())
+    until_at_service(service, run_id, "completed")
+    before = service.calls()["batches.cancel"]
+    service.faults(http_status={"route": "batches.cancel", "status": status})
+    run = life.until_ended(run_id)
+    assert run.ending is Ending.CANCELLED
+    assert_right(life.result(run_id), reviews)
+    assert service.calls()["batches.cancel"] == before + 1
+
+
+@pytest.mark.parametrize("word", ["cancelled", "expired"])
+def test_rows_of_a_job_that_ended_without_any_file_have_its_word_as_status(
+    life: Life, service: Service, reviews: Any, word: str
+) -> None:
+    """Nothing of them was lost on the way, as `missing` would say."""
+    switch = {"cancelled": "cancel_after_share", "expired": "expire_after_share"}[word]
+    service.faults(**{switch: 0, "file_ids_late_s": 1e9})
+    run_id = life.submit(reviews, retries=0)
+    run = life.until_ended(run_id)
+    remote = run.jobs[0].remote
+    assert remote is not None
+    assert (remote.output_file_id, remote.error_file_id) == (None, None)
+    assert statuses(life.result(run_id)) == [word] * 12
+
+
+def test_a_long_validation_is_waited_out(
+    life: Life, service: Service, reviews: Any, clock: Clock
+) -> None:
+    """The service may look at an input file for half an hour; that is no fault of the job."""
+    service.faults(validating_s=1e6)
+    run_id = life.submit(reviews)
+    life.until_stage(run_id, JobStage.RUNNING)
+    began = clock()
+    while clock() - began < 31 * 60:
+        life.step()
+        clock.now += 20
+    run = life.run(run_id)
+    assert (run.ending, run.jobs[0].remote_status) == (None, "validating")
+    service.advance(10**4)
+    assert life.until_ended(run_id).ending is Ending.FINISHED
+    assert_right(life.result(run_id), reviews)
+    assert_created_once(service, life, run_id)
+
+
 def test_a_job_cancelled_by_somebody_else_is_merged_and_not_sent_again(
     life: Life, service: Service, reviews: Any
 ) -> None:
@@ -321,6 +381,34 @@ def test_a_key_refused_half_way_stops_and_goes_on_with_the_same_job(
     life.until_stage(run_id, JobStage.RUNNING)
     service.faults(http_status={"route": "*", "status": 401})
     assert life.until_ended(run_id).ending is Ending.STOPPED
+    service.clear_faults()
+    life.go_on(run_id)
+    assert life.until_ended(run_id).ending is Ending.FINISHED
+    assert_right(life.result(run_id), reviews)
+    assert_created_once(service, life, run_id)
+
+
+@pytest.mark.parametrize(
+    ("route", "status"),
+    [
+        ("files.create", 403),
+        ("files.create", 422),
+        ("batches.create", 403),
+        ("batches.create", 422),
+        ("batches.retrieve", 403),
+    ],
+)
+def test_a_plain_refusal_stops_the_run_at_once_and_it_goes_on_when_mended(
+    life: Life, service: Service, reviews: Any, route: str, status: int
+) -> None:
+    """What no waiting mends is told after one try; nothing is sent twice for it."""
+    before = service.calls()[route]
+    service.faults(http_status={"route": route, "status": status, "message": "Not for you."})
+    run_id = life.submit(reviews)
+    run = life.until_ended(run_id)
+    assert run.ending is Ending.STOPPED
+    assert re.search(rf"said {status}.*Not for you", run.fault or "")
+    assert service.calls()[route] == before + 1
     service.clear_faults()
     life.go_on(run_id)
     assert life.until_ended(run_id).ending is Ending.FINISHED
@@ -441,6 +529,21 @@ def test_jobs_refused_for_a_file_not_seen_are_made_again_a_few_times(
     assert run.counts == {RowStatus.FAILED: 12}
     assert len(service.batches(run_id)) == 6
     assert "Cannot find file" in life.result(run_id)["gpt_error"].iloc[0]
+
+
+def test_a_create_refused_for_a_file_not_seen_is_made_again(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """Hosts that look at the file at once may say so by a plain 400, which stops a run else."""
+    lag = {"status": 400, "message": "Cannot find file file-x, or organization does not have it."}
+    service.faults(http_status={"route": "batches.create", "times": 2, **lag})
+    before = service.calls()
+    run_id = life.submit(reviews)
+    assert life.until_ended(run_id).ending is Ending.FINISHED
+    assert_right(life.result(run_id), reviews)
+    assert_created_once(service, life, run_id)
+    made = service.calls() - before
+    assert (made["batches.create"], made["files.create"]) == (3, 1)
 
 
 def test_a_row_whose_line_is_refused_fails_alone(
@@ -883,6 +986,27 @@ def test_a_round_keeps_the_reasons_of_the_one_before(
     assert_right(life.result(run_id), reviews)
     (round_1,) = [said for _, _, said in life.journal.history(run_id) if "round 1" in said]
     assert "round 1: 4 rows again: 4 failed (429" in round_1
+
+
+def test_a_result_file_that_is_gone_is_not_asked_for_twice_and_the_other_is_kept(
+    life: Life, service: Service, reviews: Any, clock: Clock
+) -> None:
+    """410 is a final word, unlike 404; what the error file says of its rows stays."""
+    service.faults(
+        row_status={"status": 400, "every": 4},
+        http_status={"route": "files.content", "times": 1, "status": 410, "message": "It is gone."},
+    )
+    run_id = life.submit(reviews, retries=0)
+    life.until_stage(run_id, JobStage.ENDED)
+    began, before = clock(), service.calls()["files.content"]
+    run = life.until_ended(run_id)
+    assert run.counts == {RowStatus.MISSING: 9, RowStatus.FAILED: 3}
+    assert service.calls()["files.content"] == before + 2
+    assert clock() - began < 60
+    assert re.search(r"said 410.*It is gone", run.jobs[0].problem or "")
+    frame = life.result(run_id)
+    assert "410" in frame["gpt_error"].iloc[0]
+    assert frame["gpt_error"].iloc[3].startswith("400")
 
 
 def test_a_silent_network_is_no_reason_to_give_result_files_up(

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 from service import Service
+from test_lifecycle import NOW, job
 
+from batch_magic import api
 from batch_magic.api import Api
 from batch_magic.errors import ServiceError
+from batch_magic.lifecycle import after_trouble
+from batch_magic.records import Limits
 
 T = TypeVar("T")
 CHAT = "/v1/chat/completions"
@@ -180,6 +187,45 @@ def test_an_error_carries_what_the_service_said(host: Host) -> None:
             call(host.url, lambda api: api.job("b"))
         assert caught.value.retry_after_s == seconds
         assert (caught.value.code, caught.value.request_id) == ("rate_limit_exceeded", "req_1")
+
+
+def in_seconds(seconds: float) -> str:
+    """Return the time so far from now as HTTP writes it."""
+    return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("header", "least", "most"),
+    [
+        (in_seconds(3600), 3000, 3600),
+        (in_seconds(-3600), 0, 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 1e9, math.inf),
+        ("nan", 0, 0),
+        ("inf", math.inf, math.inf),
+        ("-inf", 0, 0),
+        ("-5", 0, 0),
+        ("9" * 400, math.inf, math.inf),
+        ("1e9", 1e9, 1e9),
+    ],
+)
+def test_a_wish_to_wait_is_no_more_than_a_number_of_seconds(
+    header: str, least: float, most: float
+) -> None:
+    """Gateways write what they like; whatever it is, a time to look again comes of it."""
+    seconds = api._retry_after_s({"retry-after": header})
+    assert seconds is not None
+    assert least <= seconds <= most
+    error = ServiceError("slow down", status=429, retry_after_s=seconds)
+    assert NOW <= after_trouble(job(), error, Limits(), NOW).due_at <= NOW + 900
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["", "soon", "7, 8", "Wed, 32 Oct 2026 07:28:00 GMT", "Wed, 21 Oct 99999 07:28:00 GMT"],
+)
+def test_a_wish_to_wait_that_cannot_be_read_is_none(header: str) -> None:
+    """Then our own back-off holds."""
+    assert api._retry_after_s({"retry-after": header}) is None
 
 
 def test_a_key_never_stands_in_an_error(host: Host) -> None:

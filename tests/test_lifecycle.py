@@ -352,6 +352,12 @@ def test_silence_never_counts_as_a_loss() -> None:
     [
         (401, None, JobStage.RUNNING, True),
         (403, None, JobStage.PLANNED, True),
+        (403, None, JobStage.UPLOADED, True),
+        (403, None, JobStage.RUNNING, True),
+        (422, None, JobStage.UPLOADING, True),
+        (422, None, JobStage.UPLOADED, True),
+        (422, None, JobStage.ENDED, False),
+        (410, None, JobStage.ENDED, False),
         (429, "insufficient_quota", JobStage.UPLOADED, True),
         (429, None, JobStage.UPLOADED, False),
         (400, "billing_hard_limit_reached", JobStage.UPLOADED, True),

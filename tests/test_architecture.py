@@ -164,6 +164,28 @@ def test_nothing_prints_but_what_is_shown(room: str) -> None:
             assert node.func.id != "print" or room in PRINTING
 
 
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+def test_nothing_is_read_that_could_run(path: Path) -> None:
+    """A home may come from somebody else: no pickle, however it is called, is ever opened."""
+    forbidden = {
+        "pickle",
+        "_pickle",
+        "cPickle",
+        "dill",
+        "cloudpickle",
+        "joblib",
+        "marshal",
+        "shelve",
+    }
+    assert not forbidden & {name.split(".")[0] for name in imports(path)}
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in ("read_pickle", "to_pickle", "load_pickle"), node.lineno
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            assert isinstance(node.value, ast.Constant)
+            assert node.value.value is False, node.value.lineno
+
+
 @pytest.mark.parametrize("path", [PACKAGE / "__init__.py", *sorted(PACKAGE.rglob("*.py"))], ids=str)
 def test_every_module_has_a_docstring_and_a_name_of_its_own(path: Path) -> None:
     """A room is named for what it knows."""

@@ -16,7 +16,7 @@ from test_lifecycle import NOW, job, remote, run_of
 
 from batch_magic.errors import JournalError
 from batch_magic.folder import Home
-from batch_magic.journal import LEASE_S, Journal, LeaseLost, Outdated
+from batch_magic.journal import LEASE_S, Journal, LeaseLost, Outdated, _explain
 from batch_magic.records import (
     Ending,
     Job,
@@ -239,6 +239,32 @@ def test_a_damaged_journal_is_said_to_be(tmp_path: Path) -> None:
         Journal(path)
 
 
+def grown(path: Path) -> bytearray:
+    """Return a journal of many pages, as its file holds it."""
+    journal = Journal(path)
+    for n in range(30):
+        add(journal, two_jobs(run_id=f"run-{n}", created_at=NOW + n))
+    journal.close()
+    return bytearray(path.read_bytes())
+
+
+@pytest.mark.parametrize("harm", ["cut to half", "a byte flipped"])
+def test_a_journal_damaged_behind_its_head_is_said_to_be(tmp_path: Path, harm: str) -> None:
+    """A copy that broke off, a bit that fell over: the one line says what and where."""
+    path = tmp_path / "journal.db"
+    data = grown(path)
+    run = data.index(b'"fingerprint"', len(data) // 2)
+    head = run - run % 4096  # of the page that holds this run: what stands there has a meaning
+    if harm == "cut to half":
+        del data[len(data) // 2 :]
+    else:
+        data[head] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(JournalError, match=r"journal\.db is damaged") as caught:
+        Journal(path).runs()
+    assert "\n" not in str(caught.value)
+
+
 def test_a_journal_locked_by_another_process_is_said_to_be(journal: Journal) -> None:
     """A commit of another's that does not end is not waited for without end."""
     journal._connection().execute("PRAGMA busy_timeout = 50")
@@ -268,6 +294,28 @@ def test_a_home_that_may_not_be_written_is_said_to_be(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="cannot"):
         Home(place / "home")
     tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("locking protocol", "SQLITE_PROTOCOL"),
+        ("disk I/O error", "SQLITE_IOERR_LOCK"),
+        ("disk I/O error", "SQLITE_IOERR_RDLOCK"),
+        ("disk I/O error", "SQLITE_IOERR_UNLOCK"),
+        ("disk I/O error", "SQLITE_IOERR_SHMLOCK"),
+        ("disk I/O error", "SQLITE_IOERR_CHECKRESERVEDLOCK"),
+    ],
+)
+def test_a_drive_that_keeps_no_locks_is_said_to_be(tmp_path: Path, said: str, name: str) -> None:
+    """SQLite calls it an I/O error, which would send the user to look for a broken disk."""
+    error = sqlite3.OperationalError(said)
+    error.sqlite_errorname = name
+    told = _explain(error, tmp_path / "journal.db")
+    assert f"the file system of {tmp_path} keeps no locks ({said})" in told
+    assert "BATCH_MAGIC_HOME" in told
+    error.sqlite_errorname = "SQLITE_IOERR_WRITE"
+    assert "is full or failing" in _explain(error, tmp_path / "journal.db")
 
 
 _FILL = """

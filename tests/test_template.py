@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -168,6 +169,59 @@ DOUBLED = (
 def test_what_cannot_be_sent_stops_with_its_reason(body: str, said: str) -> None:
     """Each mistake is one line, before anything is sent."""
     assert said in refusal(body)
+
+
+INTERNALS = [
+    "{{ title.__class__ }}",
+    "{{ title['__class__'] }}",
+    "{{ title|attr('__class__') }}",
+    "{{ title|string|attr('__class__') }}",
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}{{ title }}",
+    "{{ '{0.__class__.__mro__}'.format(title) }}",
+    "{{ ('{0.__cla' ~ 'ss__}').format(title) }}",
+    "{{ ('{0.__class__}'|safe).format(title) }}",
+    "{{ '{x.__class__}'.format_map({'x': title}) }}",
+    "{{ [title]|map(attribute='__class__')|list }}",
+    "{{ [title]|map('attr', '__class__')|first }}",
+    "{{ [{'k': title}]|map(attribute='k.__class__')|list }}",
+    "{{ [title]|groupby('__class__')|list }}",
+    "{{ [title]|sum(attribute='__class__') }}",
+    "{{ [title]|selectattr('__class__')|list }}",
+    "{{ title.upper.__self__.__class__ }}",
+    "{{ title.upper.__func__ }}",
+    "{{ title.format.__globals__ }}",
+    "{{ cycler.__init__.__globals__ }}{{ title }}",
+    "{{ joiner.__init__.__globals__ }}{{ title }}",
+    "{{ namespace.__init__.__globals__ }}{{ title }}",
+    "{{ self._TemplateReference__context }}{{ title }}",
+    "{% for each in [title] %}{{ loop._iterator }}{% endfor %}",
+    "{% for each in [title] %}{{ loop.__class__ }}{% endfor %}",
+    "{% macro m() %}{{ title }}{% endmacro %}{{ m._func }}",
+    "{{ ([title]|map('upper')).gi_frame.f_globals }}",
+    "{{ ([title]|map('upper')).gi_code }}",
+    "{{ dict.mro() }}{{ title }}",
+    "{{ row._values }}",
+    "{{ row|attr('_values') }}",
+    "{{ row.items.__func__.__globals__ }}",
+    "{{ missing._absorb.__globals__ }}{{ title }}",
+    "{{ missing|attr('__class__') }}{{ title }}",
+    "{{ lipsum.__globals__ }}{{ title }}",
+    "{% import 'os' as os %}{{ title }}",
+    "{% set ns = namespace(a=1) %}{% set ns.__class__ = 1 %}{{ title }}",
+    "{{ [].append(title) }}",
+    "{{ title }}{{ range(10**9)|list }}",
+]
+
+
+@pytest.mark.parametrize("body", INTERNALS)
+def test_a_template_does_not_get_out_of_its_language(body: str) -> None:
+    """It may have come with somebody's notebook: each attempt is refused, or gives nothing."""
+    columns = {"title": ["A"], "missing": [None]}
+    try:
+        ((told,),) = prompts(body, columns)
+    except TemplateError:
+        return
+    assert not re.search(r"<class|<function|<code|<frame|object at 0x|jinja2|builtins", told)
 
 
 def test_a_name_that_is_column_and_extra_is_refused() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import decimal
 import json
 import os
+import re
 import socket
 import sqlite3
 import stat
@@ -25,6 +27,7 @@ from service import serving, stub_answer
 
 import batch_magic as bm
 from batch_magic import session, settings
+from batch_magic.card import card_html
 from batch_magic.errors import CellError, JournalError, ServiceError, StillRunning
 from batch_magic.sandbox import launcher
 from batch_magic.schema import MIGRATIONS
@@ -547,6 +550,34 @@ def test_a_home_tells_no_key_and_is_read_by_its_user_alone(
     assert set(job["metadata"]) == {"batch_magic_job", "batch_magic_run", "batch_magic_part"}
 
 
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="the system has no /proc")
+def test_a_key_stands_in_no_command_line_and_not_in_the_home_of_the_sandbox(
+    home: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everyone on a machine can read its command lines; the sandbox writes what it is sent."""
+    key = "sk-proj-fedcba9876543210SECRET"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    run = submit(frame)
+    seen = set[str]()
+    while not run.snapshot().is_ended:
+        seen |= command_lines()
+    run.wait(timeout_s=30)
+    assert any("batch_magic.sandbox" in line and str(home) in line for line in seen)
+    assert not any(key in line for line in seen)
+    files = [path for path in home.rglob("*") if path.is_file()]
+    assert any(path.is_relative_to(home / "sandbox") for path in files)
+    assert not [path for path in files if key.encode() in path.read_bytes()]
+
+
+def command_lines() -> set[str]:
+    """Return the command lines of all processes that can be seen."""
+    found = set[str]()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            found.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return found
+
+
 def test_a_home_of_the_first_version_is_brought_up_to_date(home: Path, frame: pd.DataFrame) -> None:
     """Its answers are there, are taken over and are not paid again."""
     right = submit(frame.head(2)).wait(timeout_s=30)
@@ -659,6 +690,33 @@ def test_jobs_of_ours_that_no_run_knows_are_found(home: Path, client: openai.Ope
     run = session.session_for(str(home)).adopt(lost, use, out="recovered")
     assert run.wait(timeout_s=30)["gpt_status"].tolist() == ["ok", "ok"]
     assert session.session_for(str(home)).orphans(use) == []
+
+
+def test_markup_in_errors_and_answers_is_text_in_the_notebook(
+    tmp_path: Path, home: Path, frame: pd.DataFrame
+) -> None:
+    """What a service or a model says must not become a script in the reader's page."""
+    evil = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+    with serving(tmp_path / "service") as service:
+        asked: dict[str, Any] = {"on": service.url, "home": str(home), "retries": 0}
+        answered = submit(frame.assign(text=evil), "{{ text }}", out="said", **asked)
+        said = answered.wait(timeout_s=30)
+        assert evil[:20] in said["answer"].iloc[0]
+        service.faults(validation_error={"code": "<b>bad</b>", "message": evil})
+        run = submit(frame, **asked)
+        run.wait(timeout_s=30)
+        errors = run.errors()
+        session.close_sessions()
+    assert evil in errors["error"].iloc[0]
+    for html in (
+        said._repr_html_(),
+        errors._repr_html_(),
+        card_html(answered.snapshot()),
+        card_html(run.snapshot(), said=evil),
+    ):
+        assert not re.search(r"<(script|img|b)\b", html)
+    for html in (said._repr_html_(), errors._repr_html_(), card_html(run.snapshot())):
+        assert "&lt;script&gt;" in html
 
 
 def test_rows_whose_files_never_come_are_sent_again_when_the_cell_is_run_again(

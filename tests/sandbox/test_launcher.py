@@ -1,5 +1,6 @@
 """Finding the service of a home, or starting it, from programs that come and go."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -59,6 +61,33 @@ def test_killed_service_comes_back_at_its_address(home: Path) -> None:
     second = launcher.ensure(home, answerer="stub")
     assert second.url == first.url
     assert second.pid != first.pid
+
+
+_KNOCK = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as road:  # sends nothing
+    try:
+        road.connect(("192.0.2.1", 9))
+    except OSError:
+        sys.exit("loopback only")
+    own = road.getsockname()[0]
+if own.startswith("127."):
+    sys.exit("loopback only")
+for address in ("127.0.0.1", own):
+    with socket.socket() as door:
+        door.settimeout(5)
+        print(door.connect_ex((address, int(sys.argv[1]))))
+"""
+
+
+def test_only_this_machine_can_reach_the_service(home: Path) -> None:
+    """It asks for no key: whoever is on the same network must not get to the rows."""
+    port = str(urlsplit(launcher.ensure(home, answerer="stub").url).port)
+    # In a process of its own, as tests may not reach beyond loopback.
+    done = subprocess.run([sys.executable, "-c", _KNOCK, port], capture_output=True, text=True)
+    if "loopback only" in done.stderr:
+        pytest.skip("this machine has no address but loopback")
+    assert [int(code) for code in done.stdout.split()] == [0, errno.ECONNREFUSED], done.stderr
 
 
 def test_stop_ends_the_service(home: Path) -> None:

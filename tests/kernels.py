@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +21,13 @@ WAIT_S = 60
 
 @dataclass
 class Seen:
-    """What a cell showed: its printed text, the texts of its displays, its error."""
+    """What a cell showed: its printed text, the texts of its displays, its error, its questions."""
 
     printed: str = ""
     shown: list[str] = field(default_factory=list)
     error: str | None = None
     traceback: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -38,15 +40,30 @@ class Kernel:
     def __init__(self, manager: KernelManager, client: BlockingKernelClient) -> None:
         self._manager, self._client = manager, client
 
-    def run(self, code: str, *, timeout_s: float = WAIT_S, allow_stdin: bool = True) -> Seen:
-        """Run a cell to its end. `allow_stdin=False` is how headless executors ask."""
-        seen = Seen()
+    def run(
+        self,
+        code: str,
+        *,
+        timeout_s: float = WAIT_S,
+        allow_stdin: bool = True,
+        answers: Sequence[str] = (),
+    ) -> Seen:
+        """Run a cell to its end, with an answer for each question that it asks.
+
+        `allow_stdin=False` is how headless executors ask.
+        """
+        seen, left = Seen(), list(answers)
+
+        def answer(message: Mapping[str, Any]) -> None:
+            seen.asked.append(message["content"]["prompt"])
+            self._client.input(left.pop(0))
+
         self._client.execute_interactive(
             code,
             allow_stdin=allow_stdin,
             timeout=timeout_s,
             output_hook=lambda message: _see(seen, message),
-            stdin_hook=lambda _: None,
+            stdin_hook=answer,
         )
         return seen
 
@@ -60,6 +77,15 @@ class Kernel:
     def kill(self) -> None:
         """kill -9: nothing gets a chance to tidy up."""
         os.kill(self._manager.provisioner.pid, signal.SIGKILL)
+
+    def shut_down(self, timeout_s: float) -> float:
+        """Ask the kernel to end, as closing a notebook does; return the seconds that it took."""
+        began = time.monotonic()
+        self._client.shutdown()
+        while self._manager.is_alive():
+            assert time.monotonic() < began + timeout_s, f"it is there after {timeout_s} s"
+            time.sleep(0.02)
+        return time.monotonic() - began
 
     def settle(self) -> None:
         """Read the replies of cells that were only started."""

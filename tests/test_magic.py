@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from kernels import PROJECT, Kernel, kernel
+from service import serving
 
 SETUP = """%load_ext batch_magic
 import pandas as pd, numpy as np
@@ -64,6 +65,15 @@ def test_name_becomes_the_frame_by_itself(notebook: Kernel) -> None:
         "print(len(labelled), list(labelled.columns[-3:]), labelled.index.equals(reviews.index))"
     )
     assert seen.printed.strip() == "200 ['answer', 'gpt_status', 'gpt_error'] True"
+
+
+def test_name_is_not_swapped_under_a_running_cell(notebook: Kernel) -> None:
+    """A cell sees one thing from its first line to its last, though the run ends meanwhile."""
+    notebook.run(cell("five -o steady -m gpt-5-mini --on sandbox", "N {{ title }}"))
+    look = "print(type(steady).__name__, handle.snapshot().is_ended)"
+    seen = notebook.run(f"import time\nhandle = steady\n{look}\ntime.sleep(2)\n{look}")
+    assert seen.printed.splitlines() == ["Run False", "Run True"]
+    assert notebook.run("print(type(steady).__name__)").printed.strip() == "DataFrame"
 
 
 def test_name_bound_to_something_else_is_left_alone(notebook: Kernel) -> None:
@@ -229,6 +239,52 @@ def test_a_job_made_elsewhere_is_attached_by_its_id(notebook: Kernel) -> None:
     assert "no run is called 'theirs'" in (notebook.run("%gptbatch status theirs").error or "")
 
 
+LOST = """
+import json, openai, uuid
+from pathlib import Path
+from batch_magic.sandbox import launcher
+url = launcher.find(Path(".gptbatch/sandbox").absolute()).url
+client = openai.OpenAI(base_url=url, api_key="any")
+def lose(run_id, **faults):
+    lines = [{"custom_id": f"{run_id}-{n}", "method": "POST", "url": "/v1/chat/completions",
+              "body": {"model": "m", "messages": [{"role": "user", "content": f"lost {n}"}]}}
+             for n in range(3)]
+    data = "".join(json.dumps(line) + chr(10) for line in lines).encode()
+    file = client.files.create(file=("x.jsonl", data), purpose="batch")
+    marks = {"batch_magic_job": uuid.uuid4().hex, "batch_magic_run": run_id, **faults}
+    made = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions",
+                                 completion_window="24h", metadata=marks)
+    print(made.id)
+"""
+
+
+def test_jobs_that_no_run_knows_are_adopted_cancelled_or_left_as_answered(
+    notebook: Kernel,
+) -> None:
+    """The journal was lost, the jobs were paid for: each of them is asked about by itself."""
+    notebook.run(LOST)
+    slow = "sandbox_fault_validating_s='100000'"
+    adopted, cancelled, left = (
+        notebook.run(f"lose({lose})").printed.split()[-1]
+        for lose in ("'run-a'", f"'run-c', {slow}", f"'run-n', {slow}")
+    )
+    recover = "%gptbatch recover --on sandbox"
+    seen = notebook.run(recover, allow_stdin=False)
+    assert "nobody is there to answer" in (seen.error or "")
+    assert len(seen.traceback) == 1
+    seen = notebook.run(recover, answers=["", "c", "a"])  # the newest is asked about first
+    assert seen.error is None
+    assert [batch_id in seen.printed for batch_id in (left, cancelled, adopted)] == [True] * 3
+    assert [f"recovered_{n}" in asked for n, asked in enumerate(seen.asked, 1)] == [True] * 3
+    assert f"{cancelled}: cancel asked for" in seen.printed
+    look = "[client.batches.retrieve(one).status[:6] for one in "
+    statuses = notebook.run(f"print({look}{[left, cancelled]}])").printed
+    assert statuses.strip() == "['valida', 'cancel']"
+    seen = notebook.run("%gptbatch wait recovered_3\nprint([a[-6:] for a in recovered_3.answer])")
+    assert seen.printed.strip().splitlines()[-1] == "['lost 0', 'lost 1', 'lost 2']"
+    assert adopted not in notebook.run(recover, answers=["", ""]).printed
+
+
 def test_an_older_run_of_the_same_name_is_told_of(notebook: Kernel) -> None:
     """It goes on, and is reached by its id alone."""
     notebook.run(cell("five -o twice -m gpt-5-mini --on sandbox", "L {{ title }}"))
@@ -274,6 +330,25 @@ def test_unload_and_load_again(notebook: Kernel) -> None:
     assert "not found" in notebook.run("%gptbatch list").text
     assert notebook.run("%load_ext batch_magic\n%reload_ext batch_magic").error is None
     assert notebook.run("%gptbatch list").error is None
+
+
+def test_a_kernel_ends_in_seconds_though_the_service_does_not_answer(tmp_path: Path) -> None:
+    """Whoever closes a notebook does not wait for a stranger's machine; the run goes on later."""
+    with serving(tmp_path / "service") as service, kernel(tmp_path, FAST) as closed:
+        assert closed.run("%load_ext batch_magic\nimport pandas as pd").error is None
+        closed.run("three = pd.DataFrame({'title': list('abc')})")
+        service.faults(http_delay={"route": "batches.retrieve", "delay_s": 30})
+        asked = cell(f"three -o parted -m m --on {service.url} --no-wait")
+        assert closed.run(asked).error is None
+        ends = time.monotonic() + 20
+        while not service.calls()["batches.retrieve"]:
+            assert time.monotonic() < ends
+            time.sleep(0.02)
+        assert closed.shut_down(timeout_s=20) < 5
+        service.clear_faults()
+        with kernel(tmp_path, FAST) as again:
+            seen = again.run("%load_ext batch_magic\n%gptbatch attach parted\nparted.wait()")
+            assert (seen.error, len(service.batches())) == (None, 1)
 
 
 # -- bad input: one clear line, nothing sent ------------------------------------------------

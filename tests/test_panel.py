@@ -206,6 +206,27 @@ def test_a_line_said_is_in_the_receipt_during_the_run_and_after_it(kernel: Kerne
     assert kernel.run("panel.say('the result is in `labelled`')") == []
 
 
+def test_foreign_text_is_text_on_the_page_too(kernel: Kernel) -> None:
+    """Receipt, widget and final card: no word of a model or a service becomes markup."""
+    kernel.run(
+        "evil = '<script>alert(1)</script><img src=x onerror=alert(1)>'\n"
+        "odd = picture(name=evil, model_served=evil, problem=evil, notes=(evil,),\n"
+        "              jobs=(job(0, status=evil, problem=evil),))\n"
+        "import ipywidgets; panel = Panel(odd, on_cancel=print)"
+    )
+    said = kernel.run("panel.show(); panel.say(evil)")
+    live = "[w.value for w in ipywidgets.Widget.widgets.values() if isinstance(w, ipywidgets.HTML)]"
+    shown = [kernel.value(f"' '.join({live})")]
+    said += kernel.run("panel.update(later(odd, 9, ending=Ending.STOPPED, fault=evil))")
+    outputs = of("display_data", said) + of("update_display_data", said)
+    shown += [html for one in outputs if (html := one["data"].get("text/html"))]
+    assert len(shown) == 4
+    for html in shown:
+        assert "&lt;script&gt;" in html
+        assert "<script" not in html
+        assert "<img" not in html
+
+
 def test_a_panel_shown_again_is_kept_up_in_both_cells(kernel: Kernel) -> None:
     """`%gptbatch status` shows the same panel, not a copy that stands still."""
     first = of("display_data", kernel.run("fresh()"))

@@ -218,19 +218,17 @@ def _status_error(error: openai.APIStatusError, host: str, key: str) -> ServiceE
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    if ms := headers.get("retry-after-ms"):
-        return _number(ms, 0.001)
-    wish = headers.get("retry-after")
-    if not wish:
-        return None
-    seconds = _number(wish, 1.0)
-    if seconds is not None:
+    wish = headers.get("retry-after") or ""
+    seconds = _number(headers.get("retry-after-ms") or "", 0.001)
+    seconds = _number(wish, 1.0) if seconds is None else seconds
+    if seconds is not None or not wish:
         return seconds
     try:
         until = parsedate_to_datetime(wish)
     except ValueError:
         return None
-    return max(0.0, (until - datetime.now(until.tzinfo)).total_seconds())
+    until = until if until.tzinfo else until.replace(tzinfo=UTC)
+    return max(0.0, (until - datetime.now(UTC)).total_seconds())
 
 
 def _number(text: str, unit: float) -> float | None:

@@ -66,7 +66,7 @@ _LIST_SLACK_S = 6 * 3600.0  # how far the service's clock may be behind ours
 _RENEW_S = LEASE_S / 3
 _QUICK_S = 0.05  # what is done by then is looked at together
 _BEAT_S = 0.5  # how often the other runs are looked at while one is busy with slow work
-_PARTING_S = 3.0  # what is in flight at the end is given so long to get its receipt
+_PARTING_S = 2.0  # what is in flight at the end is given so long to get its receipt
 
 
 class Engine:

@@ -31,6 +31,7 @@ from batch_magic.records import (
     Shard,
 )
 from batch_magic.schema import (
+    SELECT_RUNS,
     add_decided,
     check_ours,
     counts_json,
@@ -106,7 +107,7 @@ class Journal:
     def run(self, run_id: str) -> RunRecord:
         """Read one run whole. Raises JournalError when there is none of that id."""
         with self._read() as db:
-            found = db.execute("SELECT * FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+            found = db.execute(f"{SELECT_RUNS} WHERE run_id = ?", (run_id,)).fetchone()
             if found is None:
                 raise JournalError(f"there is no run {run_id!r} in {self.path.parent}")
             return read_run(db, found)
@@ -114,7 +115,7 @@ class Journal:
     def runs(self) -> list[RunRecord]:
         """Read all runs, newest first."""
         with self._read() as db:
-            found = db.execute("SELECT * FROM runs ORDER BY created_at DESC, rowid DESC").fetchall()
+            found = db.execute(f"{SELECT_RUNS} ORDER BY created_at DESC, rowid DESC").fetchall()
             return [read_run(db, row) for row in found]
 
     def find(self, word: str) -> str | None:
@@ -400,7 +401,7 @@ class Journal:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise JournalError(_explain(error, self.path)) from error
 
     @contextmanager
@@ -429,20 +430,23 @@ class Journal:
             yield db
 
 
-def _explain(error: sqlite3.Error, path: Path) -> str:
+def _explain(error: Exception, path: Path) -> str:
     home = path.parent
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
         return f"cannot write in the home folder {home} ({error}); choose another: BATCH_MAGIC_HOME"
-    if name.startswith("SQLITE_PROTOCOL") or "LOCK" in name.partition("IOERR")[2]:
+    lacks_shared_memory = name in ("SQLITE_IOERR_SHMMAP", "SQLITE_IOERR_SHMOPEN")
+    if name == "SQLITE_PROTOCOL" or lacks_shared_memory or "LOCK" in name.partition("IOERR")[2]:
         return (
             f"the file system of {home} keeps no locks ({error}), as some network drives do; choose"
             " a home on a local disk: BATCH_MAGIC_HOME"
         )
     if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
         return f"the disk of the home folder {home} is full or failing ({error}); free some room"
-    if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
-        return f"{path} is damaged ({error}); move it away and keep it: the answers are in runs/"
+    is_garbled = isinstance(error, UnicodeDecodeError) or "decode to UTF-8" in str(error)
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or is_garbled:
+        said = "text that is none" if is_garbled else error
+        return f"{path} is damaged ({said}); move it away and keep it: the answers are in runs/"
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return f"{path} is locked by another process ({error}); try again in a moment"
     return f"{path}: {error}"
@@ -470,12 +474,13 @@ def _with_lenders(db: sqlite3.Connection, run_id: str) -> list[str]:
 
 
 def _note(db: sqlite3.Connection, now: float, run_id: str, job: int | None, event: str) -> None:
-    db.execute("INSERT INTO history VALUES (?,?,?,?)", (now, run_id, job, event))
+    into = "INSERT INTO history (at, run_id, job, event) VALUES (?,?,?,?)"
+    db.execute(into, (now, run_id, job, event))
 
 
 def _take_lease(db: sqlite3.Connection, run_id: str, owner: str, now: float) -> None:
     db.execute(
-        "INSERT OR REPLACE INTO leases VALUES (?,?,?,?,?)",
+        "INSERT OR REPLACE INTO leases (run_id, owner, pid, host, expires_at) VALUES (?,?,?,?,?)",
         (run_id, owner, os.getpid(), socket.gethostname(), now + LEASE_S),
     )
 

@@ -507,21 +507,18 @@ def is_fatal(error: ServiceError, job: Job, *, unreached_s: float) -> bool:
     """
     if error.status is None:
         return unreached_s >= _UNREACHED_S
-    if error.status in (401, 403) or error.code in FATAL_CODES:
+    if error.status in (401, 402, 403) or error.code in FATAL_CODES:
         return True
-    if job.stage is JobStage.RUNNING:
-        return error.status in _UNKNOWN_JOB and job.tries >= _LOST_AFTER_TRIES
-    if error.status == 200:
-        return job.stage is not JobStage.ENDED and job.tries >= _LOST_AFTER_TRIES
+    if job.stage is JobStage.ENDED:
+        return False  # result files have a time limit of their own
+    is_refusal = 400 <= error.status < 500 and not error.in_doubt
+    if job.stage is JobStage.RUNNING or error.status == 200:
+        return (is_refusal or error.status == 200) and job.tries >= _LOST_AFTER_TRIES
     if _is_too_large(error, job):
         return job.bytes <= _SMALL_BYTES
     if _is_unseen_file(error, job):
         return job.tries >= _FILE_LAG_ATTEMPTS
-    return job.stage is not JobStage.ENDED and error.status in (400, 404, 413, 422)
-
-
-_UNKNOWN_JOB = (200, 404)
-"""A job that has vanished is no longer found, or is answered with an error for an object."""
+    return is_refusal
 
 
 def is_unknown(error: ServiceError, job: Job) -> bool:
@@ -542,7 +539,8 @@ def is_gone(error: ServiceError, run: RunRecord, *, last_try: bool) -> bool:
 
 def fault_of(error: ServiceError, job: Job) -> str:
     """Say in one line why a run stops, and what to do."""
-    if job.stage is JobStage.RUNNING and error.status in _UNKNOWN_JOB:
+    if job.stage is JobStage.RUNNING and error.status in (200, 404):
+        # A job that has vanished is no longer found, or is answered with an error for an object.
         return f"{error}; set the key that {job.batch_id} was made with, or cancel the run"
     return str(error)
 

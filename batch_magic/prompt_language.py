@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 from jinja2 import StrictUndefined
@@ -102,6 +103,9 @@ def text(value: object) -> str:
         return ""
     if isinstance(value, (bytes, bytearray, memoryview)):
         raise TypeError("bytes are no text; decode them first")
+    if isinstance(value, (Iterator, FunctionType, BuiltinFunctionType, MethodType)):
+        said = getattr(value, "__name__", "a generator")  # would be sent as an address in memory
+        raise TypeError(f"{said} is no value; write {said}(), or | list behind what makes many")
     return str(plain(value))
 
 

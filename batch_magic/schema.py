@@ -162,6 +162,12 @@ def _execute_all(db: sqlite3.Connection, sql: str) -> None:
 
 
 # -- records as rows ------------------------------------------------------------------------
+# By the columns' names, always: a newer version may add some while this one is running.
+
+SELECT_RUNS = (
+    "SELECT run_id, name, created_at, rows, identity, facts, decided, lenders, cancel_at,"
+    " resumed_at, ending, ended_at, fault, counts, model_served, wish FROM runs"
+)
 
 
 def run_facts(run: RunRecord) -> str:
@@ -179,16 +185,19 @@ def run_facts(run: RunRecord) -> str:
 
 
 def read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
-    """Read a run from its row. Raises JournalError for what nobody here wrote."""
+    """Read a run from its row of `SELECT_RUNS`. Raises JournalError for what nobody here wrote."""
     try:
         return _read_run(db, row)
     except (LookupError, TypeError, ValueError, AttributeError, msgspec.MsgspecError) as error:
         said = f"{type(error).__name__}: {error}"
-        raise JournalError(f"run {row[0]!r} in the journal cannot be read ({said})") from error
+        raise JournalError(
+            f"run {row[0]!r} in the journal is damaged or of a newer batch_magic ({said:.200});"
+            " restart this kernel, or put a good copy of journal.db back"
+        ) from error
 
 
 def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
-    run_id, name, created_at, rows, identity, _backend_id, _model, facts_text, *rest = row
+    run_id, name, created_at, rows, identity, facts_text, *rest = row
     decided, lenders, cancel_at, resumed_at, ending, ended_at, *rest = rest
     fault, counts, model_served, wish = rest
     # SQLite keeps anything in any column, and a journal may be a stranger's.
@@ -245,7 +254,7 @@ def read_files(db: sqlite3.Connection, run_id: str) -> dict[str, str]:
 
 def put_files(db: sqlite3.Connection, run_id: str, files: Mapping[str, str]) -> None:
     db.executemany(
-        "INSERT OR REPLACE INTO files VALUES (?,?,?)",
+        "INSERT OR REPLACE INTO files (run_id, name, sha256) VALUES (?,?,?)",
         [(run_id, name, sha256) for name, sha256 in files.items()],
     )
 
@@ -298,7 +307,8 @@ def add_decided(db: sqlite3.Connection, run_id: str, more: Mapping[RowStatus, in
 
 def insert_shards(db: sqlite3.Connection, run_id: str, shards: Iterable[Shard]) -> None:
     db.executemany(
-        "INSERT INTO shards VALUES (?,?,?,?,?,?,?)",
+        "INSERT INTO shards (run_id, number, rows, bytes, sha256, round, held)"
+        " VALUES (?,?,?,?,?,?,?)",
         [(run_id, s.number, s.rows, s.bytes, s.sha256, s.round, int(s.held)) for s in shards],
     )
 
@@ -308,7 +318,7 @@ def insert_jobs(db: sqlite3.Connection, run_id: str, jobs: Iterable[Job]) -> Non
         "SELECT coalesce(max(number) + 1, 0) FROM jobs WHERE run_id = ?", (run_id,)
     ).fetchone()
     db.executemany(
-        "INSERT INTO jobs VALUES (?,?,?,?,?)",
+        "INSERT INTO jobs (run_id, number, stage, batch_id, facts) VALUES (?,?,?,?,?)",
         [
             (run_id, number, job.stage.value, job.batch_id, job_facts(job))
             for number, job in enumerate(jobs, start=first)

@@ -216,7 +216,7 @@ def test_any_column_of_a_journal_is_read_or_refused(column: str, value: Any) -> 
     JOURNAL.execute("SAVEPOINT whole")
     try:
         JOURNAL.execute(f"UPDATE {table} SET {name} = ?", (text,))
-        row = JOURNAL.execute("SELECT * FROM runs").fetchone()
+        row = JOURNAL.execute(schema.SELECT_RUNS).fetchone()
         with contextlib.suppress(JournalError):
             read = schema.read_run(JOURNAL, row)
             assert all(type(one.number) is int for one in (*read.shards, *read.jobs))
@@ -232,7 +232,7 @@ def test_any_row_of_a_journal_is_read_or_refused(facts: Any) -> None:
     with sqlite3.connect(":memory:") as db:
         for _, sql in schema.MIGRATIONS:
             schema._execute_all(db, sql)
-        row = ("r", "n", 0.0, 1, "i", "b", "m", json.dumps(facts), "{}", "[]")
+        row = ("r", "n", 0.0, 1, "i", json.dumps(facts), "{}", "[]")
         nothing = (None, None, None, None, None, "{}", None, "[]")
         with contextlib.suppress(JournalError):
             schema.read_run(db, row + nothing)

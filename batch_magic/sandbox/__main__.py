@@ -107,7 +107,7 @@ def _faults(text: str) -> dict[str, Any]:
         raise argparse.ArgumentTypeError(f"not a JSON object: {error}") from None
     except Refusal as refusal:
         raise argparse.ArgumentTypeError(refusal.message) from None
-    return dict(faults)
+    return {name: value for name, value in faults.items() if value is not None}
 
 
 def _listen(home: Path, port: int) -> socket.socket:

@@ -135,11 +135,15 @@ BY_NAME = {switch.name: switch for switch in SWITCHES}
 
 
 def check_switches(given: Mapping[str, Any]) -> None:
-    """Refuse what would be ignored: names and keys that no switch has. Raises Refusal (400)."""
+    """Refuse names and keys that no switch has, and numbers that are none. Raises Refusal (400).
+
+    None stands for a switch that is taken away.
+    """
     for name, value in given.items():
         if name not in BY_NAME:
             known = ", ".join(BY_NAME)
             raise Refusal(400, f"unknown fault {name!r}; known: {known}", param=name)
+        _check_number(BY_NAME[name], value)
         for one in as_list(value):
             unknown = set(one) - BY_NAME[name].keys if isinstance(one, dict) else set()
             if unknown:
@@ -147,15 +151,30 @@ def check_switches(given: Mapping[str, Any]) -> None:
                 raise Refusal(400, said, param=name)
 
 
+def _check_number(switch: Switch, value: Any) -> None:
+    if not switch.is_number or value is None:
+        return
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        said = f"fault {switch.name!r} takes {switch.takes}, not {value!r}"
+        raise Refusal(400, said, param=switch.name) from None
+
+
 def batch_faults(general: Mapping[str, Any], metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    """Return the faults of a new batch: the general ones under those of its metadata."""
+    """Return the faults of a new batch: the general ones under those of its metadata.
+
+    Raises Refusal (400) for a fault that no batch can have.
+    """
     chosen = {name: value for name, value in general.items() if BY_NAME[name].scope != Scope.HTTP}
     for key, text in (metadata or {}).items():
         if key.startswith(METADATA_PREFIX):
             name = key.removeprefix(METADATA_PREFIX)
             chosen[name] = _value(text)
             check_switches({name: chosen[name]})
-    return chosen
+            if BY_NAME[name].scope == Scope.HTTP:
+                raise Refusal(400, f"fault {name!r} is not one of a batch", param=f"metadata.{key}")
+    return {name: value for name, value in chosen.items() if value is not None}
 
 
 def _value(text: str) -> Any:

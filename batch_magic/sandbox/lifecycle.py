@@ -221,7 +221,7 @@ class Lifecycle:
 
     def _report(self, batch: BatchRecord, run: Run) -> None:
         counts = run.counts
-        if "counts_all_completed" in batch.faults:
+        if batch.faults.get("counts_all_completed"):
             counts = Counts(counts.total, counts.completed + counts.failed, 0)
         self._store.amend(
             batch.id,

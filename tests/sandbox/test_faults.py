@@ -396,3 +396,33 @@ def test_fault_of_a_wrong_value_is_refused(
     """A slip in a fault is a 400 at create, not a batch that never ends."""
     with pytest.raises(openai.BadRequestError):
         submit(client, rows(1), **faults)
+
+
+def test_number_that_is_none_is_refused_where_it_is_set(own: Sandbox) -> None:
+    """A slip in a general fault is a 400 at once, not a 500 of some later call."""
+    for faults in ({"file_404_s": "soon"}, {"token_cap": [5]}):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            own.faults(**faults)
+        assert caught.value.code == 400
+    assert own.control("faults") == {}
+
+
+def test_false_is_a_switch_that_is_off(client: openai.OpenAI) -> None:
+    """A test may spell out that it does not want a fault."""
+    faults = {"vanished": False, "counts_all_completed": False}
+    batch = wait(client, submit(client, rows(1), row_status=429, **faults))
+    assert batch.request_counts is not None
+    assert batch.request_counts.failed == 1
+
+
+def test_metadata_can_take_a_general_fault_away(own: Sandbox) -> None:
+    """One job among misbehaving ones is left in peace by null."""
+    own.faults(row_status=429)
+    batch = wait(own.client(), submit(own.client(), rows(1), row_status=None))
+    assert batch.error_file_id is None
+
+
+def test_metadata_cannot_set_what_is_of_the_whole_service(client: openai.OpenAI) -> None:
+    """A fault that would be ignored is refused."""
+    with pytest.raises(openai.BadRequestError, match="not one of a batch"):
+        submit(client, rows(1), http_status={"status": 500})

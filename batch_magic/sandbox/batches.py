@@ -7,6 +7,8 @@ changing the general ones never changes a batch that already runs.
 """
 
 import secrets
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -49,8 +51,13 @@ class Batches:
     async def listing(self, request: Request) -> Response:
         """GET /v1/batches"""
         limit = read_limit(request, default=20, most=100)
-        page = self._service.store.batches(limit=limit, after=request.query_params.get("after"))
-        shown = [self._wire(batch) for batch in page.records if not batch.faults.get("vanished")]
+        now = self._service.clock.now()
+        page = self._service.store.batches(
+            limit=limit,
+            after=request.query_params.get("after"),
+            is_listed=partial(is_listed, now=now),
+        )
+        shown = [self._wire(batch) for batch in page.records]
         return json_reply(wire_page(shown, page.has_more))
 
     async def cancel(self, request: Request) -> Response:
@@ -92,6 +99,7 @@ class Batches:
             created_at=int(now),
             expires_at=int(now) + DAY_S,
             phase_started=now,
+            made_at=now,
             metadata=metadata,
             output_expires_after_s=read_expiry(
                 body.get("output_expires_after"), "output_expires_after"
@@ -113,11 +121,20 @@ def check_faults(batch: BatchRecord, store: Store) -> None:
         raise Refusal(400, f"a fault has a value it cannot take: {error}") from None
 
 
+def is_listed(batch: BatchRecord, now: float) -> bool:
+    """Whether a list of batches holds this one by now."""
+    faults = batch.faults
+    return not faults.get("vanished") and now >= batch.made_at + float(faults.get("list_lag_s", 0))
+
+
 def spoil_batch(batch: BatchRecord, wire: dict[str, Any], now: float) -> dict[str, Any]:
     """Return the Batch object as the batch's faults want it seen."""
     faults = batch.faults
-    if faults.get("error_file_id_empty") and batch.is_ended and not batch.error_file_id:
-        wire["error_file_id"] = ""
+    if faults.get("dialect") == "azure":
+        _speak_azure(wire)
+    for name in ("output_file_id", "error_file_id"):
+        if faults.get(f"{name}_empty") and batch.is_ended and not wire[name]:
+            wire[name] = ""
     if faults.get("counts_null"):
         wire["request_counts"] = None
     if "status_text" in faults and batch.status == Status.IN_PROGRESS:
@@ -125,6 +142,16 @@ def spoil_batch(batch: BatchRecord, wire: dict[str, Any], now: float) -> dict[st
     if batch.is_ended and now < batch.phase_started + float(faults.get("file_ids_late_s", 0)):
         wire["output_file_id"] = wire["error_file_id"] = None
     return wire
+
+
+def _speak_azure(wire: dict[str, Any]) -> None:
+    if wire["status"] == Status.VALIDATING:
+        wire["request_counts"] = dict.fromkeys(wire["request_counts"])
+    wire["status"] = wire["status"].capitalize()
+    for name, value in wire.items():
+        if name.endswith("_at") and value is not None:
+            # Seven digits after the second, as there; more than many a parser takes.
+            wire[name] = f"{datetime.fromtimestamp(value, UTC):%Y-%m-%dT%H:%M:%S}.0000000+00:00"
 
 
 def read_metadata(given: Any) -> dict[str, str] | None:

@@ -36,6 +36,7 @@ class Switch:
     takes: str  # what its value looks like
     gloss: str
     keys: frozenset[str] = frozenset()  # what an object as its value may hold
+    words: frozenset[str] = frozenset()  # what a text as its value may be; empty = anything
 
     @property
     def is_number(self) -> bool:
@@ -96,9 +97,25 @@ SWITCHES: tuple[Switch, ...] = (
     Switch("counts_null", Scope.BATCH, "true", "request_counts is null"),
     Switch("counts_all_completed", Scope.BATCH, "true", "failed rows are counted as completed"),
     Switch("error_file_id_empty", Scope.BATCH, "true", 'an absent error_file_id is "", not null'),
+    Switch("output_file_id_empty", Scope.BATCH, "true", 'an absent output_file_id is "", not null'),
     Switch("file_ids_late_s", Scope.BATCH, "seconds", "file ids are null so long after the end"),
-    Switch("output_order", Scope.BATCH, '"shuffled" | "input" | "reversed"', "order of results"),
-    Switch("vanished", Scope.BATCH, "true", "retrieving the batch is a 404 after its creation"),
+    Switch("no_files", Scope.BATCH, "true", "the batch ends without result files, its rows billed"),
+    Switch(
+        "output_order",
+        Scope.BATCH,
+        '"shuffled" | "input" | "reversed"',
+        "order of results",
+        words=frozenset({"shuffled", "input", "reversed"}),
+    ),
+    Switch(
+        "dialect",
+        Scope.BATCH,
+        '"azure"',
+        "times are ISO text, the status has a capital, counts are null while validating",
+        words=frozenset({"azure"}),
+    ),
+    Switch("list_lag_s", Scope.BATCH, "seconds", "the batch is not listed so long after creation"),
+    Switch("vanished", Scope.BATCH, "true", "the batch is not listed, and retrieving it is a 404"),
     Switch(
         "http_status",
         Scope.HTTP,
@@ -135,7 +152,7 @@ BY_NAME = {switch.name: switch for switch in SWITCHES}
 
 
 def check_switches(given: Mapping[str, Any]) -> None:
-    """Refuse names and keys that no switch has, and numbers that are none. Raises Refusal (400).
+    """Refuse names, keys and values that no switch has. Raises Refusal (400).
 
     None stands for a switch that is taken away.
     """
@@ -143,7 +160,7 @@ def check_switches(given: Mapping[str, Any]) -> None:
         if name not in BY_NAME:
             known = ", ".join(BY_NAME)
             raise Refusal(400, f"unknown fault {name!r}; known: {known}", param=name)
-        _check_number(BY_NAME[name], value)
+        _check_value(BY_NAME[name], value)
         for one in as_list(value):
             unknown = set(one) - BY_NAME[name].keys if isinstance(one, dict) else set()
             if unknown:
@@ -151,14 +168,23 @@ def check_switches(given: Mapping[str, Any]) -> None:
                 raise Refusal(400, said, param=name)
 
 
-def _check_number(switch: Switch, value: Any) -> None:
-    if not switch.is_number or value is None:
+def _check_value(switch: Switch, value: Any) -> None:
+    if value is None:
         return
+    is_wrong = bool(switch.words) and value not in switch.words
+    if switch.is_number:
+        is_wrong = not _is_number(value)
+    if is_wrong:
+        said = f"fault {switch.name!r} takes {switch.takes}, not {value!r}"
+        raise Refusal(400, said, param=switch.name)
+
+
+def _is_number(value: Any) -> bool:
     try:
         float(value)
     except (TypeError, ValueError):
-        said = f"fault {switch.name!r} takes {switch.takes}, not {value!r}"
-        raise Refusal(400, said, param=switch.name) from None
+        return False
+    return True
 
 
 def batch_faults(general: Mapping[str, Any], metadata: Mapping[str, str] | None) -> dict[str, Any]:

@@ -257,7 +257,9 @@ class Lifecycle:
         await self._end(batch, Status.CANCELLED, "batch_cancelled")
 
     async def _end(self, batch: BatchRecord, to: Status, unexecuted: str | None) -> None:
-        results = await self._in_worker(write_results, self._store, batch, unexecuted)
+        results = Results(None, None)
+        if not batch.faults.get("no_files"):
+            results = await self._in_worker(write_results, self._store, batch, unexecuted)
         now = self._clock.now()
         files = _ResultRecords(self._store.new_file_id, batch, results, now)
         for file, path in files.placed():

@@ -112,6 +112,7 @@ class BatchRecord(msgspec.Struct, frozen=True):
     created_at: int
     expires_at: int
     phase_started: float  # clock seconds at which the present status began
+    made_at: float = 0.0  # clock seconds, with the fraction that the wire does not have
     metadata: dict[str, str] | None = None
     output_expires_after_s: int | None = None
     status: Status = Status.VALIDATING

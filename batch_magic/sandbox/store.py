@@ -11,8 +11,9 @@ import secrets
 import sqlite3
 import string
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -189,14 +190,17 @@ class Store:
         rows = self._rows("SELECT doc FROM batches WHERE id = ?", batch_id)
         return msgspec.json.decode(rows[0][0], type=BatchRecord) if rows else None
 
-    def batches(self, *, limit: int, after: str | None) -> Page:
-        """Return a page of batches, newest first."""
+    def batches(
+        self, *, limit: int, after: str | None, is_listed: Callable[[BatchRecord], bool]
+    ) -> Page:
+        """Return a page of the batches that are listed, newest first."""
         sql, args = "SELECT doc FROM batches", []
         if after is not None:
             sql, args = sql + " WHERE seq < (SELECT seq FROM batches WHERE id = ?)", [after]
-        docs = self._rows(f"{sql} ORDER BY seq DESC LIMIT {limit + 1}", *args)
-        records = [msgspec.json.decode(doc, type=BatchRecord) for (doc,) in docs]
-        return Page(records[:limit], len(records) > limit)
+        docs = self._rows(f"{sql} ORDER BY seq DESC", *args)
+        records = (msgspec.json.decode(doc, type=BatchRecord) for (doc,) in docs)
+        listed = list(islice(filter(is_listed, records), limit + 1))
+        return Page(listed[:limit], len(listed) > limit)
 
     def all_batches(self) -> list[BatchRecord]:
         """Return every batch ever created, oldest first."""

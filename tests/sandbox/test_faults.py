@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import time
 import urllib.error
 import urllib.request
@@ -426,3 +427,68 @@ def test_metadata_cannot_set_what_is_of_the_whole_service(client: openai.OpenAI)
     """A fault that would be ignored is refused."""
     with pytest.raises(openai.BadRequestError, match="not one of a batch"):
         submit(client, rows(1), http_status={"status": 500})
+
+
+def test_new_batch_is_listed_late(own: Sandbox) -> None:
+    """Whoever looks for a batch whose answer was lost may have to look twice."""
+    client = own.client()
+    old = submit(client, rows(1))
+    own.faults(list_lag_s=100)
+    new = submit(client, rows(1))
+    assert client.batches.retrieve(new.id).id == new.id
+    page = client.batches.list(limit=1)
+    assert [batch.id for batch in page.data] == [old.id]
+    assert not page.has_more
+    own.advance(101)
+    assert [batch.id for batch in client.batches.list()] == [new.id, old.id]
+
+
+def test_absent_output_file_id_can_be_empty_text(client: openai.OpenAI) -> None:
+    """All rows failed, and the id of the file that is not there is no null."""
+    faults: dict[str, Any] = {"output_file_id_empty": True, "row_status": 500}
+    batch = wait(client, submit(client, rows(1), **faults))
+    assert batch.output_file_id == ""
+    assert batch.error_file_id
+
+
+def test_batch_can_speak_azures_dialect(client: openai.OpenAI) -> None:
+    """Times are text with seven digits after the second, words have capitals, counts come late."""
+    made: Any = submit(client, rows(1), dialect="azure")
+    assert made.status == "Validating"
+    assert made.request_counts.to_dict() == {"total": None, "completed": None, "failed": None}
+    ended: Any = wait(client, made, "Completed")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.0{7}\+00:00", ended.completed_at)
+    assert ended.failed_at is None
+    assert ended.request_counts.completed == 1
+    [listed] = [batch for batch in client.batches.list() if batch.id == made.id]
+    assert listed == ended
+
+
+def test_batch_can_end_without_files(own: Sandbox) -> None:
+    """Its rows were answered and billed, and there is nothing to read."""
+    client = own.client()
+    batch = wait(client, submit(client, rows(3), no_files=True))
+    assert batch.status == "completed"
+    assert (batch.output_file_id, batch.error_file_id) == (None, None)
+    assert own.truth(batch.id)["rows_paid"] == 3
+    assert [file.purpose for file in client.files.list()] == ["batch"]
+
+
+@pytest.mark.parametrize("faults", [{"dialect": "welsh"}, {"output_order": "up"}])
+def test_word_that_no_switch_knows_is_refused(
+    client: openai.OpenAI, faults: dict[str, str]
+) -> None:
+    """A misspelt word would be a fault that does nothing."""
+    with pytest.raises(openai.BadRequestError, match="takes"):
+        submit(client, rows(1), **faults)
+
+
+def test_poll_can_answer_an_error_with_200(own: Sandbox) -> None:
+    """A body that has an error and no id, though HTTP says all is well."""
+    client = own.client()
+    batch = submit(client, rows(1))
+    own.faults(http_status={"route": "batches.retrieve", "times": 1, "status": 200})
+    seen: Any = client.batches.retrieve(batch.id)
+    assert set(seen.error) == {"message", "type", "param", "code"}
+    assert not hasattr(seen, "id") or seen.id is None
+    assert client.batches.retrieve(batch.id).id == batch.id

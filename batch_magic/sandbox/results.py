@@ -15,7 +15,7 @@ from typing import BinaryIO
 import orjson
 
 from .records import BatchRecord
-from .rows import ERROR, LOST, OUTPUT, TWICE, unexecuted_line
+from .rows import ERROR, FOREIGN, LOST, OUTPUT, TWICE, unexecuted_line
 from .store import Store
 
 
@@ -59,8 +59,11 @@ def _find_lines(
         for line in lines:
             if not line.endswith(b"\n"):
                 return
-            kind, _, number, _ = line.split(b" ", 3)
-            done[int(number) - 1] = 1
+            kind, status, number, _ = line.split(b" ", 3)
+            if kind.decode() == FOREIGN:
+                kind = OUTPUT.encode() if 200 <= int(status) < 300 else ERROR.encode()
+            else:
+                done[int(number) - 1] = 1
             _place(kind.decode(), at, output_at, errors_at)
             at += len(line)
 

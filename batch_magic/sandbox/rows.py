@@ -21,9 +21,21 @@ from .refusals import error_body
 from .store import Store
 
 OUTPUT, ERROR, LOST, TWICE = "o", "e", "x", "t"
+FOREIGN = "f"  # a record of no row: a line for a custom_id that nobody asked for
 NO_HTTP = -1  # the status of a row that was never executed or timed out
 FAULT_MARK = re.compile(rb"\[\[fault:(\d{1,3}|timeout)(:once)?\]\]")
-_CONTENT_SWITCHES = ("row_refused", "row_null", "row_filtered", "row_cut", "row_no_choices")
+_CONTENT_SWITCHES = (
+    "row_separators",
+    "row_refused",
+    "row_null",
+    "row_filtered",
+    "row_cut",
+    "row_tool_calls",
+    "row_no_choices",
+)
+_LINE_SWITCHES = ("row_missing", "row_twice", "row_malformed", "row_foreign", "row_body_text")
+_SEPARATORS = "\r\x0b\x0c\x85\u2028\u2029"  # what str.splitlines() takes for the end of a line
+_TOOL = {"name": "look_up", "arguments": '{"word": "sandbox"}'}
 _MESSAGES = {
     400: ("Invalid value: a fault was asked for.", "invalid_request_error", "invalid_value"),
     401: ("Incorrect API key provided.", "invalid_request_error", "invalid_api_key"),
@@ -45,6 +57,7 @@ class Outcome:
     kind: str  # OUTPUT, ERROR, LOST (in neither file) or TWICE
     status: int  # HTTP status, 0 for a transport loss, NO_HTTP
     line: bytes  # the result line, without its newline
+    foreign: bytes | None = None  # another line that comes with it, of no row
 
 
 @dataclass(frozen=True)
@@ -124,7 +137,7 @@ class RowPlan:
         ]
         choices = {
             name: row_choice(batch.faults[name], total, name)
-            for name in ("row_missing", "row_twice", "row_malformed", *_CONTENT_SWITCHES)
+            for name in (*_LINE_SWITCHES, *_CONTENT_SWITCHES)
             if name in batch.faults
         }
         return cls(batch.id, store, failures, choices, wanted_rows(batch))
@@ -168,22 +181,34 @@ class RowPlan:
     def _spoiled(self, row: Row, answer: Answer) -> Answer:
         body = answer.body
         for name in _CONTENT_SWITCHES:
-            if name in self._choices and self._choices[name](row):
+            if self._is_chosen(name, row):
                 body = spoil(name, body)
         return Answer(answer.status, body)
 
     def _misplaced(self, row: Row, outcome: Outcome) -> Outcome:
         kind, line = outcome.kind, outcome.line
         for name, placed in (("row_missing", LOST), ("row_twice", TWICE)):
-            if name in self._choices and self._choices[name](row):
+            if self._is_chosen(name, row):
                 kind = placed
-        if "row_malformed" in self._choices and self._choices["row_malformed"](row):
+        foreign = self._foreign(row, line) if self._is_chosen("row_foreign", row) else None
+        if self._is_chosen("row_malformed", row):
             line = line[: len(line) // 2]
-        return Outcome(kind, outcome.status, line)
+        return Outcome(kind, outcome.status, line, foreign)
+
+    def _foreign(self, row: Row, line: bytes) -> bytes:
+        other = {
+            "id": result_id("batch_req_foreign_", self._batch_id, row.number),
+            "custom_id": result_id("foreign-", self._batch_id, row.number),
+        }
+        return orjson.dumps(orjson.loads(line) | other)
+
+    def _is_chosen(self, name: str, row: Row) -> bool:
+        return name in self._choices and self._choices[name](row)
 
     def _result(self, row: Row, answer: Answer) -> Outcome:
         is_lost = answer.status == 0
         request_id = "" if is_lost else result_id("req_", self._batch_id, row.number)
+        is_text = self._is_chosen("row_body_text", row)
         line = orjson.dumps(
             {
                 "id": result_id("batch_req_", self._batch_id, row.number),
@@ -191,7 +216,7 @@ class RowPlan:
                 "response": {
                     "status_code": answer.status,
                     "request_id": request_id,
-                    "body": answer.body,
+                    "body": orjson.dumps(answer.body).decode() if is_text else answer.body,
                 },
                 "error": None,
             }
@@ -254,6 +279,7 @@ def spoil(name: str, body: dict[str, Any]) -> dict[str, Any]:
 
 def _spoil_choice(name: str, choice: dict[str, Any]) -> dict[str, Any]:
     message = choice.get("message", {"content": choice.get("text", "")})
+    change: dict[str, Any]
     match name:
         case "row_refused":
             change, reason = {"content": None, "refusal": "I can't help with that."}, "stop"
@@ -261,22 +287,43 @@ def _spoil_choice(name: str, choice: dict[str, Any]) -> dict[str, Any]:
             change, reason = {"content": None}, "stop"
         case "row_filtered":
             change, reason = {"content": ""}, "content_filter"
+        case "row_tool_calls":
+            call = {"id": "call_sandbox", "type": "function", "function": _TOOL}
+            change, reason = {"content": None, "tool_calls": [call]}, "tool_calls"
+        case "row_separators":
+            change, reason = {"content": _split(message.get("content"))}, choice["finish_reason"]
         case _:
-            kept = message["content"] or ""
+            kept = message.get("content") or ""
             change, reason = {"content": kept[: len(kept) // 2]}, "length"
     if "text" in choice:
         return choice | {"text": change["content"] or "", "finish_reason": reason}
     return choice | {"message": message | change, "finish_reason": reason}
 
 
+def _split(text: str | None) -> str | None:
+    """Return a text with separators in its middle, where no strip takes them away."""
+    if text is None:
+        return None
+    middle = len(text) // 2
+    return text[:middle] + _SEPARATORS + text[middle:]
+
+
 def _spoil_response(name: str, body: dict[str, Any]) -> dict[str, Any]:
     if name in ("row_no_choices", "row_null"):
         return body | {"output": []}
-    item = body["output"][0]
+    item = next(filter(_has_text, body["output"]), None)
+    if item is None:  # spoiled before, or the upstream's answer is no text
+        return body
+    if name == "row_tool_calls":
+        call = {"id": "fc_sandbox", "type": "function_call", "call_id": "call_sandbox", **_TOOL}
+        return body | {"output": [call | {"status": "completed"}]}
     if name == "row_refused":
         part: dict[str, Any] = {"type": "refusal", "refusal": "I can't help with that."}
         return body | {"output": [item | {"content": [part]}]}
     part = dict(item["content"][0])
+    if name == "row_separators":
+        part["text"] = _split(part["text"])
+        return body | {"output": [item | {"content": [part]}]}
     part["text"] = part["text"][: len(part["text"]) // 2] if name == "row_cut" else ""
     reason = "max_output_tokens" if name == "row_cut" else "content_filter"
     return body | {
@@ -284,3 +331,8 @@ def _spoil_response(name: str, body: dict[str, Any]) -> dict[str, Any]:
         "incomplete_details": {"reason": reason},
         "output": [item | {"status": "incomplete", "content": [part]}],
     }
+
+
+def _has_text(item: dict[str, Any]) -> bool:
+    content = item.get("content") or [{}]
+    return "text" in content[0]

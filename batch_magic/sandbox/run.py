@@ -21,7 +21,7 @@ from .answerers.desk import server_error_answer
 from .faults import Row
 from .lines import read_line
 from .records import BatchRecord, Counts, Usage
-from .rows import Outcome, RowPlan, usage_of
+from .rows import FOREIGN, Outcome, RowPlan, usage_of
 from .store import Store
 
 _NO_USAGE = (0, 0, 0, 0)
@@ -130,6 +130,9 @@ class Run:
         self._settle(row, self._plan.outcome(row, answer), usage_of(answer))
 
     def _settle(self, row: Row, outcome: Outcome, usage: tuple[int, int, int, int]) -> None:
+        if outcome.foreign is not None:
+            foreign = Outcome(FOREIGN, outcome.status, outcome.foreign)
+            self._record.write(record_line(row.number, foreign, _NO_USAGE))
         self._record.write(record_line(row.number, outcome, usage))
         _count(self.tally, outcome, usage)
         self._done[row.number - 1] = 1
@@ -151,6 +154,8 @@ def read_record(path: Path, total: int) -> tuple[bytearray, Tally]:
             if not line.endswith(b"\n"):
                 break
             kind, status, number, *usage, rest = line.split(b" ", 7)
+            if kind.decode() == FOREIGN:
+                continue
             done[int(number) - 1] = 1
             tokens = tuple(int(token) for token in usage)
             outcome = Outcome(kind.decode(), int(status), rest)

@@ -6,12 +6,13 @@ import re
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 import openai
 import pytest
 
-from .conftest import CHAT, Sandbox, ids, jsonl, lines, row, rows, submit, wait, wait_until
+from .conftest import CHAT, FAST, Sandbox, ids, jsonl, lines, row, rows, submit, wait, wait_until
 
 
 @pytest.mark.parametrize(
@@ -492,3 +493,91 @@ def test_poll_can_answer_an_error_with_200(own: Sandbox) -> None:
     assert set(seen.error) == {"message", "type", "param", "code"}
     assert not hasattr(seen, "id") or seen.id is None
     assert client.batches.retrieve(batch.id).id == batch.id
+
+
+def test_foreign_lines_come_with_rows(own: Sandbox) -> None:
+    """Lines of custom_ids that nobody asked for are in both files, and in no count."""
+    client = own.client()
+    faults: dict[str, Any] = {"row_status": {"status": 500, "custom_id": "r1"}}
+    batch = wait(client, submit(client, rows(3), row_foreign={"custom_id": "r[12]"}, **faults))
+    output = lines(client, batch.output_file_id)
+    errors = lines(client, batch.error_file_id)
+    for found, asked, made in ((output, {"r0", "r2"}, 1), (errors, {"r1"}, 1)):
+        assert len({item["id"] for item in found}) == len(found)
+        foreign = [item for item in found if item["custom_id"] not in asked]
+        assert len(foreign) == made == len(found) - len(asked)
+    assert batch.request_counts is not None
+    assert batch.request_counts.to_dict() == {"total": 3, "completed": 2, "failed": 1}
+    assert own.truth(batch.id)["rows_paid"] == 2
+
+
+def test_foreign_lines_outlive_a_kill(start: Callable[..., Sandbox]) -> None:
+    """What the record holds beside the rows is not taken for rows by the next life."""
+    own = start()
+    batch = submit(own.client(), rows(6), row_foreign=True, in_progress_s=FAST * 1.5)
+    wait_until(lambda: own.truth(batch.id)["rows_answered"] >= 3)
+    own.kill()
+    own.start()
+    ended = wait(own.client(), batch)
+    found = ids(lines(own.client(), ended.output_file_id))
+    assert len(found) == len(set(found)) == 12
+    assert own.truth(batch.id)["rows_answered"] == 6
+
+
+def test_body_can_be_a_text(client: openai.OpenAI) -> None:
+    """The share is exact, and what the text holds is the answer."""
+    batch = wait(client, submit(client, rows(4), row_body_text={"share": 0.5}))
+    bodies = [item["response"]["body"] for item in lines(client, batch.output_file_id)]
+    texts = [json.loads(body) for body in bodies if isinstance(body, str)]
+    assert len(texts) == 2
+    assert {body["object"] for body in texts} == {"chat.completion"}
+
+
+def test_answers_can_hold_line_separators(client: openai.OpenAI) -> None:
+    """They are no ends of lines: whoever splits a file by them loses rows."""
+    batch = wait(client, submit(client, rows(2), row_separators={"every": 2}))
+    content = client.files.content(batch.output_file_id or "").content
+    assert content.count(b"\n") == 2
+    assert len(content.decode().splitlines()) > 2
+    found = {item["custom_id"]: item for item in lines(client, batch.output_file_id)}
+    answers = {
+        name: item["response"]["body"]["choices"][0]["message"]["content"]
+        for name, item in found.items()
+    }
+    assert "\r\x0b\x0c\x85\u2028\u2029" in answers["r1"]
+    assert answers["r0"].isprintable()
+
+
+def test_model_can_call_a_tool_instead(client: openai.OpenAI) -> None:
+    """HTTP 200, no content, and a call that nobody will answer."""
+    batch = wait(client, submit(client, rows(1), row_tool_calls=True))
+    [choice] = lines(client, batch.output_file_id)[0]["response"]["body"]["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] is None
+    [call] = choice["message"]["tool_calls"]
+    assert call["type"] == "function"
+    assert json.loads(call["function"]["arguments"])
+
+
+@pytest.mark.parametrize(
+    ("faults", "kinds"),
+    [
+        ({"row_tool_calls": True}, ["function_call"]),
+        ({"row_separators": True}, ["message"]),
+        ({"row_null": True, "row_cut": True}, []),
+        ({"row_refused": True, "row_cut": True}, ["message"]),
+    ],
+)
+def test_responses_are_spoiled_in_their_own_shape_too(
+    client: openai.OpenAI, faults: dict[str, bool], kinds: list[str]
+) -> None:
+    """Tool calls are items of the output; two faults of one row do not end the batch's life."""
+    url = "/v1/responses"
+    body = {"model": "gpt-5-mini", "input": "hello"}
+    given = [{"custom_id": "r", "method": "POST", "url": url, "body": body}]
+    batch = wait(client, submit(client, given, url, **faults))
+    answer = lines(client, batch.output_file_id)[0]["response"]["body"]
+    assert [item["type"] for item in answer["output"]] == kinds
+    assert answer["status"] == "completed"
+    if "row_separators" in faults:
+        assert "\u2028" in answer["output"][0]["content"][0]["text"]

@@ -134,7 +134,14 @@ async def _serve(home: Path, listener: socket.socket, options: argparse.Namespac
     clock = Clock(offset_s=store.setting("clock_offset_s", 0.0), time_scale=options.time_scale)
     store.sweep(clock.now())
     desk = Desk(wanted=options.answerer, model_file=options.model_file, upstream=options.upstream)
-    service = Service(store, clock, desk, secrets.token_hex(8), store.setting("faults", {}))
+    service = Service(
+        store,
+        clock,
+        desk,
+        secrets.token_hex(8),
+        faults=store.setting("faults", {}),
+        rated=store.setting("rated", {}),
+    )
     if options.faults is not None:
         service.keep_faults(options.faults)
     lifecycle = Lifecycle(service)

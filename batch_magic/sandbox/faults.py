@@ -41,7 +41,7 @@ class Switch:
     @property
     def is_number(self) -> bool:
         """Whether the value is a single number."""
-        return self.takes in ("seconds", "tokens", "0..1")
+        return self.takes in ("seconds", "tokens", "calls", "0..1")
 
 
 _ROW_KEYS = frozenset({"share", "every", "custom_id", "text"})
@@ -173,6 +173,12 @@ SWITCHES: tuple[Switch, ...] = (
         _CALL_KEYS | {"share"},
     ),
     Switch("insufficient_quota", Scope.HTTP, _CALLS, "429 insufficient_quota", _CALL_KEYS),
+    Switch(
+        "creates_per_hour", Scope.HTTP, "calls", "more batches.create are a 429 with retry-after"
+    ),
+    Switch(
+        "uploads_per_minute", Scope.HTTP, "calls", "more files.create are a 429 with retry-after"
+    ),
     Switch("file_404_s", Scope.HTTP, "seconds", "a file cannot be retrieved so long after upload"),
     Switch("content_404_s", Scope.HTTP, "seconds", "results cannot be downloaded so long"),
 )

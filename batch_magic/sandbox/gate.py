@@ -6,6 +6,7 @@ away first; a fault after the commit must let the call happen and only lose its 
 """
 
 import asyncio
+import math
 import re
 import secrets
 import time
@@ -41,6 +42,10 @@ _ROUTES: tuple[tuple[str, str, str], ...] = (
     ("POST", r"/v1/embeddings", "embeddings"),
     ("POST", r"/v1/moderations", "moderations"),
 )
+_RATES = {  # cap: the calls it counts, over how many seconds of the service's clock
+    "creates_per_hour": ("batches.create", 3600),
+    "uploads_per_minute": ("files.create", 60),
+}
 _CODES = {
     400: "invalid_request",
     401: "invalid_api_key",
@@ -101,6 +106,10 @@ class Gate:
                 answer.troubles.append(trouble)
             elif await self._is_over(trouble, receive):
                 return
+        refusal = self._too_many(name)
+        if refusal is not None:
+            await _drain(receive)
+            raise refusal
         answer.receive = receive
         await self._app(scope, receive, answer.send)
 
@@ -113,6 +122,20 @@ class Gate:
             return True
         await _drain(receive)
         raise trouble_refusal(trouble)
+
+    def _too_many(self, name: str) -> Refusal | None:
+        """Count a call against its caps; return the 429 when it is one too many."""
+        now = self._service.clock.now()
+        for switch, (route, window_s) in _RATES.items():
+            cap = self._service.faults.get(switch)
+            if cap is None or name != route:
+                continue
+            times = [at for at in self._service.rated.get(switch, []) if at > now - window_s]
+            if len(times) >= float(cap):
+                wait_s = math.ceil(times[0] + window_s - now) if times else window_s
+                return _rate_refusal(name, wait_s)
+            self._service.keep_rated(switch, [*times, now])
+        return None
 
     def _troubles(self, name: str) -> list[Trouble]:
         found = []
@@ -217,6 +240,16 @@ def trouble_refusal(trouble: Trouble) -> Refusal:
         type="requests" if status == 429 else kind,
         code=rule.get("code", _CODES.get(status)),
         headers=headers,
+    )
+
+
+def _rate_refusal(name: str, wait_s: int) -> Refusal:
+    return Refusal(
+        429,
+        f"Rate limit reached for {name}. Please try again in {wait_s}s.",
+        type="requests",
+        code="rate_limit_exceeded",
+        headers={"retry-after": str(wait_s)},
     )
 
 

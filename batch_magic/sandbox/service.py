@@ -26,6 +26,7 @@ class Service:
     desk: Desk
     instance: str
     faults: dict[str, Any] = field(default_factory=dict)  # general faults, kept in the store
+    rated: dict[str, list[float]] = field(default_factory=dict)  # clock seconds of calls, kept too
     calls: Counter[str] = field(default_factory=Counter)  # requests by route, this life
     statuses: Counter[str] = field(default_factory=Counter)  # "route status", this life
     last_call: float = field(default_factory=time.monotonic)
@@ -34,6 +35,11 @@ class Service:
         """Replace the general faults, over restarts too."""
         self.faults = faults
         self.store.keep_setting("faults", faults)
+
+    def keep_rated(self, switch: str, times: list[float]) -> None:
+        """Replace the times of the calls that a cap counts, over restarts too."""
+        self.rated = self.rated | {switch: times}
+        self.store.keep_setting("rated", self.rated)
 
     def advance_clock(self, seconds: float) -> None:
         """Move the clock forward, over restarts too."""

@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS batches (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS batches_by_status ON batches (status);
 CREATE TABLE IF NOT EXISTS settings (
-    name TEXT PRIMARY KEY,                  -- clock_offset_s, faults
+    name TEXT PRIMARY KEY,                  -- clock_offset_s, faults, rated
     value TEXT NOT NULL                     -- JSON
 ) STRICT;
 CREATE TABLE IF NOT EXISTS failed_once (

@@ -581,3 +581,37 @@ def test_responses_are_spoiled_in_their_own_shape_too(
     assert answer["status"] == "completed"
     if "row_separators" in faults:
         assert "\u2028" in answer["output"][0]["content"][0]["text"]
+
+
+def test_creates_are_capped_by_the_hour(own: Sandbox) -> None:
+    """One too many is a 429 that names its wait, of the service's clock, and makes no batch."""
+    own.faults(creates_per_hour=2)
+    client = own.client()
+    _create(client)
+    own.advance(600)
+    _create(client)
+    own.end()
+    own.start()  # the hour goes on
+    client = own.client()
+    with pytest.raises(openai.RateLimitError) as caught:
+        _create(client)
+    assert caught.value.code == "rate_limit_exceeded"
+    wait_s = int(caught.value.response.headers["retry-after"])
+    assert 2900 < wait_s <= 3000
+    assert _count(own) == 2
+    own.advance(wait_s)
+    _create(client)
+    assert _count(own) == 3
+
+
+def test_uploads_are_capped_by_the_minute(own: Sandbox) -> None:
+    """The cap counts calls, so a file that was deleted counts as well."""
+    own.faults(uploads_per_minute=1)
+    client = own.client()
+    file = client.files.create(file=("a.jsonl", jsonl(rows(1))), purpose="batch")
+    client.files.delete(file.id)
+    with pytest.raises(openai.RateLimitError) as caught:
+        client.files.create(file=("a.jsonl", jsonl(rows(5000))), purpose="batch")
+    assert 0 < int(caught.value.response.headers["retry-after"]) <= 60
+    own.faults(uploads_per_minute=None)
+    assert client.files.create(file=("a.jsonl", jsonl(rows(1))), purpose="batch").id

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +20,13 @@ from nbclient import NotebookClient
 from batch_magic.cell_line import cell_parser
 from batch_magic.magic import VERBS
 from batch_magic.sandbox import launcher
+from batch_magic.sandbox.faults import CALLS, ROWS, SWITCHES
+from batch_magic.sandbox.gate import REFUSED_KEY_PREFIX, ROUTES
+from batch_magic.sandbox.lifecycle import DURATIONS_S
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+REHEARSAL = (PROJECT / "batch_magic" / "sandbox" / "README.md").read_text(encoding="utf-8")
 FAST = {
     "BATCH_MAGIC_SANDBOX_ANSWERER": "stub",
     "BATCH_MAGIC_SANDBOX_TIME_SCALE": "60",
@@ -75,6 +82,42 @@ def test_example_notebooks_run_to_their_end(folder: Path, name: str) -> None:
     text = json.dumps(notebook.cells)
     assert "answered by: sandbox-stub" in text
     assert "use the frame" in text
+
+
+def test_table_of_the_rehearsal_is_that_of_the_sandbox() -> None:
+    """Every switch with its place, its value and its gloss, and none that is not there."""
+    wanted = []
+    for switch in SWITCHES:
+        takes = switch.takes.replace(ROWS, "rows").replace(CALLS, "calls").replace("|", "\\|")
+        wanted.append(f"| `{switch.name}` | {switch.scope} | {takes} | {switch.gloss} |")
+    table = REHEARSAL.split("| switch | where | value | what happens |\n|---|---|---|---|\n")[1]
+    assert table.splitlines() == wanted
+
+
+def test_rehearsal_names_routes_keys_and_durations() -> None:
+    """What a switch can be aimed at, and how long the stages last."""
+    assert [name for _, _, name in ROUTES if f"`{name}`" not in REHEARSAL] == []
+    assert REFUSED_KEY_PREFIX in REHEARSAL
+    for name, seconds in DURATIONS_S.items():
+        assert f"`{name}` ({seconds:g})" in REHEARSAL
+    assert f"is {launcher.DEFAULT_TIME_SCALE:g} unless" in REHEARSAL
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the page speaks to the sandbox by curl")
+def test_commands_of_the_rehearsal_run_as_they_stand(folder: Path) -> None:
+    """They find the sandbox of the folder, and none of them is refused."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", REHEARSAL, flags=re.DOTALL | re.MULTILINE)
+    script = "".join(blocks).replace("curl ", "curl --fail-with-body --silent ")
+    paths = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    words = os.environ | {"PYTHONPATH": str(PROJECT), "PATH": os.pathsep.join(paths)}
+    done = subprocess.run(
+        ["/bin/bash", "-euc", script], cwd=folder, env=words, capture_output=True, text=True
+    )
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert '{"row_status":{"status":429,"share":0.3}}' in done.stdout
+    card = json.loads((folder / ".gptbatch" / "sandbox" / "server.json").read_text())
+    assert launcher.find(folder / ".gptbatch" / "sandbox") is not None
+    assert card["url"].endswith("/v1")
 
 
 def test_reviews_are_what_the_readme_says() -> None:

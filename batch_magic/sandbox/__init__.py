@@ -22,7 +22,7 @@ Faults are named in `faults.SWITCHES`. Those of a batch are set for one batch by
 (`sandbox_fault_NAME`, JSON), those of a row also by a mark in its text: `[[fault:429]]` fails
 each time it is sent, `[[fault:429:once]]` the first time only. Model ids that contain
 `nonexistent` are not found, keys that begin with `sk-refused` are refused, and `[[flag]]` is what
-moderation objects to.
+moderation objects to. The folder's README tells users all of it, with a table of the switches.
 """
 
 VERSION = "0.1.0"

@@ -47,8 +47,8 @@ class Switch:
 _ROW_KEYS = frozenset({"share", "every", "custom_id", "text"})
 _CALL_KEYS = frozenset({"route", "times"})
 _LATE_KEYS = _CALL_KEYS | {"after_commit"}
-_ROWS = 'rows: {"share": 0.3} | {"every": 3} | {"custom_id": "r-1*"} | {"text": "words"} | true'
-_CALLS = '{"route": "batches.create", "times": 1, ...}, or a list of these'
+ROWS = 'rows: {"share": 0.3} | {"every": 3} | {"custom_id": "r-1*"} | {"text": "words"} | true'
+CALLS = '{"route": "batches.create", "times": 1, ...}, or a list of these'
 
 SWITCHES: tuple[Switch, ...] = (
     Switch("validating_s", Scope.BATCH, "seconds", "time in validating, before the time scale"),
@@ -63,48 +63,48 @@ SWITCHES: tuple[Switch, ...] = (
         "rows end with an HTTP error",
         _ROW_KEYS | {"status", "once"},
     ),
-    Switch("row_missing", Scope.ROW, _ROWS, "rows are answered and in neither file", _ROW_KEYS),
-    Switch("row_twice", Scope.ROW, _ROWS, "rows are in the output file two times", _ROW_KEYS),
-    Switch("row_malformed", Scope.ROW, _ROWS, "rows are a cut line of the output file", _ROW_KEYS),
+    Switch("row_missing", Scope.ROW, ROWS, "rows are answered and in neither file", _ROW_KEYS),
+    Switch("row_twice", Scope.ROW, ROWS, "rows are in the output file two times", _ROW_KEYS),
+    Switch("row_malformed", Scope.ROW, ROWS, "rows are a cut line of the output file", _ROW_KEYS),
     Switch(
         "row_foreign",
         Scope.ROW,
-        _ROWS,
+        ROWS,
         "rows come with another line in their file, of a custom_id nobody asked for",
         _ROW_KEYS,
     ),
     Switch(
         "row_body_text",
         Scope.ROW,
-        _ROWS,
+        ROWS,
         "response.body is a text that holds the JSON, not an object",
         _ROW_KEYS,
     ),
     Switch(
         "row_separators",
         Scope.ROW,
-        _ROWS,
+        ROWS,
         "answers hold U+2028, U+2029, U+0085, VT, FF and a lone CR",
         _ROW_KEYS,
     ),
     Switch(
         "row_refused",
         Scope.ROW,
-        _ROWS,
+        ROWS,
         "the model refuses: no content",
         _ROW_KEYS,
     ),
-    Switch("row_null", Scope.ROW, _ROWS, "content is null and nothing says why", _ROW_KEYS),
-    Switch("row_filtered", Scope.ROW, _ROWS, "finish_reason content_filter, no content", _ROW_KEYS),
-    Switch("row_cut", Scope.ROW, _ROWS, "finish_reason length, content cut to half", _ROW_KEYS),
+    Switch("row_null", Scope.ROW, ROWS, "content is null and nothing says why", _ROW_KEYS),
+    Switch("row_filtered", Scope.ROW, ROWS, "finish_reason content_filter, no content", _ROW_KEYS),
+    Switch("row_cut", Scope.ROW, ROWS, "finish_reason length, content cut to half", _ROW_KEYS),
     Switch(
         "row_tool_calls",
         Scope.ROW,
-        _ROWS,
+        ROWS,
         "the model calls a tool: no content, finish_reason tool_calls",
         _ROW_KEYS,
     ),
-    Switch("row_no_choices", Scope.ROW, _ROWS, "choices (or output) is an empty list", _ROW_KEYS),
+    Switch("row_no_choices", Scope.ROW, ROWS, "choices (or output) is an empty list", _ROW_KEYS),
     Switch("expire_after_share", Scope.BATCH, "0..1", "the batch expires with this share done"),
     Switch("cancel_after_share", Scope.BATCH, "0..1", "someone cancels it with this share done"),
     Switch("stall_after_share", Scope.BATCH, "0..1", "no progress beyond this share until its end"),
@@ -147,32 +147,32 @@ SWITCHES: tuple[Switch, ...] = (
     Switch(
         "http_status",
         Scope.HTTP,
-        _CALLS + ': {"status": 429, "retry_after_s": 1, "code", "message", "after_commit": true}',
-        "calls are answered with an error",
+        CALLS + ': {"status": 429, "retry_after_s": 1, "code", "message", "after_commit": true}',
+        "calls are answered with an error; with status 200 too, as a body without an id",
         _LATE_KEYS | {"status", "retry_after_s", "code", "message"},
     ),
     Switch(
         "http_drop",
         Scope.HTTP,
-        _CALLS + ': {"after_commit": true}',
+        CALLS + ': {"after_commit": true}',
         "the connection is closed without an answer",
         _LATE_KEYS,
     ),
     Switch(
         "http_delay",
         Scope.HTTP,
-        _CALLS + ': {"delay_s": 5, "after_commit": true}',
+        CALLS + ': {"delay_s": 5, "after_commit": true}',
         "the answer is late",
         _LATE_KEYS | {"delay_s"},
     ),
     Switch(
         "http_cut",
         Scope.HTTP,
-        _CALLS + ': {"share": 0.5}',
+        CALLS + ': {"share": 0.5}',
         "the connection is closed half-way through the body",
         _CALL_KEYS | {"share"},
     ),
-    Switch("insufficient_quota", Scope.HTTP, _CALLS, "429 insufficient_quota", _CALL_KEYS),
+    Switch("insufficient_quota", Scope.HTTP, CALLS, "429 insufficient_quota", _CALL_KEYS),
     Switch(
         "creates_per_hour", Scope.HTTP, "calls", "more batches.create are a 429 with retry-after"
     ),

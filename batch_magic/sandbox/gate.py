@@ -24,7 +24,7 @@ from .service import Service
 REFUSED_KEY_PREFIX = "sk-refused"
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _SAME_SITE = {"same-origin", "none"}
-_ROUTES: tuple[tuple[str, str, str], ...] = (
+ROUTES: tuple[tuple[str, str, str], ...] = (
     ("POST", r"/v1/files", "files.create"),
     ("GET", r"/v1/files", "files.list"),
     ("GET", r"/v1/files/[^/]+/content", "files.content"),
@@ -56,7 +56,7 @@ _QUOTA = "You exceeded your current quota, please check your plan and billing de
 
 def route_name(method: str, path: str) -> str:
     """Return the name by which counters and faults know a call."""
-    for known_method, pattern, name in _ROUTES:
+    for known_method, pattern, name in ROUTES:
         if method == known_method and re.fullmatch(pattern, path):
             return name
     return "sandbox" if path.startswith("/sandbox/") else "other"

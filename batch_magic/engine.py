@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -224,6 +225,9 @@ class Engine:
             # The home is unwell or the key is gone. Nothing is tried again by itself.
             self._end_stopped(run, str(error))
         except Exception as error:
+            if not threading.main_thread().is_alive():
+                # Executors are shut down before we are. What it was doing is in doubt, no more.
+                raise LeaseLost("this process is ending") from error
             log.exception("run %s: %s failed", run.run_id, type(action).__name__)
             self._end_stopped(run, f"{type(error).__name__}: {error} (a bug of batch_magic's)")
 
@@ -377,7 +381,7 @@ class Engine:
         try:
             await self._download(api, folder, job, last_try=last_try)
         except ServiceError as error:
-            if not lifecycle.is_gone(error, run, last_try=last_try):
+            if not lifecycle.is_gone(error, job, run, last_try=last_try):
                 raise
             problem = str(error)
         names = [folder.result_path(job.number, kind).name for kind, _ in result_files(job)]

@@ -526,15 +526,17 @@ def is_unknown(error: ServiceError, job: Job) -> bool:
     return error.status == 404 or (error.status == 200 and job.tries >= _DOWNLOAD_TRIES)
 
 
-def is_gone(error: ServiceError, run: RunRecord, *, last_try: bool) -> bool:
-    """Tell whether a result file is given up: it is gone, or a cancelled run has no time left.
+def is_gone(error: ServiceError, job: Job, run: RunRecord, *, last_try: bool) -> bool:
+    """Tell whether a result file is given up.
 
-    Silence says nothing of the file, and an overloaded host has it still: they are waited out.
+    Silence says nothing of it. An overloaded host has it still: asked for once more, it is waited
+    for until it comes or the run is cancelled, for what is sent next would be paid twice.
     """
     if error.status is None:
         return False
     is_refusal = 400 <= error.status < 500 and not error.in_doubt
-    return error.status == 410 or (last_try and (is_refusal or run.cancel_at is not None))
+    is_enough = is_refusal or not job.is_refetched or run.cancel_at is not None
+    return error.status == 410 or (last_try and is_enough)
 
 
 def fault_of(error: ServiceError, job: Job) -> str:

@@ -30,7 +30,7 @@ class Settings:
     poll_max_s: float = field(default=60.0, metadata={"help": "longest wait between two polls"})
     retry_base_s: float = field(default=1.0, metadata={"help": "first wait after a failed call"})
     doubt_grace_s: float = field(
-        default=10.0,
+        default=Limits().doubt_grace_s,
         metadata={"help": "how long a job created in doubt is looked for before creating again"},
     )
     max_rows_per_job: int = field(default=50_000, metadata={"help": "rows in one job, at most"})

@@ -36,7 +36,7 @@ from typing import Any
 
 import pandas as pd
 from mortal_kernels import Death, Died, MortalKernel
-from service import Service, stub_answer
+from service import FAST, Service, stub_answer
 
 from batch_magic import errors
 
@@ -76,12 +76,14 @@ POINTS = (
     "hand-over: Run.result",
     "hand-over: HandOver._deliver",
     "hand-over: HandOver.give",
+    "cancel: Engine._cancel",
     "retry: resend",
     "reuse: KeptWriter.close",
     "reuse: take_over",
 )
 """Where a life may be killed: at the call, or at the return, of these."""
 
+SLOW: dict[str, Any] = {"in_progress_s": 2 * FAST}  # two seconds
 CALLS = ("batches.create", "files.create", "files.content", "batches.retrieve", "files.retrieve")
 ROW_FAULTS: tuple[Callable[[random.Random], dict[str, Any]], ...] = (
     lambda dice: {"row_status": {"status": dice.choice([429, 500, 503, 0]), "share": 0.4}},
@@ -101,6 +103,13 @@ ROW_FAULTS: tuple[Callable[[random.Random], dict[str, Any]], ...] = (
     lambda dice: {"error_file_id_empty": True},
     lambda dice: {"file_ids_late_s": dice.choice([1, 3])},
     lambda dice: {"output_order": dice.choice(["input", "reversed"])},
+    lambda dice: {"row_foreign": {"share": 0.3}},
+    lambda dice: {"row_body_text": {"share": 0.5}},
+    lambda dice: {"output_file_id_empty": True},
+    lambda dice: {"no_files": True},
+    lambda dice: {"dialect": "azure"},
+    lambda dice: {"list_lag_s": 0.2},
+    lambda dice: {"token_cap": dice.choice([20, 200])},
 )
 CALL_FAULTS: tuple[Callable[[random.Random], dict[str, Any]], ...] = (
     lambda dice: {"http_status": [_call(dice, status=dice.choice([429, 500, 502, 503, 409, 408]))]},
@@ -109,6 +118,7 @@ CALL_FAULTS: tuple[Callable[[random.Random], dict[str, Any]], ...] = (
     lambda dice: {"http_cut": [{"route": "files.content", "times": 1, "share": dice.random()}]},
     lambda dice: {"file_404_s": 1},
     lambda dice: {"content_404_s": 2},
+    lambda dice: {"insufficient_quota": {"route": "batches.create", "times": 1}},
 )
 
 
@@ -134,7 +144,7 @@ class Life:
     is_pair: bool = False
     first: int = 0
     waits: bool = True
-    cancels: bool = False
+    cancel_after_s: float | None = None
     faults: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -166,7 +176,7 @@ def schedule(seed: int) -> Schedule:
                 is_pair=dice.random() < 0.15,
                 first=dice.randint(1, len(texts)) if dice.random() < 0.2 else 0,
                 waits=dice.random() < 0.5,
-                cancels=dice.random() < 0.1,
+                cancel_after_s=dice.random() * 0.3 if dice.random() < 0.1 else None,
                 faults=_faults(dice),
             )
         )
@@ -179,10 +189,19 @@ def schedule(seed: int) -> Schedule:
 def death_at(point: str, seed: int) -> Schedule:
     """Tell of one life that dies at this point, and of the next."""
     texts = tuple(f"s{seed} row {n}" for n in range(20))
-    faults = {"row_status": {"status": 500, "share": 0.4}} if point.startswith("retry") else {}
-    first = 12 if point.startswith("reuse") else 0
+    stage = point.partition(":")[0]
+    faults: dict[str, dict[str, Any]] = {
+        "retry": {"row_status": {"status": 500, "share": 0.4}},
+        "cancel": SLOW,
+        "reuse": SLOW,
+    }
     dies = Life(
-        texts, Death(point=point), first=first, waits="_deliver" not in point, faults=faults
+        texts,
+        Death(point=point),
+        first=12 if stage == "reuse" else 0,
+        waits="_deliver" not in point,
+        cancel_after_s=1.0 if stage == "cancel" else None,
+        faults=faults.get(stage, {}),
     )
     return Schedule(seed, 7, (dies, Life(texts, Death())))
 
@@ -240,8 +259,8 @@ def live(kernel: MortalKernel, life: Life, url: str) -> str:
     if life.first:
         cells.append(CELL.format(frame="first", out="earlier", **words))
     cells.append(CELL.format(frame="frame", out="labelled", **words))
-    if life.cancels:
-        cells.append("%gptbatch cancel labelled")
+    if life.cancel_after_s is not None:
+        cells.append(f"import time\ntime.sleep({life.cancel_after_s})\n%gptbatch cancel labelled")
     if life.waits:
         cells.append("%gptbatch wait labelled")
     for cell in cells:
@@ -309,7 +328,7 @@ class Tally:
             ("schedules", f"{self.schedules:,}"),
             ("lives of a kernel", f"{self.lives:,}"),
             ("killed with -9", f"{points + at_random:,} ({points:,} at {named} named points)"),
-            ("faults of the service", f"{sum(self.faults.values()):,}: {kinds}"),
+            ("faults set at the service", f"{sum(self.faults.values()):,}: {kinds}"),
             ("rows", f"{self.rows:,}"),
             ("**lost**", f"**{self.lost:,}**"),
             ("**misplaced**", f"**{self.misplaced:,}**"),
@@ -409,7 +428,8 @@ class Lane:
                 continue
             self._counted.add(batch["id"])
             asked = _texts_of(client, batch["input_file_id"])
-            delivered.update({asked[name] for name in _answered(client, batch["output_file_id"])})
+            answered = _answered(client, batch["output_file_id"])
+            delivered.update({asked[name] for name in answered if name in asked})
             paid += batch["rows_paid"]
         tally.paid_twice = sum(n - 1 for n in delivered.values() if n > 1)
         tally.paid_again_by_need = paid - sum(delivered.values())

@@ -157,7 +157,8 @@ class History:
         for batch in self.service.batches():
             of_token[batch["metadata"]["batch_magic_job"]] += batch["rows_paid"] > 0
             asked = _texts_of(client, batch["input_file_id"])
-            for text in {asked[name] for name in _answered(client, batch["output_file_id"])}:
+            answered = _answered(client, batch["output_file_id"])
+            for text in {asked[name] for name in answered if name in asked}:
                 delivered[text] += 1
                 by_run.setdefault(text, []).append(batch["metadata"]["batch_magic_run"])
         assert max(of_token.values(), default=0) <= 1, of_token.most_common(3)

@@ -58,9 +58,9 @@ class MortalKernel:
         self._process.start()
         self._client = BlockingKernelClient(connection_file=path)
         self._client.load_connection_file()
-        self._client.start_channels()
-        self._client.wait_for_ready(timeout=_START_S)
-        self._ends = float("inf")
+        self._client.start_channels(iopub=False, stdin=False, hb=False)
+        self._ends = time.monotonic() + _START_S
+        self._reply_to(self._client.kernel_info())
 
     def expect(self, death: Death) -> None:
         """Let the kernel die this death from now on."""
@@ -72,7 +72,11 @@ class MortalKernel:
 
     def run(self, code: str, look: str = "None") -> dict[str, Any]:
         """Run a cell; return its reply, with what `look` is then. Raises Died."""
-        sent = self._client.execute(code, user_expressions={"look": look})
+        # A cell that may not ask is a headless executor's, and waits for its run.
+        sent = self._client.execute(code, user_expressions={"look": look}, allow_stdin=True)
+        return self._reply_to(sent)
+
+    def _reply_to(self, sent: str) -> dict[str, Any]:
         while True:
             if time.monotonic() > self._ends:
                 self._process.kill()

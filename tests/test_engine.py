@@ -916,10 +916,14 @@ def test_result_files_that_stay_away_are_given_up_and_the_other_is_kept(
 def test_result_files_behind_an_overloaded_host_are_waited_for(
     life: Life, service: Service, reviews: Any, clock: Clock
 ) -> None:
-    """A 502 of days, as was seen, costs days and no second payment."""
-    run_id = life.submit(reviews)
+    """A 502 of days, as was seen: asked for again, answers cost days and no second payment."""
+    run_id = life.submit(reviews, retries=0)
     life.until_stage(run_id, JobStage.ENDED)
     service.faults(http_status={"route": "files.content", "status": 502})
+    assert life.until_ended(run_id).counts == {RowStatus.MISSING: 12}
+    again = lifecycle.asked_again(life.job(run_id), clock())
+    life.journal.refetch(run_id, [again], clock())
+    life.engine.drive(run_id)
     began = clock()
     run = life.until(run_id, lambda run: clock() - began > 3000)
     assert run.ending is None

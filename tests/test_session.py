@@ -467,6 +467,28 @@ def test_a_journal_alone_is_no_reason_to_show_a_key(
     assert bm.runs()["state"].tolist() != ["stopped"]
 
 
+LEAVES = """
+import sys
+import pandas as pd, batch_magic as bm
+for n in range(4):
+    frame = pd.DataFrame({"text": [f"{n} a", f"{n} b"]})
+    bm.submit(frame, "{{ text }}", model="m", on=sys.argv[1], out=f"run_{n}")
+"""
+
+
+def test_a_script_that_ends_leaves_its_runs_as_they_are(home: Path, tmp_path: Path) -> None:
+    """In peace: no traceback of a pool that is gone, no run stopped by it."""
+    with serving(tmp_path / "service") as service:
+        service.faults(in_progress_s=5)
+        command = [sys.executable, "-c", LEAVES, service.url]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "stopped" not in bm.runs()["state"].tolist()
+        for n in range(4):
+            assert set(bm.attach(f"run_{n}").wait(timeout_s=60)["gpt_status"]) == {"ok"}
+        assert sum(job["rows_paid"] for job in service.batches()) == 8
+
+
 FULL_MEANWHILE = """
 import resource, signal, sys
 import pandas as pd, batch_magic as bm

@@ -24,13 +24,13 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 from traitlets import Float, Integer, Unicode
 
 from batch_magic import cell_line, session, settings
+from batch_magic.drafting import Options
 from batch_magic.engine import METADATA_RUN
 from batch_magic.errors import BatchMagicError, CellError, Detached, StillRunning
 from batch_magic.panel import Shown, open_panel
 from batch_magic.prepare import DryRun
 from batch_magic.records import Ending
 from batch_magic.run import Run
-from batch_magic.session import Options
 from batch_magic.settings import Settings
 from batch_magic.wording import counted
 

@@ -11,24 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import copy
-import json
-import keyword
 import logging
 import secrets
 import time
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from batch_magic import adoption, cleaning, lifecycle, outcomes, picture, result, settings, wire
+from batch_magic import adoption, cleaning, lifecycle, outcomes, picture, settings
 from batch_magic import frame as frames
-from batch_magic.cell_body import almost_role_lines
+from batch_magic.drafting import Options, check_name, draft
 from batch_magic.engine import METADATA_TOKEN, Engine, plan_jobs
 from batch_magic.errors import (
     BatchMagicError,
@@ -43,9 +39,7 @@ from batch_magic.records import (
     UNANSWERED,
     Backend,
     Ending,
-    Layout,
     RemoteJob,
-    Request,
     RowStatus,
     RunRecord,
     Snapshot,
@@ -53,7 +47,7 @@ from batch_magic.records import (
 from batch_magic.run import Run
 from batch_magic.services import Services
 from batch_magic.settings import Settings
-from batch_magic.template import Template, compile_template
+from batch_magic.template import Template
 
 log = logging.getLogger("batch_magic")
 
@@ -61,24 +55,6 @@ log = logging.getLogger("batch_magic")
 _CELL_S = 0.6
 _WAIT_SLICE_S = 0.2
 _LOOKED_BACK_S = 30 * 86_400.0  # the service keeps files for so long
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a cell or a call asks for, before anything is looked up."""
-
-    out: str
-    model: str = ""
-    endpoint: str = "chat"
-    column: str = "answer"
-    params: Mapping[str, Any] | None = None
-    extras: Mapping[str, object] | None = None
-    on: str = ""
-    retries: int | None = None
-    keep: tuple[str, ...] = ()
-    fresh: bool = False
-    on_clash: str = "error"
-    frame_name: str = "the frame"
 
 
 class Session:
@@ -104,7 +80,7 @@ class Session:
         """Start a run, or go on with the one that is just this. Raises before anything is sent."""
         environ = settings.environment(Path.cwd())
         self._services.use(use, environ)
-        draft, held, compiled = _draft(frame, template, options, use, environ)
+        draft, held, compiled = _drafted(frame, template, options, use, environ)
         draft = replace(draft, notes=draft.notes + self._namesakes(draft.name))
         self._services.trust(draft.backend)
         self._services.check(draft.backend)
@@ -233,7 +209,7 @@ class Session:
         Without a frame one is made of the job's own lines. Raises CellError when the rows cannot
         be told, ServiceError when the service does not know the job or its input file.
         """
-        _check_name(out)
+        check_name(out)
         backend = self._backend(use, on)
         now = time.time()
         run_id = _run_id(now)
@@ -604,111 +580,15 @@ def dry_run(frame: object, template: str, options: Options, use: Settings) -> Dr
     """Render, check and count without a key, a home or a call. Raises as `submit` would."""
     environ = settings.environment(Path.cwd())
     word = options.on or use.backend or "openai"
-    draft, held, compiled = _draft(frame, template, replace(options, on=word), use, environ)
+    draft, held, compiled = _drafted(frame, template, replace(options, on=word), use, environ)
     return rehearse(draft, held, compiled)
 
 
-# -- drafting a run -------------------------------------------------------------------------
-
-
-def _draft(
+def _drafted(
     frame: object, template: str, options: Options, use: Settings, environ: Mapping[str, str]
 ) -> tuple[RunRecord, pd.DataFrame, Template]:
-    """Check all that can be checked before a row is read."""
-    _check_types(template, options)
-    checked = frames.check_frame(frame, options.frame_name)
-    # As Python reads an identifier: otherwise `user_ns` would hold a name that no code can say.
-    options = replace(options, out=unicodedata.normalize("NFKC", options.out))
-    _check_name(options.out)
-    model = options.model or use.model
-    if not model:
-        raise CellError(
-            "no model: name one with -m (in Python model=…), or set BATCH_MAGIC_MODEL"
-            " or %config GPTBatch.model"
-        )
-    if not options.column.strip() or options.column.startswith("gpt_"):
-        raise CellError(f"-c {options.column!r} is no name for an answer; gpt_… names are taken")
-    backend = settings.find_backend(options.on or use.backend, environ)
-    result.check_keep(options.keep)
-    frames.check_clash(
-        checked, result.added_columns(options.column, options.keep), options.on_clash
-    )
-    if options.on_clash not in ("error", "replace"):
-        raise CellError(f"on_clash is error or replace, not {options.on_clash!r}")
-    if options.retries is not None and not (
-        isinstance(options.retries, int) and options.retries >= 0
-    ):
-        raise CellError(f"retries is a whole number from 0, not {options.retries!r}")
-    compiled = compile_template(
-        template,
-        columns=frames.column_names(checked),
-        extras=_frozen(options.extras or {}),
-        frame_name=options.frame_name,
-    )
-    params = dict(options.params or {})
-    wire.check_params(params)
-    _check_characters(model, options.column, template, _as_text(params))
-    held = frames.hold(checked)
     now = time.time()
-    record = RunRecord(
-        run_id=_run_id(now),
-        name=options.out,
-        backend=backend,
-        request=Request(
-            endpoint=wire.endpoint_path(options.endpoint),
-            model=model,
-            template=template,
-            params=params,
-            extras=tuple(options.extras or ()),
-        ),
-        layout=Layout(options.column, options.keep, options.on_clash),
-        limits=use.limits(options.retries),
-        created_at=now,
-        rows=len(checked),
-        identity="",
-        fingerprint=frames.fingerprint(held),
-        notes=tuple(almost_role_lines(template)),
-    )
-    return record, held, compiled
-
-
-def _check_types(template: object, options: Options) -> None:
-    """Refuse what the magic's line could not have given. Raises CellError."""
-    texts = {
-        "the template": template,
-        "out": options.out,
-        "model": options.model,
-        "endpoint": options.endpoint,
-        "column": options.column,
-        "on": options.on,
-        **{f"keep[{n}]": name for n, name in enumerate(options.keep)},
-    }
-    for name, value in texts.items():
-        if not isinstance(value, str):
-            raise CellError(f"{name} is a text, not {value!r:.60}")
-    if not isinstance(options.params or {}, Mapping):
-        raise CellError(f"params is a mapping, not {options.params!r:.60}")
-
-
-def _as_text(params: Mapping[str, Any]) -> str:
-    try:
-        return json.dumps(params, ensure_ascii=False, default=str)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise CellError(f"a request parameter cannot be written as JSON: {error}") from None
-
-
-def _check_name(name: str) -> None:
-    """Refuse a name that no variable can have. Raises CellError."""
-    if not name.isidentifier() or keyword.iskeyword(name):
-        raise CellError(f"the result's name {name!r} is no Python name; name one with -o")
-
-
-def _check_characters(*texts: str) -> None:
-    for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise CellError(f"half a surrogate pair in {error.object[:40]!a}; retype it") from None
+    return draft(frame, template, options, use, environ, run_id=_run_id(now), now=now)
 
 
 _RETRIED = UNANSWERED | PAID - {RowStatus.OK}
@@ -721,14 +601,6 @@ def _retried(labels: Sequence[str]) -> frozenset[RowStatus]:
         if label not in known:
             raise CellError(f"--status knows {', '.join(known)}, not {label!r}")
     return frozenset(known[label] for label in labels) or UNANSWERED
-
-
-def _frozen(extras: Mapping[str, object]) -> dict[str, object]:
-    """Copy what --with gives: the rest of a large frame is rendered after the cell has returned."""
-    try:
-        return copy.deepcopy(dict(extras))
-    except Exception as error:
-        raise CellError(f"--with: a value cannot be copied ({error}); give a text of it") from None
 
 
 def _run_id(now: float) -> str:

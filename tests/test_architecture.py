@@ -34,7 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("journal", "folder", "api", "heartbeat"),
     ("outcomes", "services"),
     ("prepare", "engine", "result", "cleaning", "adoption"),
-    ("run",),
+    ("run", "drafting"),
     ("session", "panel"),
     ("magic",),
 )
@@ -44,7 +44,8 @@ KEYS: dict[str, frozenset[str]] = {
     "sqlite3": frozenset({"journal", "schema"}),
     "openai": frozenset({"api"}),
     "pandas": frozenset(
-        {"exact_json", "frame", "stored_frame", "result", "adoption", "run", "session", "magic"}
+        {"exact_json", "frame", "stored_frame", "result", "adoption", "drafting", "run"}
+        | {"session", "magic"}
     ),
     "pyarrow": frozenset({"frame", "stored_frame", "folder", "result"}),
     "jinja2": frozenset({"template", "template_names", "prompt_language"}),
@@ -71,7 +72,8 @@ KEYS: dict[str, frozenset[str]] = {
         }
     ),
     # A thread, a connection per thread, an event that other threads wait for, a lock on traits.
-    "threading": frozenset({"heartbeat", "journal", "run", "session", "panel"}),
+    # The engine asks whether its process is ending.
+    "threading": frozenset({"heartbeat", "journal", "engine", "run", "session", "panel"}),
     # Clocks and dice are handed down: `run` waits by the monotonic clock.
     "time": frozenset({"heartbeat", "run", "session", "panel", "magic"}),
     "secrets": frozenset({"session"}),

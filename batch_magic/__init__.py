@@ -28,6 +28,8 @@ the list down, the rooms tell the way of a row.
              wire            request lines out                                         (orjson)
              packing         where a shard is cut
              result_lines    result lines in                                          (msgspec)
+             answers         answer text → typed columns: schema or pattern    (msgspec, parse)
+             strict_schema   a user's schema as strict mode takes it                 (pydantic)
              lifecycle       transition tables and next_actions(record, now)
              picture         a record as a person sees it: the snapshot
              schema          the journal's tables, records as rows           (sqlite3, msgspec)

@@ -68,7 +68,26 @@ def cell_parser() -> _Parser:
     add("-o", "--out", metavar="NAME", help="the variable to receive the result; FRAME_out")
     add("-m", "--model", metavar="MODEL", help="the model; required unless configured")
     add("-e", "--endpoint", metavar="NAME", default="chat", help="chat, or /v1/chat/completions")
-    add("-c", "--column", metavar="NAME", default="answer", help="output column; answer")
+    add("-c", "--column", metavar="NAME", default="", help="output column; answer")
+    add(
+        "-s",
+        "--schema",
+        metavar="X",
+        default="",
+        help="a class or dict of the notebook, or 'label: good|bad, score: float'; typed columns",
+    )
+    add(
+        "--parse",
+        metavar="PATTERN",
+        default="",
+        help="splits a text answer into columns: '{first} | {second}'",
+    )
+    add("--prefix", metavar="P", default="", help="before the names of schema or parse columns")
+    add(
+        "--flatten",
+        action="store_true",
+        help="an object within the answer becomes columns a.b, one level",
+    )
     add(
         "-p",
         "--param",

@@ -7,6 +7,7 @@ texts alone.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import keyword
@@ -17,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from batch_magic import frame as frames
 from batch_magic import result, settings, wire
+from batch_magic.answers import reader_of, remember
 from batch_magic.cell_body import almost_role_lines
 from batch_magic.errors import CellError
-from batch_magic.records import Layout, Request, RunRecord
+from batch_magic.records import Layout, Request, RunRecord, Shape
 from batch_magic.settings import Settings
+from batch_magic.strict_schema import json_schema_of, strict
 from batch_magic.template import Template, compile_template
 
 if TYPE_CHECKING:
@@ -34,7 +37,12 @@ class Options:
     out: str
     model: str = ""
     endpoint: str = "chat"
-    column: str = "answer"
+    column: str = ""
+    schema: object = None
+    schema_name: str = ""
+    parse: str = ""
+    prefix: str = ""
+    flatten: bool = False
     params: Mapping[str, Any] | None = None
     extras: Mapping[str, object] | None = None
     on: str = ""
@@ -71,13 +79,12 @@ def draft(
             "no model: name one with -m (in Python model=…), or set BATCH_MAGIC_MODEL"
             " or %config GPTBatch.model"
         )
-    if not options.column.strip() or options.column.startswith("gpt_"):
-        raise CellError(f"-c {options.column!r} is no name for an answer; gpt_… names are taken")
+    endpoint = wire.endpoint_path(options.endpoint)
+    params, shape, said = _shaped(options, endpoint)
+    layout = Layout(_column(options), options.keep, options.on_clash, shape)
     backend = settings.find_backend(options.on or use.backend, environ)
     result.check_keep(options.keep)
-    frames.check_clash(
-        checked, result.added_columns(options.column, options.keep), options.on_clash
-    )
+    frames.check_clash(checked, result.added_columns(layout), options.on_clash)
     if options.on_clash not in ("error", "replace"):
         raise CellError(f"on_clash is error or replace, not {options.on_clash!r}")
     if options.retries is not None and not (
@@ -90,30 +97,80 @@ def draft(
         extras=_frozen(options.extras or {}),
         frame_name=options.frame_name,
     )
-    params = dict(options.params or {})
     wire.check_params(params)
-    _check_characters(model, options.column, template, _as_text(params))
+    _check_characters(model, layout.column, template, _as_text(params))
     held = frames.hold(checked)
     record = RunRecord(
         run_id=run_id,
         name=options.out,
         backend=backend,
         request=Request(
-            endpoint=wire.endpoint_path(options.endpoint),
+            endpoint=endpoint,
             model=model,
             template=template,
             params=params,
             extras=tuple(options.extras or ()),
         ),
-        layout=Layout(options.column, options.keep, options.on_clash),
+        layout=layout,
         limits=use.limits(options.retries),
         created_at=now,
         rows=len(checked),
         identity="",
         fingerprint=frames.fingerprint(held),
-        notes=tuple(almost_role_lines(template)),
+        notes=(*almost_role_lines(template), *said),
     )
     return record, held, compiled
+
+
+def _column(options: Options) -> str:
+    """Return the name of the column for a plain answer."""
+    if options.column.startswith("gpt_") or (options.column and not options.column.strip()):
+        raise CellError(f"-c {options.column!r} is no name for an answer; gpt_… names are taken")
+    return options.column or "answer"
+
+
+def _shaped(
+    options: Options, endpoint: str
+) -> tuple[dict[str, Any], Shape | None, tuple[str, ...]]:
+    """Return the parameters with what asks for the shape of answers, the shape, and notes."""
+    params = dict(options.params or {})
+    if options.schema is None and not options.parse:
+        if options.prefix or options.flatten:
+            word = "--prefix" if options.prefix else "--flatten"
+            raise CellError(f"{word} is for the columns of --schema or --parse; name one of them")
+        return params, None, ()
+    if options.schema is not None and options.parse:
+        raise CellError("--schema and --parse both say what an answer is; name one of them")
+    if options.column:
+        raise CellError("-c names the column of a plain answer; fields have names: say --prefix")
+    if options.parse:
+        if options.flatten:
+            raise CellError("--flatten is for the objects of --schema; a pattern has none")
+        shape = Shape(pattern=options.parse, prefix=options.prefix)
+        reader_of(shape)
+        return params, shape, ()
+    name = options.schema_name or getattr(options.schema, "__name__", "") or "the schema"
+    meant = json_schema_of(options.schema, name)
+    sent = strict(meant, name)
+    shape = Shape(schema=meant, name=name, prefix=options.prefix, flatten=options.flatten)
+    if isinstance(options.schema, type):
+        remember(shape, options.schema)
+    try:
+        reader_of(shape)
+    except (TypeError, ValueError) as error:
+        raise CellError(f"--schema {name} cannot be read by: {error}") from None
+    asked, said = wire.asking_for(sent, name, params, endpoint)
+    return asked, shape, said
+
+
+def remember_by_name(shape: Shape | None, names: Mapping[str, object]) -> None:
+    """Find the class that a run's schema was made of, if it is still the same."""
+    model = None if shape is None else names.get(shape.name)
+    if shape is None or not isinstance(model, type):
+        return
+    with contextlib.suppress(CellError):
+        if json_schema_of(model, shape.name) == shape.schema:
+            remember(shape, model)
 
 
 def _check_types(template: object, options: Options) -> None:
@@ -124,6 +181,8 @@ def _check_types(template: object, options: Options) -> None:
         "model": options.model,
         "endpoint": options.endpoint,
         "column": options.column,
+        "parse": options.parse,
+        "prefix": options.prefix,
         "on": options.on,
         **{f"keep[{n}]": name for n, name in enumerate(options.keep)},
     }

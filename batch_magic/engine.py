@@ -389,7 +389,7 @@ class Engine:
         lost = set(names) & run.files.keys() - files.keys()
         run = replace(run, files={name: run.files[name] for name in run.files.keys() - lost})
         folder = self._folder(run)
-        scan = await asyncio.to_thread(folder.scan_job, job.number, run.run_id)
+        scan, unwrapped = await asyncio.to_thread(outcomes.scan_job, folder, run, job.number)
         collected = replace(job, stage=JobStage.COLLECTED, problem=problem)
         count = await asyncio.to_thread(outcomes.count_job, folder, run, collected)
         self._save(
@@ -401,7 +401,7 @@ class Engine:
             retryable=count.retryable,
             usage=scan.usage,
             model=scan.model,
-            problem=problem or _oddities(scan),
+            problem=problem or _oddities(scan, unwrapped),
             files=files,
             lost=lost,
         )
@@ -698,8 +698,10 @@ def _is_ours(remote: RemoteJob, job: Job, run: RunRecord) -> bool:
     return remote.input_file_id == job.file_id and not is_known
 
 
-def _oddities(scan: Scan) -> str | None:
+def _oddities(scan: Scan, unwrapped: int) -> str | None:
     said = []
+    if unwrapped:
+        said.append(f"{counted(unwrapped, 'answer')} had fences or prose around the JSON: read")
     if scan.repeated:
         said.append(f"{counted(scan.repeated, 'row')} answered twice: the first good answer holds")
     if scan.foreign:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -139,6 +139,13 @@ class OutcomeTable:
 
     table: Any  # pyarrow.Table
     files: tuple[Path, ...]
+
+
+Judged = Callable[[Outcomes], Outcomes]
+
+
+def _as_read(part: Outcomes) -> Outcomes:
+    return part
 
 
 class RunFolder:
@@ -279,21 +286,33 @@ class RunFolder:
 
     # -- outcomes ---------------------------------------------------------------------------
 
-    def scan_job(self, job: int, run_id: str) -> Scan:
-        """Read both result files of a job into its outcomes file; return the sum of them."""
+    def scan_job(self, job: int, run_id: str, judged: Judged = _as_read) -> Scan:
+        """Read both result files of a job into its outcomes file; return the sum of them.
+
+        `judged` gives the outcomes their last word: whether an answer fits what was asked for.
+        """
         paths = [self.result_path(job, kind) for kind in ("output", "error")]
         files = [path for path in paths if path.exists()]
         decoder = result_lines.Decoder(run_id=run_id, ids=self._ids())
-        parts = ((n, part) for n, path in enumerate(files) for part in _decoded(path, decoder))
+        parts = (
+            (n, judged(part)) for n, path in enumerate(files) for part in _decoded(path, decoder)
+        )
         return self._write_outcomes(self.path / f"job-{job:05}.arrow", files, parts)
 
-    def scan_kept(self, number: int, run_id: str) -> Scan:
-        """Read a file of answers taken over into its outcomes file."""
+    def scan_kept(self, number: int, run_id: str, judged: Judged) -> Scan:
+        """Read a file of answers taken over into its outcomes file, as `scan_job` does."""
         path = self.checked(self.kept_path(number).name)
         positions = self.kept_manifest(number)["position"].tolist()
         decoder = result_lines.Decoder(run_id=run_id)
-        parts = ((0, part) for part in _decoded(path, decoder, positions))
+        parts = ((0, judged(part)) for part in _decoded(path, decoder, positions))
         return self._write_outcomes(path.with_suffix(".arrow"), [path], parts)
+
+    def forget_outcomes(self) -> None:
+        """Remove outcomes files that are made from raw files: they are to be read anew."""
+        with disk_errors(self.path):
+            for kind in ("job-*.arrow", "kept-*.arrow"):
+                for path in self.path.glob(kind):
+                    path.unlink()
 
     def kept_manifest(self, number: int) -> NDArray[np.void]:
         """Return which rows a file of answers taken over is for, and the digests of their lines."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from datetime import UTC
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from batch_magic.errors import FrameError
-from batch_magic.records import Chunk, RowStatus
+from batch_magic.records import Chunk, Kind, RowStatus
 
 TRUTH_PREFIX = "gpt_"
 """Columns whose names begin so are ours: those of an earlier result are replaced."""
@@ -281,6 +282,39 @@ def text_column(values: pa.Array | pa.ChunkedArray | Sequence[str | None]) -> An
         return pd.array(texts, dtype=pd.StringDtype("python"))
     dtype: Any = pd.StringDtype("pyarrow")
     return dtype.__from_arrow__(text)  # the protocol that pandas documents for its dtypes
+
+
+def typed_column(kind: Kind, values: Sequence[Any], choices: Sequence[Any] = ()) -> pd.Series[Any]:
+    """A pandas column of typed answers, None as missing.
+
+    Nullable Int64, Float64, boolean and string; a categorical of all `choices`; dates as
+    datetime64[s], moments as datetime64[us, UTC] (those without a zone are UTC); else objects.
+    """
+    match kind:
+        case Kind.TEXT:
+            return pd.Series(text_column(values))
+        case Kind.INTEGER:
+            return pd.Series(pd.array(values, dtype="Int64"))
+        case Kind.NUMBER:
+            numbers: Any = pd.Float64Dtype()
+            return pd.Series(numbers.__from_arrow__(pa.array(values, type=pa.float64())))
+        case Kind.BOOLEAN:
+            return pd.Series(pd.array(values, dtype="boolean"))
+        case Kind.CHOICE:
+            return pd.Series(pd.Categorical(values, categories=pd.Index(list(choices))))
+        case Kind.DATE:
+            days = pa.array(values, type=pa.date32())
+            return pd.Series(days.cast(pa.timestamp("s")).to_numpy(zero_copy_only=False))
+        case Kind.MOMENT:
+            moments = [None if one is None else _in_utc(one) for one in values]
+            return pd.Series(pd.array(moments, dtype="datetime64[us, UTC]"))
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return pd.Series(column)
+
+
+def _in_utc(moment: datetime.datetime) -> datetime.datetime:
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def check_clash(frame: pd.DataFrame, names: Sequence[str], on_clash: str) -> None:

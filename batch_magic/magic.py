@@ -133,6 +133,11 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             model=asked.model or "",
             endpoint=asked.endpoint,
             column=asked.column,
+            schema=self._schema(asked.schema),
+            schema_name=asked.schema,
+            parse=asked.parse,
+            prefix=asked.prefix,
+            flatten=asked.flatten,
             params=asked.params,
             extras={name: self._variable(name) for name in asked.extras},
             on=asked.on,
@@ -182,6 +187,15 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         near = difflib.get_close_matches(name, list(self.shell.user_ns), n=1)
         hint = f"did you mean {near[0]!r}?" if near else "run the cell that makes it first"
         raise CellError(f"there is no variable {name!r}; {hint}")
+
+    def _schema(self, word: str) -> object:
+        """Return what `--schema` names: nothing, a line of fields, or something of the notebook."""
+        if not word:
+            return None
+        if all(part.isidentifier() for part in word.split(".")):
+            known = self._variable(word.split(".")[0])
+            return known if word.isidentifier() else self._frame(word)
+        return word
 
     def _settings(self) -> Settings:
         return settings.check(
@@ -267,7 +281,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         elif out or frame or column:
             raise CellError(f"{words[0]} is a run of this home; attach it by its name alone")
         else:
-            run = home.attach(words[0], use, on or "")
+            run = home.attach(words[0], use, on or "", self.shell.user_ns)
         self._present(run)
         if run.snapshot().ending in (Ending.FINISHED, Ending.CANCELLED):
             self._handover.give(run, run.result())

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch_magic import wire
+from batch_magic.answers import reader_of
 from batch_magic.digests import DIGEST, SortedDigests, as_digests
 from batch_magic.errors import JournalError
 from batch_magic.folder import (
@@ -26,6 +27,7 @@ from batch_magic.folder import (
     KeptWriter,
     OutcomeTable,
     RunFolder,
+    Scan,
     ShardWriter,
 )
 from batch_magic.records import (
@@ -33,6 +35,7 @@ from batch_magic.records import (
     Job,
     JobStage,
     Lines,
+    Outcomes,
     RowStatus,
     RunRecord,
     Shard,
@@ -81,6 +84,47 @@ def resolve_run(folder: RunFolder, run: RunRecord) -> Resolved:
         reader.read_job(job)
     resolution = resolve(run.rows, reader.sources, folder.twins())
     return Resolved(resolution, tuple(reader.tables), tuple(reader.notes))
+
+
+def scan_job(folder: RunFolder, run: RunRecord, job: int) -> tuple[Scan, int]:
+    """Read a job's result files; return the sum, and how many answers were not JSON alone."""
+    judge = _Judge(run)
+    return folder.scan_job(job, run.run_id, judge), judge.unwrapped
+
+
+class _Judge:
+    """Says of a run's answers whether they fit what was asked for."""
+
+    def __init__(self, run: RunRecord) -> None:
+        shape = run.layout.shape
+        self._reader = None if shape is None else reader_of(shape)
+
+    @property
+    def unwrapped(self) -> int:
+        return 0 if self._reader is None else self._reader.unwrapped
+
+    def __call__(self, part: Outcomes) -> Outcomes:
+        if self._reader is None:
+            return part
+        said = self._reader.misfits(part.text)
+        rows = zip(part.statuses, part.text, part.error, said, strict=True)
+        judged = [_verdict(*row) for row in rows]
+        statuses, texts, errors = zip(*judged, strict=True) if judged else ((), (), ())
+        return replace(part, statuses=statuses, text=texts, error=errors)
+
+
+_RAW_CHARS = 1_000
+
+
+def _verdict(
+    status: int, text: str | None, error: str | None, misfit: str | None
+) -> tuple[int, str | None, str | None]:
+    """What is said of one row: an answer cut short, or a misfit, is told in its error."""
+    if status != RowStatus.OK:
+        return status, None, f"{error}: {text:.{_RAW_CHARS}}" if text else error
+    if misfit is None:
+        return status, text, error
+    return int(RowStatus.UNPARSED), None, f"{misfit}: {text:.{_RAW_CHARS}}"
 
 
 def count_job(folder: RunFolder, run: RunRecord, job: Job) -> JobCount:
@@ -394,7 +438,7 @@ def _keep_answers(
 
 def count_kept(folder: RunFolder, run: RunRecord, number: int) -> dict[RowStatus, int]:
     """Read a file of answers taken over; count them by status."""
-    folder.scan_kept(number, run.run_id)
+    folder.scan_kept(number, run.run_id, _Judge(run))
     table = folder.outcomes(f"kept-{number:05}")
     assert table is not None
     if len(table.table) != len(folder.kept_manifest(number)):
@@ -435,7 +479,7 @@ class _Reader:
         for suffix in ("jsonl", "npy"):
             self._folder.checked(f"{name}.{suffix}")
         if self._folder.outcomes(name) is None:
-            self._folder.scan_kept(number, self._run.run_id)
+            self._folder.scan_kept(number, self._run.run_id, _Judge(self._run))
         self.read(name)
 
     def read_job(self, job: Job) -> None:
@@ -460,7 +504,7 @@ class _Reader:
         for kind in ("output", "error"):
             self._folder.checked(self._folder.result_path(job.number, kind).name)
         if self._folder.outcomes(f"job-{job.number:05}") is None:
-            self._folder.scan_job(job.number, self._run.run_id)
+            scan_job(self._folder, self._run, job.number)
 
     def _add(
         self,

@@ -223,13 +223,51 @@ class Request:
     extras: Sequence[str] = ()  # names given by --with
 
 
+class Kind(Enum):
+    """What a column of answers holds; `CHOICE`: one of `Column.choices`, `OBJECT`: all else."""
+
+    TEXT = "text"
+    INTEGER = "integer"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+    CHOICE = "choice"
+    DATE = "date"
+    MOMENT = "moment"
+    OBJECT = "object"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of typed answers: its name in the result, and the way to its value."""
+
+    name: str
+    kind: Kind
+    path: tuple[str, ...]
+    choices: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What an answer must look like: a JSON Schema as it was meant, or a pattern for its text."""
+
+    schema: Mapping[str, Any] | None = None
+    pattern: str | None = None
+    name: str = ""  # what the user calls the schema
+    prefix: str = ""  # of the columns' names
+    flatten: bool = False  # one level of objects within the answer: columns of their own
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the result frame looks like: output column, extra columns, clash rule."""
+    """What the result frame looks like: output column, extra columns, clash rule.
+
+    With a `shape` there is a column for each field of the answer, in place of `column`.
+    """
 
     column: str
     keep: tuple[str, ...] = ()
     on_clash: str = "error"
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,11 @@ import pandas as pd
 
 from batch_magic import frame as frames
 from batch_magic import picture
+from batch_magic.answers import reader_of
 from batch_magic.errors import CellError
 from batch_magic.folder import RunFolder
 from batch_magic.outcomes import Resolved, causes, resolve_run
-from batch_magic.records import RunRecord
+from batch_magic.records import Layout, RunRecord
 from batch_magic.stored_frame import load
 
 KEEP: Mapping[str, tuple[str, ...]] = {
@@ -40,10 +41,21 @@ def check_keep(keep: tuple[str, ...]) -> None:
             raise CellError(f"--keep knows no {name!r}; it knows {', '.join(KEEP)}")
 
 
-def added_columns(column: str, keep: tuple[str, ...]) -> list[str]:
-    """Return the names of all columns that a result adds, in their order."""
-    kept = [f"gpt_{part}" for name in keep for part in KEEP[name] or (name,)]
-    return [column, "gpt_status", "gpt_error", *kept]
+def added_columns(layout: Layout) -> list[str]:
+    """Return the names of all columns that a result adds, in their order.
+
+    Raises CellError when two of them have one name.
+    """
+    shape = layout.shape
+    answers = [layout.column] if shape is None else [c.name for c in reader_of(shape).columns]
+    kept = [f"gpt_{part}" for name in layout.keep for part in KEEP[name] or (name,)]
+    names = [*answers, "gpt_status", "gpt_error", *kept]
+    for name in answers:
+        if names.count(name) > 1:
+            raise CellError(f"two columns of the result are called {name!r}; say --prefix")
+        if name.startswith("gpt_"):
+            raise CellError(f"a column of answers is called {name!r}; gpt_… names are taken")
+    return names
 
 
 def result_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -> pd.DataFrame:
@@ -56,7 +68,7 @@ def result_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -
     frame, missing = (live, []) if live is not None else load(folder.checked("frame.parquet"))
     resolved = resolve_run(folder, run)
     columns = {
-        run.layout.column: frames.text_column(_taken(resolved, "text")),
+        **_answers(run.layout, _taken(resolved, "text")),
         "gpt_error": frames.text_column(_errors(resolved)),
         **_kept(folder, run, resolved),
     }
@@ -64,6 +76,23 @@ def result_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -
     result = frames.attach(frame, statuses, columns, on_clash="replace")
     result.attrs["gptbatch"] = _facts(run, missing)
     return result
+
+
+_ROWS_AT_ONCE = 50_000  # typed values are Python's own for a moment: not a million at a time
+
+
+def _answers(layout: Layout, texts: Any) -> dict[str, Any]:
+    """Return the answers as columns: one of text, or those that the shape gives them."""
+    if layout.shape is None:
+        return {layout.column: frames.text_column(texts)}
+    reader = reader_of(layout.shape)
+    parts: list[list[pd.Series[Any]]] = [[] for _ in reader.columns]
+    for at in range(0, max(1, len(texts)), _ROWS_AT_ONCE):
+        values = reader.values(texts.slice(at, _ROWS_AT_ONCE).to_pylist())
+        for part, column, found in zip(parts, reader.columns, values, strict=True):
+            part.append(frames.typed_column(column.kind, found, column.choices))
+    named = zip(reader.columns, parts, strict=True)
+    return {column.name: pd.concat(part, ignore_index=True) for column, part in named}
 
 
 def errors_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -> pd.DataFrame:
@@ -172,7 +201,8 @@ def _facts(run: RunRecord, missing: list[str]) -> dict[str, Any]:
         "model_served": drawn.model_served,
         "template": run.request.template,
         "params": dict(run.request.params),
-        "schema": None,
+        "schema": None if run.layout.shape is None else run.layout.shape.schema,
+        "parse": None if run.layout.shape is None else run.layout.shape.pattern,
         "job_ids": [job.batch_id for job in run.jobs if job.batch_id],
         "created_at": run.created_at,
         "ended_at": run.ended_at,

@@ -18,13 +18,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 
 from batch_magic import adoption, cleaning, lifecycle, outcomes, picture, settings
 from batch_magic import frame as frames
-from batch_magic.drafting import Options, check_name, draft
+from batch_magic.drafting import Options, check_name, draft, remember_by_name
 from batch_magic.engine import METADATA_TOKEN, Engine, plan_jobs
 from batch_magic.errors import (
     BatchMagicError,
@@ -53,6 +54,7 @@ log = logging.getLogger("batch_magic")
 
 # A cell has 1 s for 10,000 rows and 2 s at most: what is not on disk by then goes on behind.
 _CELL_S = 0.6
+_NO_NAMES: Mapping[str, object] = MappingProxyType({})
 _WAIT_SLICE_S = 0.2
 _LOOKED_BACK_S = 30 * 86_400.0  # the service keeps files for so long
 
@@ -175,10 +177,13 @@ class Session:
 
     # -- attach, list -----------------------------------------------------------------------
 
-    def attach(self, word: str, use: Settings, on: str = "") -> Run:
+    def attach(
+        self, word: str, use: Settings, on: str = "", names: Mapping[str, object] = _NO_NAMES
+    ) -> Run:
         """Go on with the run that `word` means: a name, a run id or a batch id.
 
-        `on` names its service, where the journal alone is no reason to show it the key.
+        `on` names its service, where the journal alone is no reason to show it the key. Among
+        `names` the class is looked for that was the run's schema: it judges the answers, too.
         """
         if on:
             self._backend(use, on)
@@ -186,6 +191,7 @@ class Session:
         run = self.find(word)
         if run._is_recorded:
             record = self.journal.run(run.run_id)
+            remember_by_name(record.layout.shape, names)
             if record.ending in (None, Ending.STOPPED):
                 self._services.check(record.backend)
                 self.journal.reopen(run.run_id, time.time())
@@ -487,7 +493,11 @@ def submit(
     out: str = "result",
     model: str | None = None,
     endpoint: str = "chat",
-    column: str = "answer",
+    column: str = "",
+    schema: object = None,
+    parse: str = "",
+    prefix: str = "",
+    flatten: bool = False,
     params: Mapping[str, Any] | None = None,
     with_: Mapping[str, object] | None = None,
     on: str | None = None,
@@ -510,6 +520,10 @@ def submit(
         model=model or "",
         endpoint=endpoint,
         column=column,
+        schema=schema,
+        parse=parse,
+        prefix=prefix,
+        flatten=flatten,
         params=params,
         extras=with_,
         on=on or "",

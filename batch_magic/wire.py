@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from operator import add
@@ -61,6 +62,27 @@ def check_params(params: Mapping[str, Any]) -> None:
             f"parameter 'n' is {n!r:.40}, but one answer per row is kept; "
             "leave it out, or repeat the rows in the frame"
         )
+
+
+def asking_for(
+    schema: Mapping[str, Any], name: str, params: Mapping[str, Any], endpoint: str
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the parameters of requests for answers by a strict schema, and what is to be said.
+
+    With `response_format={"type": "json_object"}` among them, as hosts without strict mode need,
+    that is sent and the schema is only checked here. Raises CellError for another one.
+    """
+    given = params.get("response_format")
+    if given is None:
+        form = {"name": _schema_name(name), "strict": True, "schema": dict(schema)}
+        return {**params, "response_format": {"type": "json_schema", "json_schema": form}}, ()
+    if given != {"type": "json_object"}:
+        raise CellError("--schema sets response_format; leave it out of -p")
+    return dict(params), (f"JSON mode: answers are checked by {name} here, not by the service",)
+
+
+def _schema_name(name: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9_-]+", "_", name).strip("_")[:64] or "answer"
 
 
 class Encoder:

@@ -396,7 +396,7 @@ class Lane:
             if ended == -signal.SIGKILL:
                 tally.kills[life.death.point or AT_RANDOM] += 1
             elif ended:
-                tally.bad.append(f"seed {story.seed}: a kernel ended with {ended}")
+                tally.bad.append(f"seed {story.seed}: a kernel ended with {ended} {kernel.fault}")
             if error and error.partition(":")[0] not in OUR_ERRORS:
                 tally.bad.append(f"seed {story.seed}: {error}")
             if error:

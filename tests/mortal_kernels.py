@@ -9,6 +9,7 @@ moment, or the call or the return of a function of ours, watched by a profiler i
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import multiprocessing
 import os
 import queue
@@ -58,6 +59,7 @@ class MortalKernel:
         self._process.start()
         self._client = BlockingKernelClient(connection_file=path)
         self._client.load_connection_file()
+        self._told = Path(f"{path}.fault")  # what a crash of the interpreter leaves
         self._client.start_channels(iopub=False, stdin=False, hb=False)
         self._ends = time.monotonic() + _START_S
         self._reply_to(self._client.kernel_info())
@@ -99,6 +101,7 @@ class MortalKernel:
             self._process.kill()
             self._process.join()
         self._client.stop_channels()
+        self.fault = self._told.read_text()
         return 1 if was_stuck else self._process.exitcode or 0
 
 
@@ -111,7 +114,9 @@ def _be_a_kernel(connection_file: str, folder: str, environment: Mapping[str, st
     app = IPKernelApp.instance()
     quiet = ["--HistoryManager.enabled=False", f"--IPKernelApp.parent_handle={os.getppid()}"]
     app.initialize(["-f", connection_file, *quiet])
-    app.start()
+    with open(f"{connection_file}.fault", "w") as told:
+        faulthandler.enable(told)
+        app.start()
 
 
 def die_at(name: str, event: str, count: int) -> None:

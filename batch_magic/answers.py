@@ -1,0 +1,435 @@
+"""Answers become values: JSON by a schema, or text by a pattern, to one column per field.
+
+It knows whether a text fits what was asked for, and what type each column has; it refuses to know
+files, jobs and frames. JSON is decoded as typed structs that are made from the schema; a user's own
+Pydantic model has its say before. The trap: a model wraps its JSON in code fences or in prose, and
+that is read; two JSON values in one text are a misfit, for nobody knows which was meant.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
+from typing import Annotated, Any, Literal, Union
+
+import msgspec
+
+from batch_magic.errors import CellError
+from batch_magic.records import Column, Kind, Shape
+
+_models: dict[str, type] = {}  # the user's own classes that this process was given, by their schema
+
+
+def remember(shape: Shape, model: type) -> None:
+    """Let answers of this shape be judged by the user's own class as well, in this process."""
+    _models[json.dumps(shape.schema, sort_keys=True)] = model
+
+
+def reader_of(shape: Shape) -> Reader:
+    """Return a reader of a shape, with the user's own class where this process was given it."""
+    return Reader(shape, _models.get(json.dumps(shape.schema, sort_keys=True)))
+
+
+class Misfit(ValueError):  # noqa: N818  (the word for such an answer)
+    """A text that is not what was asked for; says why."""
+
+
+class Reader:
+    """Reads answers of one shape. `model` is the user's own class, where this process has it.
+
+    Raises CellError for a shape that cannot be read by.
+    """
+
+    def __init__(self, shape: Shape, model: type | None = None) -> None:
+        if shape.pattern is not None:
+            self._way: _BySchema | _ByPattern = _ByPattern(shape.pattern, shape.prefix)
+        else:
+            self._way = _BySchema(shape, model)
+        self.columns = self._way.columns
+
+    @property
+    def unwrapped(self) -> int:
+        """How many answers had fences or prose around their JSON."""
+        return self._way.unwrapped
+
+    def misfits(self, texts: Sequence[str | None]) -> list[str | None]:
+        """Return for each text why it does not fit; None where it does, or is None."""
+        return [None if text is None else self._misfit(text) for text in texts]
+
+    def _misfit(self, text: str) -> str | None:
+        try:
+            self._way.row(text)
+        except Misfit as error:
+            return str(error)
+        return None
+
+    def values(self, texts: Sequence[str | bytes | None]) -> list[list[Any]]:
+        """Return the values of each column: a list a column, None where a text does not fit."""
+        rows = self._way.rows(texts)
+        return [self._way.column(rows, column) for column in self.columns]
+
+
+# -- by a schema ----------------------------------------------------------------------------
+
+
+class _BySchema:
+    def __init__(self, shape: Shape, model: type | None) -> None:
+        schema = shape.schema or {}
+        self.columns = tuple(_columns_of(schema, shape))
+        self.unwrapped = 0
+        answer = _Types(schema).of(schema)
+        self._decode = msgspec.json.Decoder(answer).decode
+        self._nothing = answer(*[None] * len(answer.__struct_fields__))  # stands for a misfit
+        self._judged = None if model is None else _judge(model)
+
+    def rows(self, texts: Sequence[str | bytes | None]) -> list[Any]:
+        """Read all texts; plain ones as fast as can be."""
+        decode, judged, rows = self._decode, self._judged, list[Any]()
+        for text in texts:
+            try:
+                rows.append(decode(text if judged is None else judged(text)))  # type: ignore[arg-type]
+            except (msgspec.MsgspecError, Misfit, _NotJson, TypeError, UnicodeError):
+                rows.append(self._row_or_nothing(text))
+        return rows
+
+    def _row_or_nothing(self, text: str | bytes | None) -> Any:
+        try:
+            return self._nothing if text is None else self.row(text)
+        except Misfit:
+            return self._nothing
+
+    def row(self, text: str | bytes) -> Any:
+        """Read one text, out of fences and prose if need be. Raises Misfit."""
+        try:
+            return self._read(text)
+        except _NotJson:
+            inner = _whole_json(text if isinstance(text, str) else text.decode("utf-8", "replace"))
+        try:
+            found = self._read(inner)
+        except _NotJson:
+            raise Misfit("the answer is no JSON") from None
+        self.unwrapped += 1
+        return found
+
+    def _read(self, text: str | bytes) -> Any:
+        try:
+            return self._decode(text if self._judged is None else self._judged(text))
+        except msgspec.ValidationError as error:
+            raise Misfit(_field_words(str(error))) from None
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            raise _NotJson from None
+
+    def column(self, rows: Sequence[Any], column: Column) -> list[Any]:
+        """Return one column's values, None for rows that are nothing."""
+        first, *below = column.path
+        values = list(map(attrgetter(first), rows))
+        for step in below:
+            values = [None if one is None else getattr(one, step) for one in values]
+        return [_plain(one) for one in values] if column.kind is Kind.OBJECT else values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (msgspec.Struct, list, dict)):
+        kept = (datetime.datetime, datetime.date)
+        return msgspec.to_builtins(value, builtin_types=kept)
+    return value
+
+
+class _NotJson(Exception):  # noqa: N818  (a turn of the way, never shown)
+    """The text as it stands is no JSON."""
+
+
+def _judge(model: type) -> Callable[[str | bytes], bytes]:
+    """Return what has a user's own model judge a text, and writes what it makes of it."""
+    from pydantic import TypeAdapter, ValidationError
+
+    adapter: Any = TypeAdapter(model)
+
+    def judged(text: str | bytes) -> bytes:
+        try:
+            found = adapter.validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            if first["type"] == "json_invalid":
+                raise _NotJson from None
+            where = ".".join(map(str, first["loc"]))
+            raise Misfit(f"{where}: {first['msg']}" if where else first["msg"]) from None
+        written: bytes = adapter.dump_json(found, by_alias=True)
+        return written
+
+    return judged
+
+
+def _field_words(said: str) -> str:
+    # msgspec: "Expected `int`, got `str` - at `$.score`"
+    what, _, where = said.partition(" - at ")
+    field = where.strip("`").removeprefix("$").removeprefix(".")
+    what = what.replace("`", "").replace("Object missing required field", "there is no field")
+    return f"{field}: {what}" if field else what
+
+
+_FENCED = re.compile(r"```[a-zA-Z0-9_-]*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
+
+
+def _whole_json(text: str) -> str:
+    """Return the one JSON object that stands in fences or prose. Raises Misfit."""
+    fenced = _FENCED.findall(text)
+    if len(fenced) == 1:
+        return str(fenced[0])
+    spans = list(_objects_in(text))
+    if len(spans) == 1:
+        return spans[0]
+    raise Misfit("the answer holds several JSON values" if spans else "the answer is no JSON")
+
+
+def _objects_in(text: str) -> Iterator[str]:
+    decoder, at = json.JSONDecoder(), text.find("{")
+    while at >= 0:
+        try:
+            _, end = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            end = at + 1
+        else:
+            yield text[at:end]
+        at = text.find("{", end)
+
+
+class _Types:
+    """Types to decode by, made from a JSON Schema. What has none of its own is left open."""
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+        self._inside: list[str] = []  # references that are being followed
+
+    def of(self, schema: Mapping[str, Any]) -> Any:
+        if "$ref" in schema:
+            return self._referred(str(schema["$ref"]))
+        if "const" in schema or "enum" in schema:
+            return _literal(schema.get("enum", [schema.get("const")]))
+        if "anyOf" in schema:
+            return self._union([self.of(part) for part in schema["anyOf"]])
+        kind = schema.get("type")
+        if isinstance(kind, list):
+            return self._union([self.of({**schema, "type": one}) for one in kind])
+        match kind:
+            case "object":
+                return self._struct(schema)
+            case "array":
+                inner = self.of(schema.get("items", {}))
+                return _limited(
+                    list.__class_getitem__(inner),
+                    schema,
+                    min_length="minItems",
+                    max_length="maxItems",
+                )
+            case "string":
+                return _string(schema)
+            case "integer":
+                limits = {"minimum": -(2**63), "maximum": 2**63 - 1} | dict(schema)
+                return _limited(int, limits, **_NUMBERS)
+            case "number":
+                return _limited(float, schema, **_NUMBERS)
+            case "boolean":
+                return bool
+            case "null":
+                return None
+        return Any
+
+    def _referred(self, ref: str) -> Any:
+        if ref in self._inside:
+            return Any  # recursion: its inner levels are taken as they come
+        self._inside.append(ref)
+        try:
+            return self.of(resolved(self._root, {"$ref": ref}))
+        finally:
+            self._inside.pop()
+
+    def _struct(self, schema: Mapping[str, Any]) -> Any:
+        properties = schema.get("properties")
+        if not isinstance(properties, Mapping):
+            return dict[str, Any]
+        required = schema.get("required", [])
+        fields: list[Any] = []
+        for name, part in properties.items():
+            kind = self.of(part)
+            field = (_member(name), kind) if name in required else (_member(name), kind, None)
+            fields.append(field)
+        # A field with a default may not stand before one without.
+        fields.sort(key=len)
+        rename = {_member(name): name for name in properties}
+        return msgspec.defstruct("Answer", fields, rename=rename, gc=False)
+
+    @staticmethod
+    def _union(types: list[Any]) -> Any:
+        union: Any = Union.__getitem__(tuple(types))
+        try:
+            msgspec.json.Decoder(union)
+        except TypeError:
+            return Any  # two kinds of objects: told apart by nothing that we know
+        return union
+
+
+_NUMBERS = {
+    "ge": "minimum",
+    "gt": "exclusiveMinimum",
+    "le": "maximum",
+    "lt": "exclusiveMaximum",
+    "multiple_of": "multipleOf",
+}
+
+
+def _member(name: str) -> str:
+    """Return an attribute's name for a field that may be called anything."""
+    return f"m{name.encode().hex()}"
+
+
+def _literal(values: Sequence[Any]) -> Any:
+    if all(isinstance(one, (str, int)) or one is None for one in values) and not any(
+        isinstance(one, bool) for one in values
+    ):
+        return Literal[tuple(values)]
+    return Any
+
+
+def _limited(kind: Any, schema: Mapping[str, Any], **names: str) -> Any:
+    limits = {ours: schema[theirs] for ours, theirs in names.items() if theirs in schema}
+    if {"ge", "gt"} <= limits.keys() or {"le", "lt"} <= limits.keys():
+        limits = {key: value for key, value in limits.items() if key in ("gt", "lt")}
+    return Annotated[kind, msgspec.Meta(**limits)] if limits else kind
+
+
+def _string(schema: Mapping[str, Any]) -> Any:
+    match schema.get("format"):
+        case "date":
+            return datetime.date
+        case "date-time":
+            return datetime.datetime
+    names = {"min_length": "minLength", "max_length": "maxLength", "pattern": "pattern"}
+    return _limited(str, schema, **names)
+
+
+def resolved(root: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a schema that a reference leads to; the part itself without one."""
+    while "$ref" in schema:
+        at: Any = root
+        for step in str(schema["$ref"]).removeprefix("#/").split("/"):
+            at = at[step]
+        schema = at
+    return schema
+
+
+def _columns_of(schema: Mapping[str, Any], shape: Shape) -> Iterator[Column]:
+    for name, part in schema.get("properties", {}).items():
+        inner = resolved(schema, part)
+        if shape.flatten and inner.get("type") == "object" and "properties" in inner:
+            for below, one in inner["properties"].items():
+                kind, choices = _kind(schema, one)
+                path = (_member(name), _member(below))
+                yield Column(f"{shape.prefix}{name}.{below}", kind, path, choices)
+            continue
+        kind, choices = _kind(schema, part)
+        yield Column(f"{shape.prefix}{name}", kind, (_member(name),), choices)
+
+
+def _kind(root: Mapping[str, Any], part: Mapping[str, Any]) -> tuple[Kind, tuple[Any, ...]]:
+    part = resolved(root, part)
+    some = [one for one in part.get("anyOf", []) if resolved(root, one).get("type") != "null"]
+    if "anyOf" in part:
+        return _kind(root, some[0]) if len(some) == 1 else (Kind.OBJECT, ())
+    choices = part.get("enum", [part["const"]] if "const" in part else None)
+    if choices is not None:
+        known = tuple(one for one in choices if one is not None)
+        is_plain = all(isinstance(one, str) for one in known) or all(
+            isinstance(one, int) and not isinstance(one, bool) for one in known
+        )
+        return (Kind.CHOICE, known) if is_plain and known else (Kind.OBJECT, ())
+    types = part.get("type")
+    types = [one for one in types if one != "null"] if isinstance(types, list) else [types]
+    if len(types) != 1:
+        return Kind.OBJECT, ()
+    by_format = {"date": Kind.DATE, "date-time": Kind.MOMENT}
+    if types[0] == "string":
+        return by_format.get(part.get("format", ""), Kind.TEXT), ()
+    plain = {"integer": Kind.INTEGER, "number": Kind.NUMBER, "boolean": Kind.BOOLEAN}
+    return plain.get(types[0], Kind.OBJECT), ()
+
+
+# -- by a pattern ---------------------------------------------------------------------------
+
+_PATTERN_KINDS = (
+    ("dnboxX", Kind.INTEGER),
+    ("eEfFgG%", Kind.NUMBER),
+)
+
+
+class _ByPattern:
+    unwrapped = 0
+
+    def __init__(self, pattern: str, prefix: str) -> None:
+        import parse
+
+        fields = pattern_fields(pattern)
+        try:
+            self._parse = parse.compile(pattern).parse
+        except (ValueError, TypeError, NotImplementedError, re.error, KeyError) as error:
+            raise CellError(f"--parse {pattern!r} cannot be read: {error}") from None
+        self.columns = tuple(Column(f"{prefix}{n}", kind, (n,)) for n, kind in fields.items())
+
+    def rows(self, texts: Sequence[str | bytes | None]) -> list[Any]:
+        return [self._row_or_nothing(text) for text in texts]
+
+    def _row_or_nothing(self, text: str | bytes | None) -> Mapping[str, Any]:
+        try:
+            return {} if text is None else self.row(text)
+        except Misfit:
+            return {}
+
+    def row(self, text: str | bytes) -> Mapping[str, Any]:
+        """Read one text. Raises Misfit."""
+        text = text.decode("utf-8", "surrogatepass") if isinstance(text, bytes) else text
+        try:
+            found = self._parse(text.strip())
+        except (ValueError, OverflowError) as error:
+            raise Misfit(f"the answer does not fit the pattern: {error}") from None
+        if found is None:
+            raise Misfit("the answer does not fit the pattern")
+        named: Mapping[str, Any] = found.named
+        return {name: _stripped(value) for name, value in named.items()}
+
+    def column(self, rows: Sequence[Mapping[str, Any]], column: Column) -> list[Any]:
+        return [row.get(column.path[0]) for row in rows]
+
+
+def _stripped(value: Any) -> Any:
+    return value.strip() if isinstance(value, str) else value
+
+
+def pattern_fields(pattern: str) -> dict[str, Kind]:
+    """Return the fields of a `--parse` pattern, in their order. Raises CellError."""
+    fields: dict[str, Kind] = {}
+    try:
+        parts = list(string.Formatter().parse(pattern))
+    except ValueError as error:
+        raise CellError(f"--parse {pattern!r} cannot be read: {error}") from None
+    for _, name, spec, _ in parts:
+        if name is None:
+            continue
+        if not name.isidentifier():
+            raise CellError(f"--parse: field {name or '{}'!r} needs a name, such as {{label}}")
+        if name in fields:
+            raise CellError(f"--parse: field {name!r} is there twice; name each its own")
+        fields[name] = _pattern_kind(spec or "")
+    if not fields:
+        raise CellError(f"--parse {pattern!r} has no fields; write {{name}} where one is")
+    return fields
+
+
+def _pattern_kind(spec: str) -> Kind:
+    if re.search(r"t[igeahsc]$", spec):
+        return Kind.MOMENT
+    last = spec[-1:]
+    return next((kind for codes, kind in _PATTERN_KINDS if last and last in codes), Kind.TEXT)

@@ -1,0 +1,294 @@
+"""What an answer must look like, as the JSON Schema that strict mode takes.
+
+It knows Pydantic models, TypedDicts, dataclasses, JSON Schema dicts and a line such as
+`label: good|bad, score: float 0..1, tags: list[str], note: str?`, and the rules of strict mode
+(https://developers.openai.com/api/docs/guides/structured-outputs, Supported schemas). It refuses
+to know answers. What strict mode demands is put in; what it cannot say is refused with the part's
+name; what it does not know but we can check (lengths, uniqueness) is left out of what is sent. The
+trap: a schema that a library finds valid fails a whole job after minutes of validation.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass
+from typing import Any
+
+from batch_magic.errors import CellError
+
+_MOST_PROPERTIES = 5_000
+_DEEPEST = 10
+_MOST_NAME_CHARS = 120_000
+_MOST_ENUM_VALUES = 1_000
+_LONG_ENUM, _LONG_ENUM_CHARS = 250, 15_000
+
+_CANNOT = {
+    "oneOf": "is a union told apart by a discriminator (oneOf): write a plain union (anyOf)",
+    "allOf": "combines schemas (allOf): write one object with all the fields",
+    "not": "says what must not be (not): check it afterwards",
+    "if": "is conditional (if): write a union (anyOf)",
+    "patternProperties": "has fields of any name: write a list of objects with a name and a value",
+    "prefixItems": "is a tuple: write an object with a field for each place",
+    "dependentRequired": "makes fields depend on others: write a union (anyOf)",
+    "dependentSchemas": "makes fields depend on others: write a union (anyOf)",
+}
+_OURS_TO_CHECK = ("minLength", "maxLength", "uniqueItems", "minProperties", "maxProperties")
+_NOT_SENT = (*_OURS_TO_CHECK, "title", "examples", "$schema", "$id", "discriminator")
+
+
+def json_schema_of(given: object, name: str) -> dict[str, Any]:
+    """Return the JSON Schema of what was given for `--schema`, as it was meant.
+
+    `given` is a Pydantic model, TypedDict, dataclass, JSON Schema dict or an inline text; `name` is
+    what the user called it. Raises CellError for anything else.
+    """
+    if isinstance(given, str):
+        return inline_schema(given)
+    if isinstance(given, Mapping):
+        return copy.deepcopy(dict(given))
+    if isinstance(given, type) and is_model(given):
+        return _schema_by_pydantic(given, name)
+    raise CellError(
+        f"--schema {name}: a {type(given).__name__} is no schema; give a Pydantic model, a"
+        " TypedDict, a dataclass, a JSON Schema dict, or a line: 'label: good|bad, score: float'"
+    )
+
+
+def is_model(given: object) -> bool:
+    """Tell whether it is a class that Pydantic can validate: a model, TypedDict or dataclass."""
+    if not isinstance(given, type):
+        return False
+    is_typed_dict = issubclass(given, dict) and hasattr(given, "__total__")
+    return is_typed_dict or is_dataclass(given) or hasattr(given, "model_json_schema")
+
+
+def _schema_by_pydantic(given: type, name: str) -> dict[str, Any]:
+    from pydantic import TypeAdapter
+    from pydantic.errors import PydanticUserError
+
+    try:
+        return TypeAdapter(given).json_schema()
+    except (PydanticUserError, TypeError, ValueError) as error:
+        said = str(error).splitlines()[0]
+        raise CellError(f"--schema {name} cannot be written as JSON Schema: {said}") from None
+
+
+# -- strict mode ----------------------------------------------------------------------------
+
+
+def strict(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the schema as strict mode takes it.
+
+    Objects are closed and all their fields required, as strict mode demands. Raises CellError that
+    names the part which strict mode cannot say, and how to write it.
+    """
+    found = copy.deepcopy(dict(schema))
+    _check_root(found, name)
+    _tighten(found, name, ())
+    _check_sizes(found, name)
+    return found
+
+
+def _check_root(schema: dict[str, Any], name: str) -> None:
+    while "$ref" in schema:
+        target = _target(schema, schema["$ref"], name)
+        rest = {key: value for key, value in schema.items() if key != "$ref"}
+        schema.clear()
+        schema.update({**copy.deepcopy(target), **rest})
+    if schema.get("type") != "object" or "anyOf" in schema:
+        raise CellError(
+            f"--schema {name}: an answer must be an object, not {_kind(schema)}; put it into a"
+            " field: 'items: list[…]'"
+        )
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    return "a union" if "anyOf" in schema else f"{schema.get('type', 'of any type')}"
+
+
+def _target(root: Mapping[str, Any], ref: object, name: str) -> dict[str, Any]:
+    at: Any = root
+    for step in str(ref).removeprefix("#/").split("/"):
+        at = at.get(step) if isinstance(at, Mapping) else None
+    if not str(ref).startswith("#/") or not isinstance(at, Mapping):
+        raise CellError(f"--schema {name}: nothing is at {str(ref)[:80]!r}")
+    return dict(at)
+
+
+def _tighten(schema: dict[str, Any], name: str, path: tuple[str, ...]) -> None:
+    """Bring one part, and all within it, into the form that strict mode demands."""
+    where = f"--schema {name}: {_words(path)}"
+    one = schema.get("allOf")
+    if isinstance(one, list) and len(one) == 1 and isinstance(one[0], dict):
+        schema.update({**one[0], **{k: v for k, v in schema.items() if k != "allOf"}})
+        del schema["allOf"]
+    for key, why in _CANNOT.items():
+        if key in schema:
+            raise CellError(f"{where} {why}")
+    if "default" in schema:
+        if schema["default"] is not None:
+            raise CellError(
+                f"{where} has a default ({schema['default']!r:.40}): strict mode asks for every"
+                " field of every answer; take the default away"
+            )
+        del schema["default"]
+    for key in _NOT_SENT:
+        schema.pop(key, None)
+    if schema.get("type") == "object" or "properties" in schema:
+        _close(schema, where)
+    if schema.get("type") == "array" and not isinstance(schema.get("items"), dict):
+        raise CellError(f"{where} is a list of anything; say of what: list[str]")
+    if not schema.keys() & {"type", "anyOf", "enum", "const", "$ref"}:
+        raise CellError(f"{where} may be anything; give it a type")
+    for step, part in _parts(schema):
+        if not isinstance(part, dict):
+            raise CellError(f"--schema {name}: {_words((*path, step))} is no schema: {part!r:.40}")
+        _tighten(part, name, (*path, step))
+
+
+def _close(schema: dict[str, Any], where: str) -> None:
+    properties = schema.get("properties")
+    is_open = schema.get("additionalProperties", False) is not False
+    if is_open or not isinstance(properties, dict) or not properties:
+        raise CellError(
+            f"{where} is an open dict: strict mode knows named fields alone; write a list of"
+            " objects with a key and a value"
+        )
+    schema["additionalProperties"] = False
+    schema["required"] = list(properties)
+
+
+def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for group in ("properties", "$defs", "definitions"):
+        named = schema.get(group)
+        if isinstance(named, Mapping):
+            yield from named.items()
+    if "items" in schema:
+        yield "[]", schema["items"]
+    any_of = schema.get("anyOf")
+    if isinstance(any_of, list):
+        yield from (("", part) for part in any_of)
+
+
+def _words(path: tuple[str, ...]) -> str:
+    text = "".join(step if step == "[]" else f".{step}" for step in path if step).strip(".")
+    return f"field {text!r}" if text else "it"
+
+
+def _check_sizes(schema: Mapping[str, Any], name: str) -> None:
+    parts = list(_all_parts(schema, 0))
+    properties = [key for part, _ in parts for key in part.get("properties", {})]
+    enums = [part["enum"] for part, _ in parts if isinstance(part.get("enum"), list)]
+    values = [value for enum in enums for value in enum]
+    consts = [part["const"] for part, _ in parts if "const" in part]
+    deepest = max(depth for _, depth in parts)
+    chars = sum(len(str(text)) for text in (*properties, *values, *consts))
+    longest = max((sum(map(len, map(str, e))) for e in enums if len(e) > _LONG_ENUM), default=0)
+    for found, most, what in (
+        (len(properties), _MOST_PROPERTIES, "fields"),
+        (deepest, _DEEPEST, "levels of objects within objects"),
+        (len(values), _MOST_ENUM_VALUES, "values to choose from"),
+        (chars, _MOST_NAME_CHARS, "characters in names and values"),
+        (longest, _LONG_ENUM_CHARS, f"characters in one choice of over {_LONG_ENUM} values"),
+    ):
+        if found > most:
+            raise CellError(f"--schema {name} has {found:,} {what}; strict mode takes {most:,}")
+
+
+def _all_parts(schema: Mapping[str, Any], depth: int) -> Iterator[tuple[Mapping[str, Any], int]]:
+    inner = depth + ("properties" in schema)
+    yield schema, inner
+    for _, part in _parts(schema):
+        yield from _all_parts(part, inner)
+
+
+# -- a line ---------------------------------------------------------------------------------
+
+_FIELD = re.compile(r"\s*([^:]+?)\s*:\s*(.+?)\s*")
+_LIST = re.compile(r"list\[(.+)\]")
+_RANGE = re.compile(r"(int|integer|float|number)\s+(-?[\d.]+)\s*\.\.\s*(-?[\d.]+)")
+_TYPES: Mapping[str, dict[str, Any]] = {
+    "str": {"type": "string"},
+    "string": {"type": "string"},
+    "text": {"type": "string"},
+    "int": {"type": "integer"},
+    "integer": {"type": "integer"},
+    "float": {"type": "number"},
+    "number": {"type": "number"},
+    "bool": {"type": "boolean"},
+    "boolean": {"type": "boolean"},
+    "date": {"type": "string", "format": "date"},
+    "datetime": {"type": "string", "format": "date-time"},
+}
+
+
+def inline_schema(text: str) -> dict[str, Any]:
+    """Read `label: good|bad, score: float 0..1, tags: list[str], note: str?` as JSON Schema.
+
+    Raises CellError that names the field which cannot be read.
+    """
+    properties: dict[str, Any] = {}
+    for field in _split(text, ","):
+        found = _FIELD.fullmatch(field)
+        if found is None:
+            raise CellError(f"--schema: {field.strip()!r} is no field; write name: type")
+        name, kind = _unquoted(found[1]), found[2]
+        if name in properties:
+            raise CellError(f"--schema: field {name!r} is there twice")
+        properties[name] = _type_of(kind, name)
+    if not properties:
+        raise CellError("--schema is empty; write fields: 'label: good|bad, score: float'")
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _type_of(text: str, name: str) -> dict[str, Any]:
+    text = text.strip()
+    if text.endswith("?"):
+        return {"anyOf": [_type_of(text[:-1], name), {"type": "null"}]}
+    if found := _LIST.fullmatch(text):
+        return {"type": "array", "items": _type_of(found[1], name)}
+    if found := _RANGE.fullmatch(text):
+        least, most = (_number(part, name) for part in (found[2], found[3]))
+        if least > most:
+            raise CellError(f"--schema: field {name!r} goes from {least} to {most}: turn it round")
+        return {**_TYPES[found[1]], "minimum": least, "maximum": most}
+    if "|" in text:
+        values = [_unquoted(part) for part in _split(text, "|")]
+        if "" in values or len(set(values)) < len(values):
+            raise CellError(f"--schema: field {name!r} has an empty or repeated choice: {text}")
+        return {"type": "string", "enum": values}
+    if text in _TYPES:
+        return dict(_TYPES[text])
+    known = "str, int, float, bool, date, datetime, list[…], a|b|c, float 0..1"
+    raise CellError(f"--schema: field {name!r} is of no known type {text!r}; there are {known}")
+
+
+def _number(text: str, name: str) -> float:
+    read: Callable[[str], float] = float if "." in text else int
+    try:
+        return read(text)
+    except ValueError:
+        raise CellError(f"--schema: field {name!r}: {text!r} is no number") from None
+
+
+def _unquoted(text: str) -> str:
+    text = text.strip()
+    return text[1:-1] if len(text) > 1 and text[0] in "'\"" and text[0] == text[-1] else text
+
+
+def _split(text: str, at: str) -> list[str]:
+    """Split outside of brackets and quotes."""
+    parts, depth, quote = [""], 0, ""
+    for char in text:
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "'\"":
+            quote = char
+        depth += (char == "[") - (char == "]") if not quote else 0
+        if char == at and not depth and not quote:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [part for part in parts if part.strip()] if at == "," else parts

@@ -81,19 +81,29 @@ def _last_text(body: Mapping[str, Any]) -> str:
 def rows_of(names: Sequence[str], frame: pd.DataFrame, column: str = "") -> list[int]:
     """Return the position that each custom_id means in `frame`.
 
-    By the values of `column`, if one is given; else by whichever of these fits: a column (or the
-    index) that holds every custom_id just once, then the number at its end as a position. Raises
-    CellError when nothing fits.
+    By the values of `column`, if one is given; else by what fits: a column (or the index) that
+    holds every custom_id just once, or the numbers at their ends where they count all rows. Raises
+    CellError when nothing fits, and when several do that mean different rows.
     """
     if column:
         if column not in frame.columns:
             raise CellError(f"there is no column {column!r} in the frame")
         return _looked_up(names, frame[column].tolist()) or _refuse(names, f"column {column!r}")
-    columns = [frame.iloc[:, place] for place in range(frame.shape[1])]
-    for values in (frame.index.tolist(), *(one.tolist() for one in columns)):
-        if found := _looked_up(names, values):
-            return found
-    return _numbered(names, len(frame)) or _refuse(names, "the index or any column")
+    places = {f"column {frame.columns[n]!r}": frame.iloc[:, n] for n in range(frame.shape[1])}
+    ways = {"the index": _looked_up(names, frame.index.tolist())}
+    ways |= {where: _looked_up(names, one.tolist()) for where, one in places.items()}
+    ways["the number at its end, from 0"] = _numbered(names, len(frame), 0)
+    ways["the number at its end, from 1"] = _numbered(names, len(frame), 1)
+    found = {where: rows for where, rows in ways.items() if rows}
+    if not found:
+        return _refuse(names, "the index or any column")
+    first, *others = found.values()
+    if any(rows != first for rows in others):
+        raise CellError(
+            f"custom_id {names[0]!r} and its like fit {' and '.join(found)}, which mean different"
+            " rows; name the column that has them: --id COLUMN"
+        )
+    return first
 
 
 def _looked_up(names: Sequence[str], values: Sequence[object]) -> list[int]:
@@ -105,13 +115,11 @@ def _looked_up(names: Sequence[str], values: Sequence[object]) -> list[int]:
     return [places[name] for name in names] if len(places) == len(wanted) else []
 
 
-def _numbered(names: Sequence[str], rows: int) -> list[int]:
+def _numbered(names: Sequence[str], rows: int, first: int) -> list[int]:
+    """Read the numbers at the ends as positions, if they are those of all rows from `first` on."""
     found = [_NUMBER_AT_END.search(name) for name in names]
-    numbers = [int(one[1]) for one in found if one]
-    is_whole = len(numbers) == len(names) == len(set(numbers))
-    if is_whole and sorted(numbers) == list(range(1, rows + 1)):
-        return [number - 1 for number in numbers]  # counted from 1
-    return numbers if is_whole and max(numbers, default=rows) < rows else []
+    numbers = [int(one[1]) - first for one in found if one]
+    return numbers if sorted(numbers) == list(range(rows)) and len(names) == rows else []
 
 
 def _refuse(names: Sequence[str], where: str) -> list[int]:

@@ -90,17 +90,18 @@ class Api:
             metadata=dict(metadata),
             timeout=_CREATE_TIMEOUT_S,
         )
-        return _read_job(answer)
+        return _read_job(answer, self._key)
 
     async def job(self, batch_id: str) -> RemoteJob:
         """Ask how a job is."""
         return _read_job(
-            await self._call(self._client.batches.with_raw_response.retrieve, batch_id)
+            await self._call(self._client.batches.with_raw_response.retrieve, batch_id), self._key
         )
 
     async def cancel(self, batch_id: str) -> RemoteJob:
         """Ask for a job to be cancelled. A job that has ended answers 409."""
-        return _read_job(await self._call(self._client.batches.with_raw_response.cancel, batch_id))
+        answer = await self._call(self._client.batches.with_raw_response.cancel, batch_id)
+        return _read_job(answer, self._key)
 
     async def jobs_since(self, since: float) -> AsyncIterator[RemoteJob]:
         """Yield the account's jobs, newest first, back to `since` (Unix seconds)."""
@@ -111,7 +112,7 @@ class Api:
                 limit=100,
                 **({"after": after} if after else {}),
             )
-            jobs = [_read_job(one) for one in _objects(page.get("data"))]
+            jobs = [_read_job(one, self._key) for one in _objects(page.get("data"))]
             for job in jobs:
                 yield job
             if not jobs or not page.get("has_more") or _is_before(jobs[-1], since):
@@ -204,14 +205,14 @@ def _status_error(error: openai.APIStatusError, host: str, key: str) -> ServiceE
     headers = error.response.headers
     body = error.body if isinstance(error.body, dict) else {}
     message = _clean(str(body.get("message") or error.message), key)
-    code = body.get("code")
+    code = _clean(str(body.get("code") or ""), key)
     said = " ".join(str(part) for part in (error.status_code, code) if part)
     if error.status_code == 401:
         message = "the key was refused; set the right OPENAI_API_KEY and run the cell again"
     return ServiceError(
         f"{host} said {said}: {message}",
         status=error.status_code,
-        code=str(code) if code else None,
+        code=code or None,
         request_id=headers.get("x-request-id"),
         retry_after_s=_retry_after_s(headers),
     )
@@ -243,7 +244,7 @@ def _number(text: str, unit: float) -> float | None:
 _SYNONYMS = {"canceled": "cancelled", "progress": "in_progress", "canceling": "cancelling"}
 
 
-def _read_job(answer: Mapping[str, Any]) -> RemoteJob:
+def _read_job(answer: Mapping[str, Any], key: str = "") -> RemoteJob:
     counts, metadata = _object(answer.get("request_counts")), _object(answer.get("metadata"))
     status = str(answer.get("status") or "").lower()
     return RemoteJob(
@@ -259,17 +260,17 @@ def _read_job(answer: Mapping[str, Any]) -> RemoteJob:
         completed=_count(counts.get("completed")),
         failed=_count(counts.get("failed")),
         model=_text(answer.get("model")),
-        faults=tuple(_read_faults(answer.get("errors"))),
+        faults=tuple(_read_faults(answer.get("errors"), key)),
         metadata={key: str(value) for key, value in metadata.items()},
     )
 
 
-def _read_faults(errors: Any) -> list[JobFault]:
+def _read_faults(errors: Any, key: str) -> list[JobFault]:
     data = errors.get("data") if isinstance(errors, Mapping) else errors
     return [
         JobFault(
-            code=str(one.get("code") or "unknown"),
-            message=_clean(str(one.get("message") or "")),
+            code=_clean(str(one.get("code") or "unknown"), key),
+            message=_clean(str(one.get("message") or ""), key),
             param=_text(one.get("param")),
             line=_count(one.get("line")),
         )

@@ -87,9 +87,7 @@ def draft(
     frames.check_clash(checked, result.added_columns(layout), options.on_clash)
     if options.on_clash not in ("error", "replace"):
         raise CellError(f"on_clash is error or replace, not {options.on_clash!r}")
-    if options.retries is not None and not (
-        isinstance(options.retries, int) and options.retries >= 0
-    ):
+    if options.retries is not None and (type(options.retries) is not int or options.retries < 0):
         raise CellError(f"retries is a whole number from 0, not {options.retries!r}")
     compiled = compile_template(
         template,
@@ -151,6 +149,10 @@ def _shaped(
         return params, shape, ()
     name = options.schema_name or getattr(options.schema, "__name__", "") or "the schema"
     meant = json_schema_of(options.schema, name)
+    try:
+        json.dumps(meant)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CellError(f"--schema {name} cannot be written as JSON: {error}") from None
     sent = strict(meant, name)
     shape = Shape(schema=meant, name=name, prefix=options.prefix, flatten=options.flatten)
     if isinstance(options.schema, type):
@@ -161,6 +163,16 @@ def _shaped(
         raise CellError(f"--schema {name} cannot be read by: {error}") from None
     asked, said = wire.asking_for(sent, name, params, endpoint)
     return asked, shape, said
+
+
+def reshaped(run: RunRecord, options: Options, frame: pd.DataFrame) -> RunRecord:
+    """Return a run whose answers are to be read by another schema or pattern. Raises CellError."""
+    _, shape, _ = _shaped(options, run.request.endpoint)
+    if shape is None:
+        raise CellError("say by what: %gptbatch reparse NAME --parse PATTERN, or --schema X")
+    layout = replace(run.layout, shape=shape)
+    frames.check_clash(frame, result.added_columns(layout), layout.on_clash)
+    return replace(run, layout=layout)
 
 
 def remember_by_name(shape: Shape | None, names: Mapping[str, object]) -> None:
@@ -202,7 +214,7 @@ def _as_text(params: Mapping[str, Any]) -> str:
 
 def check_name(name: str) -> None:
     """Refuse a name that no variable can have. Raises CellError."""
-    if not name.isidentifier() or keyword.iskeyword(name):
+    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("__"):
         raise CellError(f"the result's name {name!r} is no Python name; name one with -o")
 
 

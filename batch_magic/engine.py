@@ -181,12 +181,25 @@ class Engine:
         endings: dict[str, Ending | None] = {}
         for record in map(self._journal.run, run.lenders):
             endings[record.run_id] = record.ending
+            if record.ending in lifecycle.SETTLED and self._refetches(record):
+                endings[record.run_id] = None
             if lifecycle.is_given_up(record):
                 self._journal.ask_cancel(record.run_id, self._clock())
                 endings[record.run_id] = None
             if endings[record.run_id] is None:
                 self.drive(record.run_id)
         return endings
+
+    def _refetches(self, run: RunRecord) -> bool:
+        """Have result files that never came asked for once more: its rows would be paid again."""
+        now = self._clock()
+        lost = outcomes.lost_results(self._folder(run), run, verify=False)
+        again = [
+            lifecycle.asked_again(job, now) for job in lost if lifecycle.may_have_results(job, now)
+        ]
+        if again:
+            self._journal.refetch(run.run_id, again, now)
+        return bool(again)
 
     async def _do_all(self, run: RunRecord, actions: tuple[Action, ...]) -> None:
         """Do all actions, to the end, whatever one of them raises; then raise the first of it."""
@@ -384,6 +397,7 @@ class Engine:
             if not lifecycle.is_gone(error, job, run, last_try=last_try):
                 raise
             problem = str(error)
+        has_come = problem is None and not (job.remote and job.remote.lacks_named_files)
         names = [folder.result_path(job.number, kind).name for kind, _ in result_files(job)]
         files = await asyncio.to_thread(folder.hashes, *names)
         lost = set(names) & run.files.keys() - files.keys()
@@ -402,6 +416,7 @@ class Engine:
             usage=scan.usage,
             model=scan.model,
             problem=problem or _oddities(scan, unwrapped),
+            is_refetched=job.is_refetched and not has_come,
             files=files,
             lost=lost,
         )
@@ -493,6 +508,9 @@ class Engine:
         unreached_s = self._unreached_s(run, error, now)
         if error.status is None and run.backend.is_sandbox:
             await self._disconnect(run.backend)  # its next life may be at another port
+        if job.stage is JobStage.CREATING and run.cancel_at is not None and error.status == 404:
+            self._abandon(run, job)  # a host that keeps no list: there is nothing to look in
+            return
         if lifecycle.is_fatal(error, job, unreached_s=unreached_s):
             self._write(run, replace(job, problem=str(error)), f"stopped: {error}")
             self._end_stopped(run, lifecycle.fault_of(error, job))

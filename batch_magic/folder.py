@@ -20,9 +20,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
@@ -113,7 +115,10 @@ class Home:
         """
         if not _RUN_ID.fullmatch(run_id):
             raise JournalError(f"{run_id!r} is not a run id; the journal may be damaged")
-        return RunFolder(self.path / "runs" / run_id, files)
+        path = self.path / "runs" / run_id
+        if path.is_symlink() or path.parent.is_symlink():
+            raise JournalError(f"{path} leads out of the home folder; put the real folder there")
+        return RunFolder(path, files)
 
 
 def _is_home(path: Path) -> bool:
@@ -209,6 +214,25 @@ class RunFolder:
     def kept_numbers(self) -> list[int]:
         """Return the numbers of the files of answers taken over, as the journal has them."""
         return sorted(int(found[1]) for name in self.files if (found := _KEPT.fullmatch(name)))
+
+    def free_number(self, kind: str, first: int) -> int:
+        """Return a number, from `first` on, that no file of a kind here has; it is taken with that.
+
+        A process that has lost its lease may write still: two must never write one file.
+        """
+        with disk_errors(self.path):
+            for number in count(first):
+                try:
+                    taken = os.open(
+                        self.path / f"{kind}-{number:05}.jsonl",
+                        os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC,
+                        0o600,
+                    )
+                except FileExistsError:
+                    continue
+                os.close(taken)
+                return number
+        raise AssertionError("numbers have no end")
 
     # -- manifests and twins ----------------------------------------------------------------
 
@@ -463,6 +487,8 @@ class KeptWriter:
         if self.rows:
             manifest = np.concatenate(self._manifest)
             self._folder._write(self._path.with_suffix(".npy"), manifest.tobytes())
+        else:
+            self._path.unlink(missing_ok=True)
         return self.rows
 
 
@@ -509,7 +535,7 @@ class ShardWriter:
     def _append(self, lines: Lines) -> None:
         positions = np.asarray(lines.positions, dtype=np.int64)
         if self._out is None:
-            self._number = next(self._numbers)
+            self._number = self._folder.free_number("shard", next(self._numbers))
         with disk_errors(self._path):
             if self._out is None:
                 self._out = create(part_path(self._path))

@@ -194,8 +194,14 @@ class Journal:
         return [str(borrower) for borrower, lenders in found if run_id in json.loads(lenders)]
 
     def forget(self, run_id: str) -> None:
-        """Take a run out of the journal. Its files are the caller's to remove, afterwards."""
+        """Take a run out of the journal. Its files are the caller's to remove, afterwards.
+
+        Raises JournalError for one that goes on.
+        """
         with self._write() as db:
+            row = db.execute("SELECT ending FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+            if row is not None and row[0] is None:
+                raise JournalError(f"run {run_id} goes on again; it is kept")
             for table in ("files", "history", "leases", "jobs", "shards", "runs"):
                 db.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
 
@@ -248,6 +254,7 @@ class Journal:
                 (json.dumps(labels), now, run_id),
             )
             _note(db, now, run_id, None, f"retry asked for: {', '.join(labels)}")
+            _forget_result(db, run_id)
 
     def refetch(self, run_id: str, jobs: Sequence[Job], now: float) -> None:
         """Write down that result files of these jobs are fetched once more; the run goes on."""
@@ -263,6 +270,21 @@ class Journal:
                     (job.stage.value, job_facts(job), run_id, job.number),
                 )
                 _note(db, now, run_id, job.number, "result files are asked for once more")
+            _forget_result(db, run_id)
+
+    def reshape(self, run: RunRecord, now: float) -> None:
+        """Write down that an ended run's answers are read by another shape, with the new counts."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE runs SET facts = ?, decided = ?, counts = ? WHERE run_id = ?",
+                (run_facts(run), counts_json(run.decided), counts_json(run.counts), run.run_id),
+            )
+            for job in run.jobs:
+                db.execute(
+                    "UPDATE jobs SET facts = ? WHERE run_id = ? AND number = ?",
+                    (job_facts(job), run.run_id, job.number),
+                )
+            _note(db, now, run.run_id, None, "its answers are read by another shape")
 
     def end_run(
         self,
@@ -476,6 +498,11 @@ def _with_lenders(db: sqlite3.Connection, run_id: str) -> list[str]:
 def _note(db: sqlite3.Connection, now: float, run_id: str, job: int | None, event: str) -> None:
     into = "INSERT INTO history (at, run_id, job, event) VALUES (?,?,?,?)"
     db.execute(into, (now, run_id, job, event))
+
+
+def _forget_result(db: sqlite3.Connection, run_id: str) -> None:
+    """The result that was made is not the last one any more."""
+    db.execute("DELETE FROM history WHERE run_id = ? AND event = ?", (run_id, _RESULT_MADE))
 
 
 def _take_lease(db: sqlite3.Connection, run_id: str, owner: str, now: float) -> None:

@@ -267,7 +267,7 @@ def _lender_actions(
 ) -> list[Action]:
     """Decide about held rows. A lender that has stopped may have them in flight all the same."""
     known = [endings.get(lender) for lender in run.lenders]
-    if run.cancel_at is not None or all(one in _SETTLED for one in known):
+    if run.cancel_at is not None or all(one in SETTLED for one in known):
         return [TakeOver(run.lenders)]
     stopped = [a for a, b in zip(run.lenders, known, strict=True) if b is Ending.STOPPED]
     if stopped and is_idle:
@@ -279,7 +279,7 @@ def _lender_actions(
     return []
 
 
-_SETTLED = (Ending.FINISHED, Ending.CANCELLED)
+SETTLED = (Ending.FINISHED, Ending.CANCELLED)
 
 
 def is_given_up(lender: RunRecord) -> bool:
@@ -344,15 +344,16 @@ def _since(then: float | None, now: float) -> float:
 
 def _after_end(job: Job, run: RunRecord, now: float) -> Action:
     remote, timeout_s = job.remote, run.limits.collect_timeout_s
-    ended_s = _since(job.ended_at, now)
+    ended, ended_s = job.ended_at, _since(job.ended_at, now)
     if remote is not None and remote.status == "failed":
         return _after_failure(job, remote, run)
     if remote is not None and remote.status in ENDED_STATUSES and _lacks_files(remote):
-        # No file at all is believed only when the service says so again; that rows were answered
-        # and yet there is no file for them, only after as long as a file may stay away.
-        is_unheard = not _has_files(remote) and 0 < job.tries < _LOST_AFTER_TRIES
+        # No file at all is believed only when the service says so again, after a while; that rows
+        # were answered and yet there is no file, only after as long as a file may stay away. An
+        # hour's sleep is no such while: what counts is when the service last said it.
         settling_s = timeout_s if remote.lacks_named_files else min(_SETTLING_S, timeout_s)
-        if is_unheard or ended_s < settling_s:
+        is_settled = job.polled_at is not None and _since(ended, job.polled_at) >= settling_s
+        if not is_settled and job.tries < _LOST_AFTER_TRIES:
             return Poll(job)
     return Collect(job, last_try=ended_s >= timeout_s and job.tries >= _DOWNLOAD_TRIES)
 
@@ -444,7 +445,8 @@ def may_have_results(job: Job, now: float) -> bool:
 def asked_again(job: Job, now: float) -> Job:
     """Return a collected job whose result files are to be fetched once more."""
     stage = step(job, JobStage.ENDED)
-    return replace(job, stage=stage, ended_at=now, due_at=0.0, tries=0, is_refetched=True)
+    again = {"ended_at": now, "polled_at": None, "due_at": 0.0, "tries": 0}
+    return replace(job, stage=stage, is_refetched=True, **again)  # type: ignore[arg-type]
 
 
 def is_refetching(run: RunRecord) -> bool:
@@ -474,6 +476,7 @@ def after_poll(job: Job, remote: RemoteJob, limits: Limits, now: float) -> Job:
         batch_id=remote.batch_id,
         remote=remote,
         changed_at=changed_at,
+        polled_at=now,
         ended_at=(job.ended_at or now) if ended or job.stage is JobStage.ENDED else None,
         due_at=now + wait_s,
         tries=0,
@@ -522,8 +525,8 @@ def is_fatal(error: ServiceError, job: Job, *, unreached_s: float) -> bool:
 
 
 def is_unknown(error: ServiceError, job: Job) -> bool:
-    """Tell whether the service has said that it knows no such job (an odd answer: repeatedly)."""
-    return error.status == 404 or (error.status == 200 and job.tries >= _DOWNLOAD_TRIES)
+    """Tell whether the service has said repeatedly that it knows no such job."""
+    return error.status in (200, 404) and job.tries >= _DOWNLOAD_TRIES
 
 
 def is_gone(error: ServiceError, job: Job, run: RunRecord, *, last_try: bool) -> bool:

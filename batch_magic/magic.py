@@ -24,12 +24,13 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 from traitlets import Float, Integer, Unicode
 
 from batch_magic import cell_line, session, settings
+from batch_magic.card import clip
 from batch_magic.drafting import Options
 from batch_magic.engine import METADATA_RUN
 from batch_magic.errors import BatchMagicError, CellError, Detached, StillRunning
 from batch_magic.panel import Shown, open_panel
 from batch_magic.prepare import DryRun
-from batch_magic.records import Ending
+from batch_magic.records import Ending, RowStatus
 from batch_magic.run import Run
 from batch_magic.settings import Settings
 from batch_magic.wording import counted
@@ -49,6 +50,7 @@ VERBS = {
     "wait": "NAME [--timeout 10m] block until it has ended",
     "cancel": "NAME … or --all: cancel; rows that finished are kept",
     "retry": "NAME [--status failed,expired,…] send rows without an answer again, or these",
+    "reparse": "NAME --parse PATTERN | --schema X [--prefix P] read its answers anew, for nothing",
     "errors": "NAME why rows have no answer: causes, how often, an example of each",
     "attach": "NAME | run id | batch_… [-o NAME --frame FRAME --id COLUMN] go on with it",
     "take": "NAME put the result in the namespace now",
@@ -258,6 +260,27 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         labels = [label.strip() for label in (given or "").split(",") if label.strip()]
         self._present(self._session().retry(words[0], labels, self._settings()))
 
+    def _do_reparse(self, words: list[str]) -> None:
+        words, pattern = _option(words, "--parse", "a pattern")
+        words, schema = _option(words, "--schema", "a schema")
+        words, prefix = _option(words, "--prefix", "a text")
+        flat, words = "--flatten" in words, [word for word in words if word != "--flatten"]
+        _want(words, 1, "%gptbatch reparse NAME --parse PATTERN | --schema X")
+        options = Options(
+            out="",
+            schema=self._schema(schema or ""),
+            schema_name=schema or "",
+            parse=pattern or "",
+            prefix=prefix or "",
+            flatten=flat,
+        )
+        home = self._session()
+        self._check_out(home.find(words[0]).name, "error")
+        run = home.reparse(words[0], options)
+        self._handover.give(run, run.result())
+        fit = run.snapshot().counts.get(RowStatus.OK, 0)
+        print(f"{run.name}: {counted(fit, 'answer')} of {counted(len(run.result()), 'row')} fit")
+
     def _do_errors(self, words: list[str]) -> pd.DataFrame | None:
         _want(words, 1, "%gptbatch errors NAME")
         run = self._session().find(words[0])
@@ -446,7 +469,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             print(f"batch_magic: {error}")
             return
         for s in left:
-            state = f"stopped: {s.fault}" if s.ending else s.stage.value
+            state = f"stopped: {clip(s.fault or '', 200)}" if s.ending else s.stage.value
             word = s.name if newest[s.name] == s.run_id else s.run_id
             size = counted(s.rows, "row")
             print(f"unfinished: {s.name} ({size}, {state}) · %gptbatch attach {word}")

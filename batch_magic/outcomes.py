@@ -127,6 +127,30 @@ def _verdict(
     return int(RowStatus.UNPARSED), None, f"{misfit}: {text:.{_RAW_CHARS}}"
 
 
+def judge_again(folder: RunFolder, run: RunRecord, reshaped: RunRecord) -> RunRecord:
+    """Read all answers of an ended run anew, by its new shape; return it with its new counts.
+
+    Nothing is asked again: what did not fit before may fit now, and the other way round.
+    """
+    numbers = folder.kept_numbers()
+    before = sum((Counter(count_kept(folder, run, number)) for number in numbers), Counter())
+    folder.forget_outcomes()
+    after = sum((Counter(count_kept(folder, reshaped, number)) for number in numbers), Counter())
+    decided = Counter(run.decided)
+    decided.subtract(before)
+    decided.update(after)
+    jobs = [_recounted(folder, reshaped, job) for job in run.jobs]
+    counts = resolve_run(folder, reshaped).resolution.counts()
+    return replace(reshaped, jobs=tuple(jobs), decided=dict(decided), counts=counts)
+
+
+def _recounted(folder: RunFolder, run: RunRecord, job: Job) -> Job:
+    if job.is_replaced or job.stage is not JobStage.COLLECTED:
+        return job
+    count = count_job(folder, run, job)
+    return replace(job, counts=count.counts, retryable=count.retryable)
+
+
 def count_job(folder: RunFolder, run: RunRecord, job: Job) -> JobCount:
     """Count the outcomes of one collected job's rows."""
     reader = _Reader(folder, run)
@@ -291,11 +315,13 @@ def _reasons(found: Sequence[Cause]) -> str:
 
 
 def _is_sending(folder: RunFolder, run: RunRecord, digests: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Tell which of these lines a run has in flight itself, not held for another."""
+    """Tell which of these lines a run that goes on has asked for itself, not held for another.
+
+    Those that it has collected as well: they are to be had from it when it has ended.
+    """
     found = np.zeros(len(digests), dtype=bool)
-    open_shards = {job.shard for job in run.jobs if job.stage is not JobStage.COLLECTED}
     for shard in run.shards if run.ending is None else ():
-        if shard.number in open_shards:
+        if not shard.held:
             theirs = _digests(folder.manifest(shard))
             found |= SortedDigests(theirs, np.arange(len(theirs))).find(digests) >= 0
     return found
@@ -406,7 +432,7 @@ def take_over(
 
 
 def _kept_writer(folder: RunFolder) -> KeptWriter:
-    return KeptWriter(folder, 1 + max(folder.kept_numbers(), default=0))
+    return KeptWriter(folder, folder.free_number("kept", 1))
 
 
 def _close_kept(

@@ -10,23 +10,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
-from types import BuiltinFunctionType, FunctionType, MethodType
+from itertools import islice
+from types import BuiltinFunctionType, BuiltinMethodType, FunctionType, MethodType
 from typing import Any
 
 from jinja2 import StrictUndefined
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
-from jinja2.nodes import Concat
-from jinja2.runtime import Undefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.nodes import Concat, EvalContext
+from jinja2.runtime import Undefined, markup_join, str_join
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+from markupsafe import Markup
 
 _MAX_REPEAT = 1_000_000  # characters or items that one operation may make out of a number
 _MAX_JOINED = 200_000_000  # characters: no job can hold a longer line
 _MAX_BITS = 1_000_000  # of a whole number
 _WIDE = re.compile(r"\d{7,}")  # a width in a format
-_PADDING = frozenset({"batch", "center", "format", "indent", "slice", "wordwrap"})
+_TOO_WIDE = f"a width beyond {_MAX_REPEAT:,} is refused"
+_PERCENT = re.compile(r"%(?:\([^)]*\))?[#0\- +]*((?:\*|\d+)?(?:\.(?:\*|\d+))?)")
+_PADDING_METHODS = frozenset({"ljust", "rjust", "center", "zfill", "expandtabs", "to_bytes"})
+_PADDING_FILTERS = frozenset({"center", "indent", "slice"})
 
 
 # --- values ---------------------------------------------------------------------------------
@@ -104,8 +109,10 @@ def text(value: object) -> str:
     if isinstance(value, (bytes, bytearray, memoryview)):
         raise TypeError("bytes are no text; decode them first")
     if isinstance(value, (Iterator, FunctionType, BuiltinFunctionType, MethodType)):
-        said = getattr(value, "__name__", "a generator")  # would be sent as an address in memory
-        raise TypeError(f"{said} is no value; write {said}(), or | list behind what makes many")
+        # It would be sent as an address in memory.
+        if isinstance(value, Iterator):
+            raise TypeError("what makes many values is no text; write | list or | join behind it")
+        raise TypeError(f"{value.__name__} is no value; write {value.__name__}()")
     return str(plain(value))
 
 
@@ -136,43 +143,57 @@ class Sandbox(ImmutableSandboxedEnvironment):
             _check_number(operator, left, right)
         elif operator == "*" and _repeated(left, right) > _MAX_REPEAT:
             raise SecurityError(f"a repetition beyond {_MAX_REPEAT:,} is refused")
-        elif operator == "+" and isinstance(left, str) and isinstance(right, str):
-            return self.joined((left, right))
-        elif operator == "%" and isinstance(left, str):
-            _check_widths(left, *(right if isinstance(right, tuple) else (right,)))
+        elif operator == "+":
+            _check_length(left, right)
+        elif operator == "%" and isinstance(left, (str, bytes)):
+            _check_percent(str(left), right if isinstance(right, tuple) else (right,))
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
-        text = getattr(__obj, "__self__", None)
-        if isinstance(text, str):
-            _check_widths("", *args)
-            _check_growth(__obj.__name__, text, args)
+        owner = getattr(__obj, "__self__", None)
+        if isinstance(owner, (str, bytes, bytearray, int)):
+            args = _bounded_call(__obj.__name__, owner, args, kwargs)
         return super().call(__context, __obj, *args, **kwargs)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        wrapped = super().wrap_str_format(value)
-        if wrapped is None:
-            return None
+        is_format = isinstance(value, (BuiltinMethodType, MethodType)) and value.__name__ in (
+            "format",
+            "format_map",
+        )
+        pattern = getattr(value, "__self__", None)
+        if not is_format or not isinstance(pattern, str) or isinstance(pattern, Markup):
+            return super().wrap_str_format(value)
+        formatter = _Formatter(self)
 
         def bounded(*args: Any, **kwargs: Any) -> str:
-            _check_widths(value.__self__, *args, *kwargs.values())
-            return wrapped(*args, **kwargs)
+            if value.__name__ == "format_map":
+                return formatter.vformat(pattern, (), dict(*args))
+            return formatter.vformat(pattern, args, kwargs)
 
         return bounded
 
-    def joined(self, parts: tuple[Any, ...]) -> str:
+    def joined(self, context: EvalContext, parts: tuple[Any, ...]) -> str:
         """Return what `a ~ b` writes."""
-        texts = [str(part) for part in parts]
-        if sum(map(len, texts)) > _MAX_JOINED:
-            raise SecurityError(f"a text beyond {_MAX_JOINED:,} characters is refused")
-        return "".join(texts)
+        texts = ["" if is_missing(part) else part for part in parts]
+        texts = [text if isinstance(text, str) else str(text) for text in texts]
+        _check_length(*texts)
+        return markup_join(texts) if context.autoescape else str_join(texts)
+
+
+class _Formatter(SandboxedFormatter):
+    """Jinja's own, with a bound on each width, however it was come by."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if _WIDE.search(format_spec):
+            raise SecurityError(_TOO_WIDE)
+        return str(super().format_field(value, format_spec))
 
 
 class _Generator(CodeGenerator):
     """Jinja's own, but for `~`, which there has no bound."""
 
     def visit_Concat(self, node: Concat, frame: Frame) -> None:  # noqa: N802  (Jinja's name)
-        self.write("environment.joined((")
+        self.write("environment.joined(context.eval_ctx, (")
         for part in node.nodes:
             self.visit(part, frame)
             self.write(", ")
@@ -180,6 +201,9 @@ class _Generator(CodeGenerator):
 
 
 Sandbox.code_generator_class = _Generator
+
+
+# --- what one operation may make ------------------------------------------------------------
 
 
 def _check_number(operator: str, left: int, right: int) -> None:
@@ -196,22 +220,72 @@ def _repeated(left: object, right: object) -> int:
     return 0
 
 
-def _check_widths(pattern: str, *values: object) -> None:
-    """Refuse widths in a format, or as arguments of what pads a text."""
-    is_wide = any(isinstance(value, int) and abs(value) > _MAX_REPEAT for value in values)
-    if is_wide or _WIDE.search(pattern):
-        raise SecurityError(f"a width beyond {_MAX_REPEAT:,} is refused")
+def _check_length(*parts: object) -> None:
+    sized = (str, bytes, list, tuple)
+    _check_grown(sum(len(part) for part in parts if isinstance(part, sized)))
 
 
-def _check_growth(name: str, text: str, args: tuple[Any, ...]) -> None:
-    """Refuse what makes a long text of two that are less long."""
-    grown = 0
-    if name == "replace" and len(args) > 1 and isinstance(args[1], str):
-        grown = text.count(args[0]) * len(args[1]) if isinstance(args[0], str) else 0
-    elif name == "join" and args and hasattr(args[0], "__len__"):
-        grown = len(text) * len(args[0])
-    if grown > _MAX_JOINED:
-        raise SecurityError(f"a text beyond {_MAX_JOINED:,} characters is refused")
+def _check_percent(pattern: str, values: tuple[Any, ...]) -> None:
+    """Refuse a width in `'%9d' % n`, written or given by a `*`, and texts that grow too long."""
+    _check_length(*values)
+    widths = _PERCENT.findall(pattern)
+    has_star = any("*" in width for width in widths)
+    if any(map(_WIDE.search, widths)) or (has_star and _is_wide(values)):
+        raise SecurityError(_TOO_WIDE)
+
+
+def _is_wide(values: Iterable[object]) -> bool:
+    return any(
+        (isinstance(value, int) and abs(value) > _MAX_REPEAT)
+        or (isinstance(value, str) and len(value) > _MAX_REPEAT)
+        for value in values
+    )
+
+
+def _bounded_call(
+    name: str, owner: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """Refuse a method of text or numbers that would make far more than it is given.
+
+    Returns the arguments, what makes many made a list.
+    """
+    given = (*args, *kwargs.values())
+    if name in _PADDING_METHODS and _is_wide(given):
+        raise SecurityError(_TOO_WIDE)
+    if name == "join" and args:
+        return (_joinable(owner, args[0]), *args[1:])
+    if name == "replace" and len(given) > 1 and type(given[0]) is type(given[1]) is type(owner):
+        _check_grown(owner.count(given[0]) * len(given[1]))
+    if name == "translate" and given and hasattr(given[0], "values"):
+        _check_grown(len(owner) * max((len(str(one)) for one in given[0].values()), default=0))
+    return args
+
+
+def _joinable(separator: Any, parts: Any) -> list[Any]:
+    found = list(islice(parts, _MAX_REPEAT + 1))
+    if len(found) > _MAX_REPEAT:
+        raise SecurityError(f"more than {_MAX_REPEAT:,} parts are refused")
+    _check_grown(len(separator) * len(found) + sum(len(str(part)) for part in found))
+    return found
+
+
+def _check_grown(length: int) -> None:
+    if length > _MAX_JOINED:
+        raise SecurityError(f"more than {_MAX_JOINED:,} characters are refused")
+
+
+def _check_filter(name: str, value: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Do the same for filters."""
+    given = (*args, *kwargs.values())
+    if name in _PADDING_FILTERS and _is_wide(given):
+        raise SecurityError(_TOO_WIDE)
+    if name == "format":
+        _check_percent(str(value), given)
+    elif name == "replace" and len(given) > 1:
+        _check_grown(str(value).count(str(given[0]) or " ") * len(str(given[1])))
+    elif name == "indent" and given:
+        width = len(given[0]) if isinstance(given[0], str) else int(given[0])
+        _check_grown(width * (str(value).count("\n") + 1))
 
 
 def _over_missing(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
@@ -221,13 +295,12 @@ def _over_missing(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(filter_)
     def filtered(*args: Any, **kwargs: Any) -> Any:
         seen = args[at:] if name == "format" else args[at : at + 1]
-        if name in _PADDING:
-            _check_widths(str(args[at]) if name == "format" else "", *args[at + 1 :])
-        elif name in ("replace", "join"):
-            value, *rest = args[at:]
-            between = rest[0] if rest else ""
-            text, given = (between, (value,)) if name == "join" else (str(value), tuple(rest))
-            _check_growth(name, str(text), given)
+        if name == "join":
+            between = (*args[at + 1 :], *kwargs.values(), "")[0]
+            parts = ["" if is_missing(part) else part for part in args[at]]
+            args = (*args[:at], _joinable(str(between), parts), *args[at + 1 :])
+        elif args[at:]:
+            _check_filter(name, args[at], args[at + 1 :], kwargs)
         return MISSING if any(map(is_missing, seen)) else filter_(*args, **kwargs)
 
     return filtered
@@ -241,4 +314,5 @@ def _default(value: object, default_value: object = "", boolean: bool = False) -
 def _to_json(value: object, indent: int | None = None) -> str:
     # Jinja's own escapes <, > and everything beyond ASCII, which is for web pages.
     found = None if is_missing(value) else plain(value)
+    indent = indent if indent is None else min(int(indent), 100)
     return json.dumps(found, ensure_ascii=False, indent=indent)

@@ -365,7 +365,8 @@ class Job:
     model: str | None = None  # after collecting: who answered, in the answers' own words
     problem: str | None = None  # what went wrong last, in one line
     is_too_large: bool = False  # its file was refused for its size: to be cut
-    is_refetched: bool = False  # its result files were asked for once more
+    is_refetched: bool = False  # its result files were asked for once more, and have not come
+    polled_at: float | None = None  # when the service last said how it is, by our clock
     is_replaced: bool = False  # another job has taken its place: it has no rows of its own
 
     @property

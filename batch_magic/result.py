@@ -78,6 +78,11 @@ def result_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -
     return result
 
 
+def frame_of(folder: RunFolder, live: pd.DataFrame | None) -> pd.DataFrame:
+    """Return a run's frame as it was at submit, `live` if this process still has it."""
+    return live if live is not None else load(folder.checked("frame.parquet"))[0]
+
+
 _ROWS_AT_ONCE = 50_000  # typed values are Python's own for a moment: not a million at a time
 
 
@@ -97,7 +102,7 @@ def _answers(layout: Layout, texts: Any) -> dict[str, Any]:
 
 def errors_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -> pd.DataFrame:
     """Return the causes of a run's rows without an answer, the commonest first: one row each."""
-    frame = live if live is not None else load(folder.checked("frame.parquet"))[0]
+    frame = frame_of(folder, live)
     rows = [
         {
             "status": cause.status.label,

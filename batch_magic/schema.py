@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -201,7 +201,7 @@ def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
     decided, lenders, cancel_at, resumed_at, ending, ended_at, *rest = rest
     fault, counts, model_served, wish = rest
     # SQLite keeps anything in any column, and a journal may be a stranger's.
-    msgspec.convert([name, identity, created_at, rows], tuple[str, str, float, int])
+    msgspec.convert([name, identity, created_at, rows], tuple[_Name, str, float, _Rows])
     msgspec.convert([cancel_at, resumed_at, ended_at], list[float | None])
     msgspec.convert([fault, model_served], list[str | None])
     facts = json.loads(facts_text)
@@ -220,7 +220,7 @@ def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
         backend=msgspec.convert(facts["backend"], Backend),
         request=_read_request(facts["request"]),
         layout=msgspec.convert(facts["layout"], Layout),
-        limits=msgspec.convert(facts["limits"], Limits),
+        limits=msgspec.convert(_numbers(facts["limits"]), Limits),
         created_at=created_at,
         rows=rows,
         identity=identity,
@@ -263,6 +263,11 @@ def _read_request(facts: dict[str, Any]) -> Request:
     return Request(**{**facts, "extras": tuple(facts["extras"])})
 
 
+def _numbers(limits: Mapping[str, Any]) -> dict[str, Any]:
+    # Earlier versions took retries=False for a number, as Python does.
+    return {name: int(one) if isinstance(one, bool) else one for name, one in limits.items()}
+
+
 def _read_shard(number: int, rows: int, size: int, sha256: str, nth: int, held: int) -> Shard:
     # SQLite keeps a text in a column of integers, and the number stands in a file's name.
     return msgspec.convert(
@@ -272,6 +277,8 @@ def _read_shard(number: int, rows: int, size: int, sha256: str, nth: int, held: 
     )
 
 
+_Rows = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+_Name = Annotated[str, msgspec.Meta(pattern=r"^(?!__)[^\W\d]\w*$")]  # a variable's, no other
 _FILE_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,80}")
 
 _JOB_COLUMNS = ("number", "stage", "batch_id", "counts")

@@ -64,7 +64,10 @@ class Services:
             for word in ("openai", self._settings.backend):
                 if settings.find_backend(word, self._environ).base_url == backend.base_url:
                     return True
-        return urlsplit(backend.base_url).hostname in ("127.0.0.1", "localhost", "::1")
+        try:
+            return urlsplit(backend.base_url).hostname in ("127.0.0.1", "localhost", "::1")
+        except ValueError:  # no URL at all
+            return False
 
     async def connect(self, backend: Backend) -> Api:
         """Return the service of a backend. Raises ServiceError when the sandbox cannot start."""

@@ -23,9 +23,9 @@ from typing import Any
 
 import pandas as pd
 
-from batch_magic import adoption, cleaning, lifecycle, outcomes, picture, settings
+from batch_magic import adoption, cleaning, lifecycle, outcomes, picture, result, settings
 from batch_magic import frame as frames
-from batch_magic.drafting import Options, check_name, draft, remember_by_name
+from batch_magic.drafting import Options, check_name, draft, remember_by_name, reshaped
 from batch_magic.engine import METADATA_TOKEN, Engine, plan_jobs
 from batch_magic.errors import (
     BatchMagicError,
@@ -40,6 +40,7 @@ from batch_magic.records import (
     UNANSWERED,
     Backend,
     Ending,
+    JobStage,
     RemoteJob,
     RowStatus,
     RunRecord,
@@ -262,10 +263,18 @@ class Session:
     def orphans(self, use: Settings, on: str = "") -> list[RemoteJob]:
         """Return the jobs of ours at a service that no run of this home knows, newest first."""
         backend = self._backend(use, on)
-        jobs = [job for run in self.journal.runs() for job in run.jobs]
-        known = {job.token for job in jobs} | {job.batch_id for job in jobs}
         found = self._heartbeat.submit(self._our_jobs(backend)).result()
-        return [one for one in found if not known & {one.batch_id, one.metadata[METADATA_TOKEN]}]
+        return [one for one in found if not self._knows(one)]
+
+    def _knows(self, job: RemoteJob) -> bool:
+        """Tell whether a run here has this job, or may be about to find it."""
+        token = job.metadata.get(METADATA_TOKEN)
+        return any(
+            one.batch_id == job.batch_id
+            or (one.token == token and one.batch_id is None and one.stage is JobStage.CREATING)
+            for run in self.journal.runs()
+            for one in run.jobs
+        )
 
     async def _our_jobs(self, backend: Backend) -> list[RemoteJob]:
         api = await self._services.connect(backend)
@@ -274,6 +283,8 @@ class Session:
 
     def cancel_orphan(self, job: RemoteJob, use: Settings, on: str = "") -> None:
         """Cancel a job that no run knows; one that has ended is left as it is."""
+        if self._knows(job):
+            raise CellError(f"{job.batch_id} is a job of a run of this home by now")
         self._heartbeat.submit(self._cancel_orphan(self._backend(use, on), job)).result()
 
     def _backend(self, use: Settings, on: str) -> Backend:
@@ -360,6 +371,22 @@ class Session:
         self.journal.ask_cancel(run_id, time.time())
         self._drive(self._handle(run_id))
 
+    def reparse(self, word: str, options: Options) -> Run:
+        """Read the answers of an ended run anew, by another schema or pattern; nothing is paid.
+
+        Raises CellError for a run that goes on, and for a shape that cannot be used.
+        """
+        run = self.find(word)
+        s = run.snapshot()
+        if s.ending not in (Ending.FINISHED, Ending.CANCELLED):
+            raise CellError(f"{s.name} has not ended; wait for its end and read it anew then")
+        record = self.journal.run(run.run_id)
+        folder = self.home.run_folder(record.run_id, record.files)
+        changed = reshaped(record, options, result.frame_of(folder, run._held))
+        self.journal.reshape(outcomes.judge_again(folder, record, changed), time.time())
+        run._start(picture.snapshot(self.journal.run(run.run_id), time.time()))
+        return run
+
     def retry(self, word: str, labels: Sequence[str], use: Settings) -> Run:
         """Send rows of a run again; see `Run.retry`."""
         self._services.use(use, settings.environment(Path.cwd()))
@@ -399,6 +426,9 @@ class Session:
         Raises JournalError when a file is not what was fetched, ServiceError when the service
         refuses; nothing is forgotten then.
         """
+        run = self.journal.run(run.run_id)  # time has passed since it was asked for
+        if why := cleaning.why_kept(self.journal, run, time.time()):
+            raise CellError(f"run {run.run_id} is kept: {why}")
         folder = self.home.run_folder(run.run_id, run.files)
         if remote:
             self._services.use(use, settings.environment(Path.cwd()))

@@ -50,6 +50,7 @@ KEYS: dict[str, frozenset[str]] = {
         | {"session", "magic"}
     ),
     "pyarrow": frozenset({"frame", "stored_frame", "folder", "result"}),
+    "markupsafe": frozenset({"prompt_language"}),
     "jinja2": frozenset({"template", "template_names", "prompt_language"}),
     "orjson": frozenset({"wire", "result_lines", "adoption"}),
     "msgspec": frozenset({"result_lines", "schema", "answers"}),

@@ -316,10 +316,12 @@ def test_every_ended_job_is_collected_the_same_way(status: str) -> None:
 def test_an_ended_job_without_files_is_asked_again_and_then_believed() -> None:
     """File ids may come seconds late; no file at all is believed when it is said again."""
     ended = job(JobStage.ENDED, remote=remote("completed"), ended_at=NOW)
-    assert only(run_of(ended), NOW + 5) == Poll(ended)
-    assert isinstance(only(run_of(ended), NOW + 11), Collect)
-    unheard = replace(ended, tries=3)
+    for later_s in (5, 11, 3600, -3600):  # a night's sleep is no answer of the service's
+        assert only(run_of(ended), NOW + later_s) == Poll(ended)
+    unheard = replace(ended, tries=3, polled_at=NOW + 5)
     assert only(run_of(unheard), NOW + 11) == Poll(unheard)
+    heard = replace(ended, polled_at=NOW + 11)
+    assert isinstance(only(run_of(heard), NOW + 12), Collect)
 
 
 def test_polls_are_quick_at_first_and_slow_later() -> None:

@@ -494,8 +494,10 @@ def after_trouble(job: Job, error: ServiceError, limits: Limits, now: float) -> 
     wait_s = min(limits.retry_base_s * 2 ** min(job.tries, 10), _BACKOFF_MAX_S)
     if error.retry_after_s is not None:
         wait_s = min(max(wait_s, error.retry_after_s), _LONGEST_WAIT_S)
-    # Silence is no evidence that anything is lost: it never makes the number of tries decisive.
-    most = job.tries + 1 if error.status is not None else _LOST_AFTER_TRIES - 1
+    # Silence and overload are no evidence that anything is lost: they never make the number of
+    # tries decisive.
+    is_evidence = error.status == 200 or not error.in_doubt
+    most = job.tries + 1 if is_evidence else _LOST_AFTER_TRIES - 1
     tries = max(job.tries, min(job.tries + 1, most))
     is_too_large = job.is_too_large or _is_too_large(error, job)
     return replace(

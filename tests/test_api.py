@@ -239,6 +239,20 @@ def test_a_key_never_stands_in_an_error(host: Host) -> None:
         assert "abcdef" not in shown  # nor in the errors that it was made of
 
 
+def test_a_key_of_any_form_stands_in_no_code_or_fault(host: Host) -> None:
+    """Azure's keys are bare hexadecimals, and hosts quote them where they like."""
+    key = "0123456789abcdef0123456789abcdef"
+    host.says({"error": {"message": "no", "code": f"bad\n\x1b[31m{key}"}}, 400)
+    with pytest.raises(ServiceError) as caught:
+        call(host.url, lambda api: api.job("b"), api_key=key)
+    assert key not in f"{caught.value} {caught.value.code}"
+    assert "\x1b" not in str(caught.value)
+    fault = {"code": f"x_{key}", "message": f"key {key}"}
+    host.says({"id": "b", "status": "failed", "errors": {"data": [fault]}}, 200)
+    job = call(host.url, lambda api: api.job("b"), api_key=key)
+    assert key not in str(job.faults)
+
+
 def test_a_download_cut_half_way_is_an_answer_that_broke_off(
     service: Service, tmp_path: Path
 ) -> None:

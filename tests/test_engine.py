@@ -504,6 +504,46 @@ def test_a_job_answered_with_an_error_for_an_object_is_a_lost_one(
     assert life.until(run_id, lambda run: run.ending is Ending.CANCELLED)
 
 
+def test_one_404_to_a_cancel_is_no_proof_that_a_job_is_gone(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """A living job that is given up goes on, and is billed."""
+    service.faults(in_progress_s=1e6)
+    run_id = life.submit(reviews)
+    life.until_stage(run_id, JobStage.RUNNING)
+    service.faults(http_status={"route": "batches.cancel", "status": 404, "times": 1})
+    life.journal.ask_cancel(run_id, life.clock())
+    assert life.until_ended(run_id).ending is Ending.CANCELLED
+    assert [job["status"] for job in service.batches(run_id)] == ["cancelled"]
+
+
+def test_one_404_after_an_overload_is_no_loss(life: Life, service: Service, reviews: Any) -> None:
+    """What the service could not say for ten minutes does not count against the job."""
+    service.faults(in_progress_s=1e6)
+    run_id = life.submit(reviews)
+    life.until_stage(run_id, JobStage.RUNNING)
+    calls = [{"status": 502, "times": 16}, {"status": 404, "times": 1}]
+    service.faults(http_status=[{"route": "batches.retrieve", **one} for one in calls])
+    for _ in range(300):
+        life.step()
+    assert life.run(run_id).ending is None
+
+
+def test_a_job_in_doubt_on_a_host_without_a_list_can_be_cancelled(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """There is nothing to look in; the user must not be stuck for ever."""
+    service.faults(
+        http_drop={"route": "batches.create", "times": 1},
+        http_status={"route": "batches.list", "status": 404},
+    )
+    run_id = life.submit(reviews)
+    assert life.until_ended(run_id).ending is Ending.STOPPED
+    life.journal.ask_cancel(run_id, life.clock())
+    life.engine.drive(run_id)
+    assert life.until(run_id, lambda run: run.ending is Ending.CANCELLED)
+
+
 def test_a_full_queue_is_waited_out(life: Life, service: Service, reviews: Any) -> None:
     """`token_limit_exceeded` means later, each time a little later; its rows are not failed."""
     service.faults(validation_error="token_limit_exceeded")
@@ -966,6 +1006,60 @@ def test_a_damaged_result_that_is_gone_at_the_service_costs_its_rows_alone(
         {RowStatus.OK: 6, RowStatus.MISSING: 6},
     )
     assert "404" in life.result(run_id)["gpt_error"].iloc[0]
+
+
+def test_a_night_between_the_end_and_the_file_ids_loses_nothing(
+    lives: Lives, service: Service, reviews: Any, clock: Clock
+) -> None:
+    """The process sees `completed` without files and dies; hours later the ids are there."""
+    life = lives()
+    service.faults(file_ids_late_s=2, counts_null=True)
+    run_id = life.submit(reviews)
+    life.until_stage(run_id, JobStage.ENDED)
+    service.clear_faults()
+    time.sleep(2.1)  # by the service's clock
+    life.end()
+    clock.now += 3600
+    again = lives()
+    again.go_on(run_id)
+    again.until_ended(run_id)
+    assert_right(again.result(run_id), reviews)
+    assert service.rows_paid(run_id) == 12
+
+
+def test_a_lender_is_asked_for_its_files_before_its_rows_are_paid_again(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """Its results stayed away; another run that waits for them must not pay while they may come."""
+    service.faults(http_status={"route": "files.content", "status": 404})
+    first = life.submit(reviews, retries=0)
+    life.until_stage(first, JobStage.RUNNING)
+    second = life.submit(reviews, name="second")
+    assert life.run(second).lenders == (first,)
+    life.until(first, lambda run: run.jobs[0].is_refetched)
+    service.clear_faults()
+    life.until_ended(second)
+    assert_right(life.result(second), reviews)
+    assert service.rows_paid(first, second) == 12
+
+
+def test_a_retry_does_not_ask_for_what_a_running_run_has_collected(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """One of its jobs is in, the other is not: neither's rows are paid twice."""
+    frame = reviews.head(2)
+    first = life.submit(frame, max_rows_per_job=1)
+    service.faults(http_status={"route": "batches.create", "status": 429, "times": 1})
+    life.until(first, lambda run: any(job.stage is JobStage.RUNNING for job in run.jobs))
+    service.faults(in_progress_s=1e6)
+    second = life.submit(frame, name="second")
+    life.journal.ask_cancel(second, life.clock())
+    life.until_ended(second)
+    life.until(first, lambda run: any(job.stage is JobStage.COLLECTED for job in run.jobs))
+    life.journal.ask_retry(second, [RowStatus.CANCELLED], life.clock())
+    life.engine.drive(second)
+    life.until_ended(second)
+    assert service.rows_paid(second) == 0
 
 
 def test_what_was_odd_in_result_files_is_said(life: Life, service: Service, reviews: Any) -> None:

@@ -164,6 +164,24 @@ except JournalError as error:
 """
 
 
+def test_a_number_is_taken_with_its_file(tmp_path: Path) -> None:
+    """Two processes, one of which has lost its lease: neither writes over the other's shard."""
+    folder = Home(tmp_path).run_folder("r")
+    folder.create()
+    taken = [folder.free_number("shard", 3) for _ in range(3)]
+    assert taken == [3, 4, 5]
+    assert folder.free_number("kept", 1) == 1
+
+
+def test_a_folder_that_leads_out_of_the_home_is_refused(tmp_path: Path) -> None:
+    """A home from somebody else: cleaning it must not delete the user's documents."""
+    home, documents = Home(tmp_path / "home"), tmp_path / "documents"
+    documents.mkdir()
+    (home.path / "runs" / "r").symlink_to(documents)
+    with pytest.raises(JournalError, match="leads out of the home"):
+        home.run_folder("r")
+
+
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     """The cell says so, and nothing has been sent."""
     import resource

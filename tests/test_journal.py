@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import sqlite3
@@ -162,6 +163,29 @@ def test_jobs_added_at_once_get_numbers_of_their_own(journal: Journal) -> None:
     assert [one.number for one in run.jobs] == [0, 1, 2, 3]
     assert run.jobs[0] == closed
     assert run.decided == {RowStatus.OK: 1}
+
+
+def test_a_run_that_goes_on_again_is_not_forgotten(journal: Journal) -> None:
+    """Somebody else retried it while the user was asked whether to delete it."""
+    add(journal, two_jobs())
+    journal.end_run("r", "me", NOW, ending=Ending.FINISHED, counts={RowStatus.FAILED: 10})
+    journal.note_result("r", NOW)
+    journal.ask_retry("r", [RowStatus.FAILED], NOW)
+    assert not journal.has_result("r"), "its new answers are nobody's yet"
+    with pytest.raises(JournalError, match="goes on again"):
+        journal.forget("r")
+    assert [run.run_id for run in journal.runs()] == ["r"]
+
+
+def test_a_number_that_python_takes_for_one_is_read(journal: Journal) -> None:
+    """An earlier version wrote `retries: false`; the whole home must not be lost for it."""
+    add(journal, two_jobs())
+    with sqlite3.connect(journal.path) as db:
+        facts = json.loads(db.execute("SELECT facts FROM runs").fetchone()[0])
+        facts["limits"]["retries"] = False
+        db.execute("UPDATE runs SET facts = ?", (json.dumps(facts),))
+    db.close()
+    assert journal.run("r").limits.retries == 0
 
 
 def test_a_stopped_run_goes_on_with_those_it_waits_for(journal: Journal) -> None:

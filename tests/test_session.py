@@ -27,6 +27,7 @@ from service import serving, stub_answer
 
 import batch_magic as bm
 from batch_magic import session, settings
+from batch_magic.adoption import rows_of
 from batch_magic.card import card_html
 from batch_magic.errors import CellError, JournalError, ServiceError, StillRunning
 from batch_magic.sandbox import launcher
@@ -364,6 +365,44 @@ def test_python_values_of_the_wrong_type_are_refused_in_one_line(
         submit(frame, **options)
 
 
+@pytest.mark.parametrize("retries", [True, False, -1, 1.5, "2"])
+def test_retries_are_a_whole_number(home: Path, frame: pd.DataFrame, retries: Any) -> None:
+    """A journal that holds another one could not be read again."""
+    with pytest.raises(CellError, match="retries is a whole number"):
+        submit(frame, retries=retries)
+
+
+@pytest.mark.parametrize(
+    ("names", "frame", "rows"),
+    [
+        (["r-1", "r-0"], pd.DataFrame({"a": [5, 6]}), [1, 0]),
+        (["r-1", "r-2"], pd.DataFrame({"a": [5, 6]}), [0, 1]),
+        (["x", "y"], pd.DataFrame({"a": ["y", "x"]}), [1, 0]),
+        (["0", "1"], pd.DataFrame({"a": [5, 6]}), [0, 1]),
+    ],
+)
+def test_custom_ids_are_guessed_where_there_is_one_way(
+    names: list[str], frame: pd.DataFrame, rows: list[int]
+) -> None:
+    """A column, the index, or a count of all rows from 0 or from 1."""
+    assert rows_of(names, frame) == rows
+
+
+@pytest.mark.parametrize(
+    ("names", "frame", "said"),
+    [
+        (["2", "0", "1"], pd.DataFrame({"id": [2, 0, 1]}), "which mean different rows"),
+        (["request-1", "request-2"], pd.DataFrame({"a": range(4)}), "are not found in"),
+    ],
+)
+def test_a_doubtful_guess_is_refused(names: list[str], frame: pd.DataFrame, said: str) -> None:
+    """An answer on the wrong row looks like any other."""
+    with pytest.raises(CellError, match=f"{said}.*--id COLUMN"):
+        rows_of(names, frame)
+    if "id" in frame:
+        assert rows_of(names, frame, "id") == [0, 1, 2]
+
+
 @pytest.mark.parametrize("params", [{"seed": 10**5000}, {"n": np.array([1, 2])}])
 def test_parameters_that_are_no_json_are_refused(
     home: Path, frame: pd.DataFrame, params: dict[str, Any]
@@ -536,6 +575,10 @@ def test_result_files_that_are_lost_here_are_fetched_again(
     session.close_sessions()
     again = bm.attach("result")
     assert again.wait(timeout_s=30)["answer"].tolist() == right["answer"].tolist()
+    path.unlink()  # a second time: a flaky disk is no reason to pay
+    again = submit(frame)
+    assert again.wait(timeout_s=30)["answer"].tolist() == right["answer"].tolist()
+    assert len(session.session_for(str(home)).snapshots()[0].jobs) == 0
 
 
 def test_lost_results_are_fetched_before_their_rows_are_paid_again(

@@ -197,14 +197,14 @@ def in_seconds(seconds: float) -> str:
 @pytest.mark.parametrize(
     ("header", "least", "most"),
     [
-        (in_seconds(3600), 3000, 3600),
-        (in_seconds(-3600), 0, 0),
+        pytest.param(in_seconds(3600), 3000, 3600, id="in an hour"),
+        pytest.param(in_seconds(-3600), 0, 0, id="an hour ago"),
         ("Fri, 31 Dec 9999 23:59:59 GMT", 1e9, math.inf),
         ("nan", 0, 0),
         ("inf", math.inf, math.inf),
         ("-inf", 0, 0),
         ("-5", 0, 0),
-        ("9" * 400, math.inf, math.inf),
+        pytest.param("9" * 400, math.inf, math.inf, id="digits"),
         ("1e9", 1e9, 1e9),
     ],
 )

@@ -73,8 +73,9 @@ def own_frame(asked: Sequence[Asked]) -> pd.DataFrame:
 
 
 def _last_text(body: Mapping[str, Any]) -> str:
-    messages = body.get("messages")
-    content = messages[-1].get("content") if isinstance(messages, list) and messages else None
+    asked = next((body[name] for name in ("messages", "input", "prompt") if name in body), None)
+    last = asked[-1] if isinstance(asked, list) and asked else asked
+    content = last.get("content") if isinstance(last, Mapping) else last
     return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
 
 

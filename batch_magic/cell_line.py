@@ -67,8 +67,14 @@ def cell_parser() -> _Parser:
     add("frame", metavar="FRAME", nargs="?", help="a DataFrame of the notebook, or an expression")
     add("-o", "--out", metavar="NAME", help="the variable to receive the result; FRAME_out")
     add("-m", "--model", metavar="MODEL", help="the model; required unless configured")
-    add("-e", "--endpoint", metavar="NAME", default="chat", help="chat, or /v1/chat/completions")
-    add("-c", "--column", metavar="NAME", default="", help="output column; answer")
+    add(
+        "-e",
+        "--endpoint",
+        metavar="NAME",
+        default="chat",
+        help="chat, responses, completions, embeddings, moderations, or the path; chat",
+    )
+    add("-c", "--column", metavar="NAME", default="", help="output column; answer, embedding")
     add(
         "-s",
         "--schema",

@@ -21,7 +21,7 @@ from batch_magic import result, settings, wire
 from batch_magic.answers import reader_of, remember
 from batch_magic.cell_body import almost_role_lines
 from batch_magic.errors import CellError
-from batch_magic.records import Layout, Request, RunRecord, Shape
+from batch_magic.records import Endpoint, Layout, Request, RunRecord, Shape
 from batch_magic.settings import Settings
 from batch_magic.strict_schema import json_schema_of, strict
 from batch_magic.template import Template, compile_template
@@ -81,7 +81,7 @@ def draft(
         )
     endpoint = wire.endpoint_path(options.endpoint)
     params, shape, said = _shaped(options, endpoint)
-    layout = Layout(_column(options), options.keep, options.on_clash, shape)
+    layout = Layout(_column(options, endpoint), options.keep, options.on_clash, shape)
     backend = settings.find_backend(options.on or use.backend, environ)
     result.check_keep(options.keep)
     frames.check_clash(checked, result.added_columns(layout), options.on_clash)
@@ -95,6 +95,7 @@ def draft(
         extras=_frozen(options.extras or {}),
         frame_name=options.frame_name,
     )
+    wire.check_one_text(endpoint, compiled.messages)
     wire.check_params(params)
     _check_characters(model, layout.column, template, _as_text(params))
     held = frames.hold(checked)
@@ -120,11 +121,27 @@ def draft(
     return record, held, compiled
 
 
-def _column(options: Options) -> str:
+_COLUMNS = {Endpoint.EMBEDDINGS: "embedding"}
+_WITHOUT_TEXT = (Endpoint.EMBEDDINGS, Endpoint.MODERATIONS)
+_MODERATION = Shape(
+    schema={
+        "type": "object",
+        "properties": {
+            "flagged": {"type": "boolean"},
+            "categories": {"type": "object"},
+            "scores": {"type": "object"},
+        },
+        "required": ["flagged", "categories", "scores"],
+    },
+    name="moderations",
+)
+
+
+def _column(options: Options, endpoint: str) -> str:
     """Return the name of the column for a plain answer."""
     if options.column.startswith("gpt_") or (options.column and not options.column.strip()):
         raise CellError(f"-c {options.column!r} is no name for an answer; gpt_… names are taken")
-    return options.column or "answer"
+    return options.column or _COLUMNS.get(Endpoint(endpoint), "answer")
 
 
 def _shaped(
@@ -132,6 +149,13 @@ def _shaped(
 ) -> tuple[dict[str, Any], Shape | None, tuple[str, ...]]:
     """Return the parameters with what asks for the shape of answers, the shape, and notes."""
     params = dict(options.params or {})
+    if endpoint in _WITHOUT_TEXT and (options.schema is not None or options.parse):
+        word = Endpoint(endpoint).name.lower()
+        raise CellError(f"{word} answers without a text; leave --schema and --parse out")
+    if endpoint == Endpoint.MODERATIONS:
+        if options.column:
+            raise CellError("moderations fills flagged, categories and scores; say --prefix")
+        return params, replace(_MODERATION, prefix=options.prefix), ()
     if options.schema is None and not options.parse:
         if options.prefix or options.flatten:
             word = "--prefix" if options.prefix else "--flatten"

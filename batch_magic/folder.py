@@ -47,7 +47,7 @@ from batch_magic.durable_files import (
 )
 from batch_magic.errors import JournalError
 from batch_magic.packing import Packer
-from batch_magic.records import Limits, Lines, Outcomes, Shard, Usage
+from batch_magic.records import Endpoint, Limits, Lines, Outcomes, Shard, Usage
 from batch_magic.resolution import is_retryable
 
 MANIFEST = np.dtype([("position", "<i8"), ("hi", "<u8"), ("lo", "<u8")])
@@ -310,24 +310,28 @@ class RunFolder:
 
     # -- outcomes ---------------------------------------------------------------------------
 
-    def scan_job(self, job: int, run_id: str, judged: Judged = _as_read) -> Scan:
+    def scan_job(
+        self, job: int, run_id: str, judged: Judged = _as_read, endpoint: str = Endpoint.CHAT
+    ) -> Scan:
         """Read both result files of a job into its outcomes file; return the sum of them.
 
         `judged` gives the outcomes their last word: whether an answer fits what was asked for.
         """
         paths = [self.result_path(job, kind) for kind in ("output", "error")]
         files = [path for path in paths if path.exists()]
-        decoder = result_lines.Decoder(run_id=run_id, ids=self._ids())
+        decoder = result_lines.Decoder(run_id=run_id, ids=self._ids(), endpoint=endpoint)
         parts = (
             (n, judged(part)) for n, path in enumerate(files) for part in _decoded(path, decoder)
         )
         return self._write_outcomes(self.path / f"job-{job:05}.arrow", files, parts)
 
-    def scan_kept(self, number: int, run_id: str, judged: Judged) -> Scan:
+    def scan_kept(
+        self, number: int, run_id: str, judged: Judged = _as_read, endpoint: str = Endpoint.CHAT
+    ) -> Scan:
         """Read a file of answers taken over into its outcomes file, as `scan_job` does."""
         path = self.checked(self.kept_path(number).name)
         positions = self.kept_manifest(number)["position"].tolist()
-        decoder = result_lines.Decoder(run_id=run_id)
+        decoder = result_lines.Decoder(run_id=run_id, endpoint=endpoint)
         parts = ((0, judged(part)) for part in _decoded(path, decoder, positions))
         return self._write_outcomes(path.with_suffix(".arrow"), [path], parts)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+from base64 import b64decode
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from datetime import UTC
 from typing import Any
@@ -310,6 +311,15 @@ def typed_column(kind: Kind, values: Sequence[Any], choices: Sequence[Any] = ())
             return pd.Series(pd.array(moments, dtype="datetime64[us, UTC]"))
     column = np.empty(len(values), dtype=object)
     column[:] = values
+    return pd.Series(column)
+
+
+def vector_column(values: pa.ChunkedArray) -> pd.Series[Any]:
+    """A column of float32 arrays from base64 (little-endian), None as missing."""
+    column = np.empty(len(values), dtype=object)
+    for place, text in enumerate(value for chunk in values.chunks for value in chunk.to_pylist()):
+        if text is not None:
+            column[place] = np.frombuffer(b64decode(text), dtype="<f4")
     return pd.Series(column)
 
 

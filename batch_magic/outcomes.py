@@ -89,7 +89,12 @@ def resolve_run(folder: RunFolder, run: RunRecord) -> Resolved:
 def scan_job(folder: RunFolder, run: RunRecord, job: int) -> tuple[Scan, int]:
     """Read a job's result files; return the sum, and how many answers were not JSON alone."""
     judge = _Judge(run)
-    return folder.scan_job(job, run.run_id, judge), judge.unwrapped
+    scan = folder.scan_job(job, run.run_id, judge, run.request.endpoint)
+    return scan, judge.unwrapped
+
+
+def _scan_kept(folder: RunFolder, run: RunRecord, number: int) -> None:
+    folder.scan_kept(number, run.run_id, _Judge(run), run.request.endpoint)
 
 
 class _Judge:
@@ -464,7 +469,7 @@ def _keep_answers(
 
 def count_kept(folder: RunFolder, run: RunRecord, number: int) -> dict[RowStatus, int]:
     """Read a file of answers taken over; count them by status."""
-    folder.scan_kept(number, run.run_id, _Judge(run))
+    _scan_kept(folder, run, number)
     table = folder.outcomes(f"kept-{number:05}")
     assert table is not None
     if len(table.table) != len(folder.kept_manifest(number)):
@@ -505,7 +510,7 @@ class _Reader:
         for suffix in ("jsonl", "npy"):
             self._folder.checked(f"{name}.{suffix}")
         if self._folder.outcomes(name) is None:
-            self._folder.scan_kept(number, self._run.run_id, _Judge(self._run))
+            _scan_kept(self._folder, self._run, number)
         self.read(name)
 
     def read_job(self, job: Job) -> None:

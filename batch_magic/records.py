@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, StrEnum
 from typing import Any
 
 
@@ -191,6 +191,16 @@ class Usage:
 
 
 OPENAI_URL = "https://api.openai.com/v1"
+
+
+class Endpoint(StrEnum):
+    """Where a request goes: the full path, by the word that a cell says for it."""
+
+    CHAT = "/v1/chat/completions"
+    RESPONSES = "/v1/responses"
+    COMPLETIONS = "/v1/completions"
+    EMBEDDINGS = "/v1/embeddings"
+    MODERATIONS = "/v1/moderations"
 
 
 @dataclass(frozen=True, slots=True)

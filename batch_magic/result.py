@@ -19,7 +19,7 @@ from batch_magic.answers import reader_of
 from batch_magic.errors import CellError
 from batch_magic.folder import RunFolder
 from batch_magic.outcomes import Resolved, causes, resolve_run
-from batch_magic.records import Layout, RunRecord
+from batch_magic.records import Endpoint, Layout, RunRecord
 from batch_magic.stored_frame import load
 
 KEEP: Mapping[str, tuple[str, ...]] = {
@@ -68,7 +68,7 @@ def result_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -
     frame, missing = (live, []) if live is not None else load(folder.checked("frame.parquet"))
     resolved = resolve_run(folder, run)
     columns = {
-        **_answers(run.layout, _taken(resolved, "text")),
+        **_answers(run, _taken(resolved, "text")),
         "gpt_error": frames.text_column(_errors(resolved)),
         **_kept(folder, run, resolved),
     }
@@ -86,8 +86,11 @@ def frame_of(folder: RunFolder, live: pd.DataFrame | None) -> pd.DataFrame:
 _ROWS_AT_ONCE = 50_000  # typed values are Python's own for a moment: not a million at a time
 
 
-def _answers(layout: Layout, texts: Any) -> dict[str, Any]:
-    """Return the answers as columns: one of text, or those that the shape gives them."""
+def _answers(run: RunRecord, texts: Any) -> dict[str, Any]:
+    """Return the answers as columns: one of text or vectors, or those that the shape gives them."""
+    layout = run.layout
+    if run.request.endpoint == Endpoint.EMBEDDINGS:
+        return {layout.column: frames.vector_column(texts)}
     if layout.shape is None:
         return {layout.column: frames.text_column(texts)}
     reader = reader_of(layout.shape)

@@ -10,14 +10,16 @@ may be null, missing or of another type, and the row must still get its one stat
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate, repeat
 from typing import IO, Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import orjson
 
-from batch_magic.records import Outcomes, RowStatus
+from batch_magic.records import Endpoint, Outcomes, RowStatus
 
 _BLOCK_BYTES = 1 << 20  # of lines that are decoded together: they and their texts fit the cache
 _BOM = b"\xef\xbb\xbf"
@@ -50,9 +52,13 @@ class _Entry(NamedTuple):
 class Decoder:
     """Reads result files of one run; `ids` are a job's own custom_ids, if it was made elsewhere."""
 
-    def __init__(self, *, run_id: str, ids: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, *, run_id: str, ids: Mapping[str, int] | None = None, endpoint: str = Endpoint.CHAT
+    ) -> None:
         self._run_id, self._ids = run_id, ids
+        # Only chat has a short way; a line of another endpoint never decodes as this.
         self._typed = msgspec.json.Decoder(_ChatLine).decode
+        self._answer = _ANSWERS[Endpoint(endpoint)]
 
     def outcomes(
         self, file: IO[bytes], positions: Sequence[int] | None = None
@@ -106,7 +112,7 @@ class Decoder:
             try:
                 entries.append(_plain_entry(typed(line)))
             except (msgspec.MsgspecError, ValueError, RecursionError):
-                entry = _careful_entry(line, is_named=is_named)
+                entry = _careful_entry(line, self._answer, is_named=is_named)
                 if entry is None and not line.isspace():
                     malformed.append(len(entries))
                 entries.append(entry)
@@ -225,7 +231,11 @@ def _plain_entry(line: _ChatLine) -> tuple[Any, ...]:
 # --- any other line -------------------------------------------------------------------------
 
 
-def _careful_entry(line: bytes, *, is_named: bool) -> _Entry | None:
+Answer = Callable[[str, int, Mapping[str, Any]], _Entry]
+"""Reads the body of a row that was answered: (custom_id, HTTP status, body)."""
+
+
+def _careful_entry(line: bytes, answer: Answer, *, is_named: bool) -> _Entry | None:
     try:
         members = _loads(line)
     except (ValueError, RecursionError):
@@ -235,17 +245,17 @@ def _careful_entry(line: bytes, *, is_named: bool) -> _Entry | None:
     name = members.get("custom_id")
     if is_named and not isinstance(name, str):
         return None
-    return _entry(str(name), members)
+    return _entry(str(name), members, answer)
 
 
-def _entry(name: str, line: Mapping[str, Any]) -> _Entry:
+def _entry(name: str, line: Mapping[str, Any], answer: Answer) -> _Entry:
     error, response = _error_members(line.get("error")), _dict(line.get("response"))
     if not response:
         return _not_run(name, error)
     status, body = _int(response.get("status_code")), response.get("body")
     told = _error_members(_dict(body).get("error"))
     if status is not None and 200 <= status < 300 and not told:
-        return _chat_entry(name, status, _dict(body))
+        return answer(name, status, _dict(body))
     return _failed(name, status, told or error, body)
 
 
@@ -270,9 +280,24 @@ def _chat_entry(name: str, http_status: int, body: Mapping[str, Any]) -> _Entry:
     choices = body.get("choices")
     choice = _dict(choices[0]) if isinstance(choices, list) and choices else {}
     finish_reason = _name(choice.get("finish_reason"))
-    status, text, error = _chat_verdict(choice, _dict(choice.get("message")), finish_reason)
+    verdict = _chat_verdict(choice, _dict(choice.get("message")), finish_reason)
+    return _answered(name, http_status, body, verdict, finish_reason)
+
+
+Verdict = tuple[RowStatus, str | None, str | None]
+
+
+def _answered(
+    name: str,
+    http_status: int,
+    body: Mapping[str, Any],
+    verdict: Verdict,
+    finish_reason: str | None = None,
+) -> _Entry:
+    """An answered row, with its tokens by whichever names the endpoint gives them."""
+    status, text, error = verdict
     usage = _dict(body.get("usage"))
-    given, made = (_dict(usage.get(f"{n}_tokens_details")) for n in ("prompt", "completion"))
+    given, made = ("prompt", "completion") if "prompt_tokens" in usage else ("input", "output")
     return _Entry(
         name,
         int(status),
@@ -282,11 +307,104 @@ def _chat_entry(name: str, http_status: int, body: Mapping[str, Any]) -> _Entry:
         _name(body.get("model")),
         http_status,
         None,
-        _int(usage.get("prompt_tokens")),
-        _int(given.get("cached_tokens")),
-        _int(usage.get("completion_tokens")),
-        _int(made.get("reasoning_tokens")),
+        _int(usage.get(f"{given}_tokens")),
+        _int(_dict(usage.get(f"{given}_tokens_details")).get("cached_tokens")),
+        _int(usage.get(f"{made}_tokens")),
+        _int(_dict(usage.get(f"{made}_tokens_details")).get("reasoning_tokens")),
     )
+
+
+def _response_entry(name: str, http_status: int, body: Mapping[str, Any]) -> _Entry:
+    """`/v1/responses`: 200 is no success; `status` and the items of `output` say what it was."""
+    reason = _name(_dict(body.get("incomplete_details")).get("reason"))
+    return _answered(name, http_status, body, _response_verdict(body, reason), reason)
+
+
+def _response_verdict(body: Mapping[str, Any], reason: str | None) -> Verdict:
+    output = body.get("output")
+    items = [_dict(item) for item in output] if isinstance(output, list) else []
+    messages = [item for item in items if item.get("type", "message") == "message"]
+    found = [text for item in messages if (text := _joined_text(item.get("content"))) is not None]
+    text = "".join(found) if found else None
+    if refusal := next((said for item in messages if (said := _refusal(item))), None):
+        return RowStatus.REFUSED, None, _one_line(refusal)
+    if body.get("status") == "failed":
+        said = _said(_error_members(body.get("error"))) or "the response failed"
+        return RowStatus.FAILED, None, said
+    if body.get("status") == "incomplete" and reason == "content_filter":
+        return RowStatus.REFUSED, None, "stopped by the content filter"
+    if body.get("status") == "incomplete":
+        why = "at the token limit" if reason == "max_output_tokens" else f"({reason})"
+        return RowStatus.TRUNCATED, text, f"stopped {why}"
+    tool = next((item for item in items if str(item.get("type", "")).endswith("_call")), None)
+    if text is None and tool is not None:
+        called = f" ({tool['name']})" if _str(tool.get("name")) else ""
+        return RowStatus.UNPARSED, None, _one_line(f"the model called a tool{called}")
+    if text is None:
+        return RowStatus.UNPARSED, None, "the response holds no text"
+    return RowStatus.OK, text, None
+
+
+def _completion_entry(name: str, http_status: int, body: Mapping[str, Any]) -> _Entry:
+    choices = body.get("choices")
+    choice = _dict(choices[0]) if isinstance(choices, list) and choices else {}
+    reason, text = _name(choice.get("finish_reason")), choice.get("text")
+    verdict: Verdict = RowStatus.OK, text if isinstance(text, str) else None, None
+    if reason == "content_filter":
+        verdict = RowStatus.REFUSED, None, "stopped by the content filter"
+    elif reason == "length":
+        verdict = RowStatus.TRUNCATED, verdict[1], "stopped at the token limit"
+    elif verdict[1] is None:
+        verdict = RowStatus.UNPARSED, None, "the response holds no text"
+    return _answered(name, http_status, body, verdict, reason)
+
+
+def _embedding_entry(name: str, http_status: int, body: Mapping[str, Any]) -> _Entry:
+    """`/v1/embeddings`: the vector as base64 of little-endian float32, however it was given."""
+    data = body.get("data")
+    vector = _dict(data[0]).get("embedding") if isinstance(data, list) and data else None
+    if isinstance(vector, list):
+        try:
+            vector = b64encode(array("f", vector).tobytes()).decode()
+        except (TypeError, OverflowError):
+            vector = None
+    if not isinstance(vector, str) or not _is_vector(vector):
+        verdict: Verdict = RowStatus.UNPARSED, None, "the response holds no vector"
+    else:
+        verdict = RowStatus.OK, vector, None
+    return _answered(name, http_status, body, verdict)
+
+
+def _is_vector(text: str) -> bool:
+    try:
+        return bool(text) and len(b64decode(text, validate=True)) % 4 == 0
+    except ValueError:
+        return False
+
+
+def _moderation_entry(name: str, http_status: int, body: Mapping[str, Any]) -> _Entry:
+    """`/v1/moderations`: flag, categories and scores as one JSON object."""
+    results = body.get("results")
+    result = _dict(results[0]) if isinstance(results, list) and results else {}
+    if not isinstance(result.get("flagged"), bool):
+        verdict: Verdict = RowStatus.UNPARSED, None, "the response holds no result"
+    else:
+        found = {
+            "flagged": result["flagged"],
+            "categories": _dict(result.get("categories")),
+            "scores": _dict(result.get("category_scores")),
+        }
+        verdict = RowStatus.OK, orjson.dumps(found).decode(), None
+    return _answered(name, http_status, body, verdict)
+
+
+_ANSWERS: Mapping[Endpoint, Answer] = {
+    Endpoint.CHAT: _chat_entry,
+    Endpoint.RESPONSES: _response_entry,
+    Endpoint.COMPLETIONS: _completion_entry,
+    Endpoint.EMBEDDINGS: _embedding_entry,
+    Endpoint.MODERATIONS: _moderation_entry,
+}
 
 
 def _chat_verdict(

@@ -23,19 +23,19 @@ import numpy as np
 import orjson
 
 from batch_magic.errors import CellError
-from batch_magic.records import Lines, Message, Rendered, Slot
+from batch_magic.records import Endpoint, Lines, Message, Rendered, Slot
 
 DIGEST_SIZE = 16
-CHAT = "/v1/chat/completions"
+CHAT = Endpoint.CHAT.value
 
-_PATHS: Mapping[str, str] = MappingProxyType({"chat": CHAT})
+_PATHS: Mapping[str, str] = MappingProxyType({one.name.lower(): one.value for one in Endpoint})
 _HEAD = b'{"custom_id":"'
 _ESCAPES = ((b"\\", b"\\\\"), (b'"', b'\\"'), (b"\n", b"\\n"), (b"\t", b"\\t"), (b"\r", b"\\r"))
 _MARKS = [bytes([code]) for code in range(0x20) if code not in b"\t\n\r"]
 _REFUSED_PARAMS: Mapping[str, str] = MappingProxyType(
     {
         "model": "the model is given by -m",
-        "messages": "the messages come from the cell's body",
+        **dict.fromkeys(("messages", "input", "prompt"), "it comes from the cell's body"),
         "stream": "the Batch API refuses streaming; leave it out",
         "stream_options": "the Batch API refuses streaming; leave it out",
     }
@@ -72,9 +72,17 @@ def asking_for(
     With `response_format={"type": "json_object"}` among them, as hosts without strict mode need,
     that is sent and the schema is only checked here. Raises CellError for another one.
     """
+    form = {"name": _schema_name(name), "strict": True, "schema": dict(schema)}
+    if endpoint == Endpoint.RESPONSES:
+        text = params.get("text", {})
+        if not isinstance(text, Mapping) or "format" in text:
+            raise CellError("--schema sets text.format; leave it out of -p")
+        return {**params, "text": {**text, "format": {"type": "json_schema", **form}}}, ()
+    if endpoint != Endpoint.CHAT:
+        word = Endpoint(endpoint).name.lower()
+        raise CellError(f"--schema is for chat and responses; {word} has no structured output")
     given = params.get("response_format")
     if given is None:
-        form = {"name": _schema_name(name), "strict": True, "schema": dict(schema)}
         return {**params, "response_format": {"type": "json_schema", "json_schema": form}}, ()
     if given != {"type": "json_object"}:
         raise CellError("--schema sets response_format; leave it out of -p")
@@ -102,7 +110,7 @@ class Encoder:
     ) -> None:
         check_params(params)
         opening = b'","method":"POST","url":' + _constant(endpoint) + b',"body":'
-        pieces = _joined([opening, *_chat_body(model, params, messages), b"}\n"])
+        pieces = _joined([opening, *_body(endpoint, model, params, messages), b"}\n"])
         self._name = _HEAD + run_id.encode() + b"-"
         self._opening, self._slots, self._after = pieces[0], pieces[1::2], pieces[2::2]
         self._hashed = hashlib.sha256(self._opening)  # constants, once
@@ -157,18 +165,46 @@ def _tail_at(line: bytes) -> int:
 # --- the body as constants and slots --------------------------------------------------------
 
 
-def _chat_body(
-    model: str, params: Mapping[str, Any], messages: Sequence[Message]
+def _body(
+    endpoint: str, model: str, params: Mapping[str, Any], messages: Sequence[Message]
 ) -> list[bytes | Slot]:
-    pieces: list[bytes | Slot] = [b'{"model":' + _constant(model) + b',"messages":[']
+    pieces: list[bytes | Slot] = [b'{"model":' + _constant(model) + b","]
+    if endpoint in (Endpoint.CHAT, Endpoint.RESPONSES):
+        pieces.append(b'"messages":[' if endpoint == Endpoint.CHAT else b'"input":[')
+        pieces += [*_dialogue(messages), b"]"]
+    else:
+        check_one_text(endpoint, messages)
+        pieces.append(b'"prompt":"' if endpoint == Endpoint.COMPLETIONS else b'"input":"')
+        pieces += [*_text(messages[0]), b'"']
+    if endpoint == Endpoint.EMBEDDINGS:
+        # A third of the bytes, and exact: 1,536 numbers as text are 30 kB a row.
+        params = {"encoding_format": "base64", **params}
+    rest = _constant(dict(params))[1:]  # `}` alone when there are none
+    pieces.append((b"," if params else b"") + rest)
+    return pieces
+
+
+def check_one_text(endpoint: str, messages: Sequence[Message]) -> None:
+    """Raise `CellError` for messages with roles, where the endpoint takes one text."""
+    if endpoint in (Endpoint.CHAT, Endpoint.RESPONSES):
+        return
+    if len(messages) != 1 or messages[0].role != "user":
+        name = Endpoint(endpoint).name.lower()
+        raise CellError(
+            f"{name} takes one text and knows no roles; leave the lines `system:` and the like out"
+        )
+
+
+def _text(message: Message) -> list[bytes | Slot]:
+    return [one if isinstance(one, Slot) else _string(one)[1:-1] for one in message.pieces]
+
+
+def _dialogue(messages: Sequence[Message]) -> list[bytes | Slot]:
+    pieces: list[bytes | Slot] = []
     for number, message in enumerate(messages):
         comma = b"," if number else b""
         pieces.append(comma + b'{"role":' + _constant(message.role) + b',"content":"')
-        for piece in message.pieces:
-            pieces.append(piece if isinstance(piece, Slot) else _string(piece)[1:-1])
-        pieces.append(b'"}')
-    rest = _constant(dict(params))[1:]  # `}` alone when there are none
-    pieces.append(b"]" + (b"," if params else b"") + rest)
+        pieces += [*_text(message), b'"}']
     return pieces
 
 

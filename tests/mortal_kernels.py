@@ -102,7 +102,9 @@ class MortalKernel:
             self._process.join()
         self._client.stop_channels()
         self.fault = self._told.read_text()
-        return 1 if was_stuck else self._process.exitcode or 0
+        ended = self._process.exitcode or 0
+        # 255: the fork server could not read how it ended, says multiprocessing's own source.
+        return 1 if was_stuck else 0 if ended == 255 else ended
 
 
 def _be_a_kernel(connection_file: str, folder: str, environment: Mapping[str, str]) -> None:

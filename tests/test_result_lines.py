@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch_magic.records import Outcomes, RowStatus
+from batch_magic.records import Endpoint, Outcomes, RowStatus
 from batch_magic.result_lines import Decoder, position_of, positions_of
 
 RUN = "r1"
@@ -296,3 +296,114 @@ def test_a_long_file_is_counted_through() -> None:
     last = parts[-1]
     raw = block[last.offsets[-1] : last.offsets[-1] + last.lengths[-1]]
     assert json.loads(raw)["custom_id"] == "r1-7"
+
+
+# -- other endpoints ------------------------------------------------------------------------
+
+VECTOR = "AACAPwAAAEA="  # 1.0 and 2.0
+CUT = {"text": "y", "finish_reason": "length"}
+FLAGGED = {"flagged": True, "categories": {"a": True}, "category_scores": {"a": 1}}
+
+
+def said(text: str, **more: Any) -> dict[str, Any]:
+    item = {"type": "message", "content": [{"type": "output_text", "text": text}]}
+    return {"status": "completed", "output": [{"type": "reasoning"}, item], **more}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "status", "text", "error"),
+    [
+        ("responses", said("yes"), "ok", "yes", None),
+        ("responses", said("yes", output_text="no"), "ok", "yes", None),
+        (
+            "responses",
+            said("ye", status="incomplete", incomplete_details={"reason": "max_output_tokens"}),
+            "truncated",
+            "ye",
+            "at the token limit",
+        ),
+        (
+            "responses",
+            said("", status="incomplete", incomplete_details={"reason": "content_filter"}),
+            "refused",
+            None,
+            "content filter",
+        ),
+        (
+            "responses",
+            {"status": "failed", "output": [], "error": {"code": "server_error", "message": "Oh."}},
+            "failed",
+            None,
+            "Oh.",
+        ),
+        (
+            "responses",
+            {"output": [{"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}]},
+            "refused",
+            None,
+            "No.",
+        ),
+        (
+            "responses",
+            {"output": [{"type": "function_call", "name": "look_up"}]},
+            "unparsed",
+            None,
+            "called a tool (look_up)",
+        ),
+        ("responses", {"output": []}, "unparsed", None, "holds no text"),
+        ("responses", {"output": None}, "unparsed", None, "holds no text"),
+        ("completions", {"choices": [{"text": "yes"}]}, "ok", "yes", None),
+        (
+            "completions",
+            {"choices": [{"text": "y", "finish_reason": "length"}]},
+            "truncated",
+            "y",
+            "limit",
+        ),
+        ("completions", {"choices": []}, "unparsed", None, "holds no text"),
+        ("embeddings", {"data": [{"embedding": VECTOR}]}, "ok", VECTOR, None),
+        ("embeddings", {"data": [{"embedding": [1.0, 2]}]}, "ok", VECTOR, None),
+        ("embeddings", {"data": [{"embedding": "no!"}]}, "unparsed", None, "holds no vector"),
+        ("embeddings", {"data": [{"embedding": ["x"]}]}, "unparsed", None, "holds no vector"),
+        ("embeddings", {"data": []}, "unparsed", None, "holds no vector"),
+        (
+            "moderations",
+            {
+                "results": [
+                    {"flagged": True, "categories": {"a": True}, "category_scores": {"a": 1}}
+                ]
+            },
+            "ok",
+            '{"flagged":true,"categories":{"a":true},"scores":{"a":1}}',
+            None,
+        ),
+        ("moderations", {"results": [{}]}, "unparsed", None, "holds no result"),
+    ],
+)
+def test_answers_of_other_endpoints_are_read(
+    endpoint: str, body: dict[str, Any], status: str, text: str | None, error: str | None
+) -> None:
+    """What is a success there, and what is only called 200."""
+    line = {"custom_id": "r-0", "response": {"status_code": 200, "body": body}, "error": None}
+    decoder = Decoder(run_id="r", endpoint=Endpoint[endpoint.upper()])
+    (part,) = decoder.outcomes(BytesIO(json.dumps(line).encode()))
+    assert RowStatus(part.statuses[0]).label == status
+    assert part.text[0] == text
+    assert (part.error[0] is None) is (error is None)
+    assert error is None or error in (part.error[0] or "")
+
+
+def test_tokens_are_read_by_either_names() -> None:
+    """Responses count input and output, chat prompt and completion."""
+    usage = {
+        "input_tokens": 5,
+        "input_tokens_details": {"cached_tokens": 2},
+        "output_tokens": 7,
+        "output_tokens_details": {"reasoning_tokens": 3},
+    }
+    body = said("yes", usage=usage)
+    line = {"custom_id": "r-0", "response": {"status_code": 200, "body": body}}
+    decoder = Decoder(run_id="r", endpoint=Endpoint.RESPONSES)
+    (part,) = decoder.outcomes(BytesIO(json.dumps(line).encode()))
+    tokens = (part.usage_input, part.usage_cached, part.usage_output, part.usage_reasoning)
+    assert [list(one) for one in tokens] == [[5], [2], [7], [3]]

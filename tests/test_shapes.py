@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import pytest
 from pydantic import BaseModel, field_validator
@@ -190,3 +191,45 @@ def test_json_mode_is_checked_here_and_said(home: Path, frame: pd.DataFrame) -> 
     )
     run.wait(timeout_s=30)
     assert any("JSON mode" in note for note in run.snapshot().notes)
+
+
+def test_responses_answer_in_texts_and_fields(home: Path, frame: pd.DataFrame) -> None:
+    """The newer endpoint, with its own names for everything."""
+    plain = submit(frame, out="newer", endpoint="responses").wait(timeout_s=30)
+    pairs = zip(plain["answer"], frame["text"], strict=True)
+    assert all(answer.endswith(text) for answer, text in pairs)
+    typed = submit(frame, out="newer_typed", endpoint="responses", schema="n: int, ok: bool")
+    assert [str(t) for t in typed.wait(timeout_s=30).dtypes[1:3]] == ["Int64", "boolean"]
+
+
+def test_vectors_are_arrays_and_flags_are_columns(home: Path, frame: pd.DataFrame) -> None:
+    """What answers no text has columns all the same."""
+    run = submit(frame, out="vectors", endpoint="embeddings", params={"dimensions": 8})
+    vectors = run.wait(timeout_s=30)["embedding"]
+    assert all(one.dtype == np.float32 and one.shape == (8,) for one in vectors)
+    assert len({one.tobytes() for one in vectors}) == len(frame)
+    session.close_sessions()
+    again = bm.attach("vectors").wait(timeout_s=30)["embedding"]
+    assert [one.tobytes() for one in again] == [one.tobytes() for one in vectors]
+    flags = submit(frame, out="flags", endpoint="moderations").wait(timeout_s=30)
+    assert str(flags["flagged"].dtype) == "boolean"
+    assert set(flags["scores"].iloc[0]) == set(flags["categories"].iloc[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"endpoint": "nope"}, "endpoint 'nope' is not known"),
+        ({"endpoint": "embeddings", "parse": "{a}"}, "answers without a text"),
+        ({"endpoint": "completions", "schema": "a: int"}, "has no structured output"),
+        ({"endpoint": "moderations", "column": "a"}, "say --prefix"),
+        ({"endpoint": "responses", "schema": "a: int", "params": {"text": 5}}, "sets text.format"),
+        ({"endpoint": "responses", "params": {"input": "x"}}, "comes from the cell's body"),
+    ],
+)
+def test_an_endpoint_that_cannot_do_it_is_one_line(
+    home: Path, frame: pd.DataFrame, options: dict[str, Any], said: str
+) -> None:
+    """Before anything is sent."""
+    with pytest.raises(CellError, match=said):
+        submit(frame, out="refused", **options)

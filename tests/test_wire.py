@@ -36,6 +36,34 @@ def data_of(lines: Lines) -> list[bytes]:
     return [lines.data[start:end] for start, end in pairwise(ends)]
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "body"),
+    [
+        ("chat", {"model": "m", "messages": [{"role": "user", "content": "Hi A"}], "seed": 1}),
+        ("responses", {"model": "m", "input": [{"role": "user", "content": "Hi A"}], "seed": 1}),
+        ("completions", {"model": "m", "prompt": "Hi A", "seed": 1}),
+        ("embeddings", {"model": "m", "input": "Hi A", "encoding_format": "base64", "seed": 1}),
+        ("moderations", {"model": "m", "input": "Hi A", "seed": 1}),
+    ],
+)
+def test_each_endpoint_gets_the_body_that_it_takes(endpoint: str, body: dict[str, Any]) -> None:
+    """Word for word: a member too many fails every row."""
+    path, messages = endpoint_path(endpoint), (Message("user", ("Hi ", Slot(0))),)
+    encoder = Encoder(run_id=RUN, endpoint=path, model="m", params={"seed": 1}, messages=messages)
+    (line,) = encoder.encode(Rendered([7], (["A"],), [], 0)).data.splitlines()
+    expected = {"custom_id": f"{RUN}-7", "method": "POST", "url": path, "body": body}
+    assert json.loads(line) == expected
+
+
+@pytest.mark.parametrize("endpoint", ["completions", "embeddings", "moderations"])
+def test_roles_are_refused_where_there_are_none(endpoint: str) -> None:
+    """A system line would be sent as text, or not at all."""
+    path = endpoint_path(endpoint)
+    for messages in ((Message("system", ("a",)),), (Message("user", ("a",)),) * 2):
+        with pytest.raises(CellError, match=f"{endpoint} takes one text and knows no roles"):
+            Encoder(run_id=RUN, endpoint=path, model="m", params={}, messages=messages)
+
+
 def digests_of(lines: Lines) -> list[bytes]:
     return [lines.digests[at : at + 16] for at in range(0, len(lines.digests), 16)]
 
@@ -114,8 +142,9 @@ def test_parameters_that_no_request_may_hold(params: dict[str, Any], why: str) -
 def test_endpoints_are_known_by_name_and_path() -> None:
     """An unknown one is the user's mistake."""
     assert endpoint_path("chat") == endpoint_path("/v1/chat/completions") == "/v1/chat/completions"
-    with pytest.raises(CellError, match="embeddings"):
-        endpoint_path("embeddings")
+    assert endpoint_path("responses") == "/v1/responses"
+    with pytest.raises(CellError, match="'chats' is not known; use one of 'chat', 'responses'"):
+        endpoint_path("chats")
 
 
 # --- cutting --------------------------------------------------------------------------------

@@ -339,8 +339,8 @@ def check_clash(frame: pd.DataFrame, names: Sequence[str], on_clash: str) -> Non
             raise FrameError(f"{name!r} means a column by another name here; choose another: -c")
         if not name.startswith(TRUTH_PREFIX) and _label(frame, name) in labels:
             raise FrameError(
-                f"column {name!r} is in the frame already; choose another name with -c, or "
-                "say --on-clash replace"
+                f"column {name!r} is in the frame already; choose another name with -c or --prefix,"
+                " or say --on-clash replace"
             )
 
 

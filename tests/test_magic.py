@@ -224,6 +224,32 @@ print(foreign.id)
 """
 
 
+SHAPES = """
+from pydantic import BaseModel
+class Label(BaseModel):
+    mood: str
+    score: float
+"""
+
+
+def test_a_cell_gives_typed_columns_and_reparse_others(notebook: Kernel) -> None:
+    """A class of the notebook, a line of fields, a pattern; a misfit pattern costs nothing."""
+    notebook.run(SHAPES)
+    for schema in ("Label", "'mood: str, score: float'"):
+        line = f"five -o typed -m gpt-5-mini --on sandbox --wait -s {schema}"
+        seen = notebook.run(cell(line))
+        assert seen.error is None
+        assert notebook.run("print(list(typed)[-4:-2], typed.score.dtype)").printed.strip() == (
+            "['mood', 'score'] Float64"
+        )
+    line = "five -o split -m gpt-5-mini --on sandbox --wait --parse 'never {a}'"
+    assert notebook.run(cell(line)).error is None
+    seen = notebook.run("print(set(split.gpt_status))\n%gptbatch reparse split --parse 'stub {a}'")
+    assert seen.printed.splitlines() == ["{'unparsed'}", "split: 5 answers of 5 rows fit"]
+    assert notebook.run("print(split.a.notna().all())").printed.strip() == "True"
+    assert "say by what" in (notebook.run("%gptbatch reparse split").error or "")
+
+
 def test_a_job_made_elsewhere_is_attached_by_its_id(notebook: Kernel) -> None:
     """It gets a name that is free, and its answers the rows that they are for."""
     batch_id = notebook.run(FOREIGN).printed.split()[-1]
@@ -362,7 +388,12 @@ BAD = {
     "no key": ("five -o out -m gpt-5-mini", "{{ title }}", "OPENAI_API_KEY"),
     "no key for openai": ("five -o out -m m --on openai", "{{ title }}", "OPENAI_API_KEY"),
     "unknown option": (f"five {SANDBOX} --retrys 3", "{{ title }}", "did you mean --retries?"),
-    "option of later": (f"five {SANDBOX} --schema X", "{{ title }}", "no option --schema"),
+    "option of later": (f"five {SANDBOX} --live", "{{ title }}", "no option --live"),
+    "unknown schema": (f"five {SANDBOX} -s Nope", "{{ title }}", "there is no variable 'Nope'"),
+    "no schema": (f"five {SANDBOX} -s five", "{{ title }}", "a DataFrame is no schema"),
+    "bad line": (f"five {SANDBOX} -s 'a: nothing'", "{{ title }}", "of no known type 'nothing'"),
+    "no fields": (f"five {SANDBOX} --parse nothing", "{{ title }}", "has no fields"),
+    "roles": (f"five {SANDBOX} -e embeddings", "system:\n{{ title }}", "knows no roles"),
     "wrong value": (f"five {SANDBOX} --retries many", "{{ title }}", "whole number"),
     "wrong clash": (f"five {SANDBOX} --on-clash maybe", "{{ title }}", "error or replace"),
     "wrong param": (f"five {SANDBOX} -p temperature", "{{ title }}", "KEY=VALUE"),

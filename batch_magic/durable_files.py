@@ -128,12 +128,12 @@ def sha256_of(path: Path) -> str:
         return sha256
 
 
-def check(path: Path, sha256: str) -> None:
+def check(path: Path, sha256: str, cure: str = "put it back") -> None:
     """Raise JournalError for a file that is gone, or is not the one with this hash."""
     if not path.exists():
-        raise JournalError(f"{path} is gone; put it back")
+        raise JournalError(f"{path} is gone; {cure}")
     if sha256_of(path) != sha256:
-        raise JournalError(f"{path} was damaged or changed since it was written; put it back")
+        raise JournalError(f"{path} was damaged or changed since it was written; {cure}")
 
 
 def _is_unchanged(path: Path, seen: _Seen | None) -> bool:

@@ -175,7 +175,8 @@ class RunFolder:
         """Return the path of a file that is what was written. Raises JournalError otherwise."""
         path = self.path / name
         if name in self.files:
-            check(path, self.files[name])
+            cure = f"`%gptbatch attach {self.path.name}` fetches it again"
+            check(path, self.files[name], cure if name.startswith("job-") else "put it back")
         return path
 
     def set_damaged_aside(self, job: int) -> None:

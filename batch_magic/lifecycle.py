@@ -549,6 +549,8 @@ def fault_of(error: ServiceError, job: Job) -> str:
     if job.stage is JobStage.RUNNING and error.status in (200, 404):
         # A job that has vanished is no longer found, or is answered with an error for an object.
         return f"{error}; set the key that {job.batch_id} was made with, or cancel the run"
+    if _is_too_large(error, job):
+        return f"{error}; it takes not even a file of {job.bytes:,} bytes: name another host, --on"
     return str(error)
 
 

@@ -16,7 +16,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,6 +30,7 @@ from batch_magic.engine import METADATA_TOKEN, Engine, plan_jobs
 from batch_magic.errors import (
     BatchMagicError,
     CellError,
+    JournalError,
 )
 from batch_magic.folder import Home, RunFolder
 from batch_magic.heartbeat import Heartbeat
@@ -89,7 +90,12 @@ class Session:
         self._services.check(draft.backend)
         run = self._new_handle(draft, held, is_recorded=False)
         try:
-            self._prepare(run, draft, held, compiled, fresh=options.fresh)
+            with_answers = partial(self._prepare, run, draft, held, compiled, fresh=options.fresh)
+            try:
+                with_answers()
+            except JournalError:
+                self._heal(draft)
+                with_answers()
         except BaseException:
             self._handles.remove(run)
             raise
@@ -101,6 +107,14 @@ class Session:
             f"run {run_id}, also called {name}, goes on: `%gptbatch take {run_id}` when it ends"
             for run_id in self.journal.going_on(name)
         )
+
+    def _heal(self, draft: RunRecord) -> None:
+        """Have damaged result files fetched, of runs whose answers may be taken over.
+
+        Where the service has them still, they are waited for; else the next try says what is wrong.
+        """
+        for run_id, _ in self.journal.kin(draft.backend.identity, draft.request.model):
+            self._refetch(self.journal.run(run_id), verify=True)
 
     def _prepare(
         self, run: Run, draft: RunRecord, held: pd.DataFrame, template: Template, *, fresh: bool
@@ -130,6 +144,9 @@ class Session:
                 run._give_up("cancelled before anything was sent", Ending.STOPPED)
                 return
             await asyncio.to_thread(self._commit, run, work, held, template, fresh=fresh)
+        except JournalError as error:
+            await asyncio.to_thread(self._heal, work.draft)
+            run._give_up(str(error), Ending.STOPPED)
         except BatchMagicError as error:
             run._give_up(str(error), Ending.STOPPED)
         except Exception as error:

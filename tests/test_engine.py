@@ -527,6 +527,7 @@ def test_one_404_after_an_overload_is_no_loss(life: Life, service: Service, revi
     for _ in range(300):
         life.step()
     assert life.run(run_id).ending is None
+    cancel(life, run_id)
 
 
 def test_a_job_in_doubt_on_a_host_without_a_list_can_be_cancelled(
@@ -1008,6 +1009,13 @@ def test_a_damaged_result_that_is_gone_at_the_service_costs_its_rows_alone(
     assert "404" in life.result(run_id)["gpt_error"].iloc[0]
 
 
+def cancel(life: Life, run_id: str) -> None:
+    """Leave no job behind: the service's queue is that of all tests."""
+    life.journal.ask_cancel(run_id, life.clock())
+    life.engine.drive(run_id)
+    life.until_ended(run_id)
+
+
 def test_a_night_between_the_end_and_the_file_ids_loses_nothing(
     lives: Lives, service: Service, reviews: Any, clock: Clock
 ) -> None:
@@ -1018,7 +1026,6 @@ def test_a_night_between_the_end_and_the_file_ids_loses_nothing(
     life.until_stage(run_id, JobStage.ENDED)
     service.clear_faults()
     time.sleep(2.1)  # by the service's clock
-    life.end()
     clock.now += 3600
     again = lives()
     again.go_on(run_id)
@@ -1060,6 +1067,7 @@ def test_a_retry_does_not_ask_for_what_a_running_run_has_collected(
     life.engine.drive(second)
     life.until_ended(second)
     assert service.rows_paid(second) == 0
+    cancel(life, first)
 
 
 def test_what_was_odd_in_result_files_is_said(life: Life, service: Service, reviews: Any) -> None:

@@ -14,6 +14,7 @@ import re
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
+from threading import Lock
 from typing import Annotated, Any, Literal, Union
 
 import msgspec
@@ -21,6 +22,7 @@ import msgspec
 from batch_magic.errors import CellError
 from batch_magic.records import Column, Kind, Shape
 
+_making = Lock()
 _models: dict[str, type] = {}  # the user's own classes that this process was given, by their schema
 
 
@@ -45,10 +47,11 @@ class Reader:
     """
 
     def __init__(self, shape: Shape, model: type | None = None) -> None:
-        if shape.pattern is not None:
-            self._way: _BySchema | _ByPattern = _ByPattern(shape.pattern, shape.prefix)
-        else:
-            self._way = _BySchema(shape, model)
+        with _making:  # two jobs may be read at once, and types are not made so: see `result_lines`
+            if shape.pattern is not None:
+                self._way: _BySchema | _ByPattern = _ByPattern(shape.pattern, shape.prefix)
+            else:
+                self._way = _BySchema(shape, model)
         self.columns = self._way.columns
 
     @property

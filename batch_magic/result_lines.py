@@ -57,7 +57,7 @@ class Decoder:
     ) -> None:
         self._run_id, self._ids = run_id, ids
         # Only chat has a short way; a line of another endpoint never decodes as this.
-        self._typed = msgspec.json.Decoder(_ChatLine).decode
+        self._typed = _typed_chat
         self._answer = _ANSWERS[Endpoint(endpoint)]
 
     def outcomes(
@@ -200,6 +200,9 @@ class _ChatLine(msgspec.Struct, gc=False):
     error: None = None
 
 
+# Made once, under the import's lock: msgspec learns a struct's fields when its first decoder is
+# made, and two threads that do that at once, for two jobs, end the process (msgspec 0.22).
+_typed_chat = msgspec.json.Decoder(_ChatLine).decode
 _NO_USAGE = _ChatUsage()
 _NO_CACHED = _CachedTokens()
 _NO_REASONING = _ReasoningTokens()

@@ -277,6 +277,11 @@ def _read_shard(number: int, rows: int, size: int, sha256: str, nth: int, held: 
     )
 
 
+# Learned once, under the import's lock: two threads that do it at once end the process (see
+# `result_lines`).
+for _kind in (Job, Layout, Limits, Backend, Shard):
+    msgspec.json.Decoder(_kind)
+
 _Rows = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 _Name = Annotated[str, msgspec.Meta(pattern=r"^(?!__)[^\W\d]\w*$")]  # a variable's, no other
 _FILE_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,80}")

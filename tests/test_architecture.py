@@ -77,8 +77,9 @@ KEYS: dict[str, frozenset[str]] = {
         }
     ),
     # A thread, a connection per thread, an event that other threads wait for, a lock on traits.
-    # The engine asks whether its process is ending.
-    "threading": frozenset({"heartbeat", "journal", "engine", "run", "session", "panel"}),
+    # The engine asks whether its process is ending; types of answers are made one at a time.
+    "threading": frozenset({"heartbeat", "journal", "engine", "answers", "run", "session"})
+    | {"panel"},
     # Clocks and dice are handed down: `run` waits by the monotonic clock.
     "time": frozenset({"heartbeat", "run", "session", "panel", "magic"}),
     "secrets": frozenset({"session"}),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from io import BytesIO
 from typing import Any
 
@@ -407,3 +409,31 @@ def test_tokens_are_read_by_either_names() -> None:
     (part,) = decoder.outcomes(BytesIO(json.dumps(line).encode()))
     tokens = (part.usage_input, part.usage_cached, part.usage_output, part.usage_reasoning)
     assert [list(one) for one in tokens] == [[5], [2], [7], [3]]
+
+
+FIRST_USE = """
+import sys, threading
+from io import BytesIO
+from batch_magic.result_lines import Decoder
+from batch_magic.answers import Reader
+from batch_magic.records import Shape
+from batch_magic.strict_schema import inline_schema
+sys.setswitchinterval(1e-6)
+body = b'{"choices":[{"message":{"content":"a"}}]}'
+line = b'{"custom_id":"r-0","response":{"status_code":200,"body":' + body + b'}}\\n'
+shape = Shape(schema=inline_schema("a: x|y, b: int"))
+start = threading.Barrier(8)
+def read():
+    start.wait()
+    for _ in range(20):
+        list(Decoder(run_id="r").outcomes(BytesIO(line * 50)))
+        Reader(shape).values(['{"a":"x","b":1}'] * 50)
+threads = [threading.Thread(target=read) for _ in range(8)]
+[one.start() for one in threads]
+[one.join() for one in threads]
+"""
+
+
+def test_several_jobs_may_be_read_at_once_from_the_first() -> None:
+    """Types made by two threads at once ended the process, and the user's kernel with it."""
+    subprocess.run([sys.executable, "-c", FIRST_USE], check=True, timeout=60)

@@ -46,12 +46,12 @@ def quick(lab: Lab) -> Iterator[Notebook]:
     yield from _notebook(lab, "quick", scale=15)
 
 
-def _notebook(lab: Lab, name: str, scale: int) -> Iterator[Notebook]:
+def _notebook(lab: Lab, name: str, scale: int, *cells: str) -> Iterator[Notebook]:
     home = lab.server.root / f"home-{name}"
     shutil.rmtree(home, ignore_errors=True)
     shutil.copy(PROJECT / "examples" / "reviews.csv", lab.server.root)
-    cells = [LOAD.format(scale=scale, home=home), CELL.format(options=""), "1 + 1", LOOK, ""]
-    notebook = lab.open(*cells)
+    cells = cells or (CELL.format(options=""), "1 + 1", LOOK, "")
+    notebook = lab.open(LOAD.format(scale=scale, home=home), *cells)
     yield notebook
     notebook.close()
     from batch_magic.sandbox import launcher
@@ -187,3 +187,31 @@ def _batches(lab: Lab, name: str) -> int:
     card = json.loads((lab.server.root / f"home-{name}" / "sandbox" / "server.json").read_text())
     with urllib.request.urlopen(f"http://127.0.0.1:{card['port']}/sandbox/batches") as answer:
         return len(json.load(answer)["batches"])
+
+
+FIELDS = "mood: good|bad, score: float 0..1, note: str?"
+SHAPES = (
+    f"""%%gptbatch reviews -o typed -m gpt-5-mini --on sandbox -s "{FIELDS}"
+{{{{ title }}}} {{{{ body }}}}""",
+    "typed[['title', 'mood', 'score', 'note', 'gpt_status']].head()",
+    """%%gptbatch reviews -o split -m gpt-5-mini --on sandbox --parse "stub {hash:d}: {rest}"
+{{ title }} {{ body }}""",
+    "%gptbatch reparse split --parse 'stub {hash}: {rest}'\nsplit.head()",
+)
+
+
+def test_answers_become_typed_columns_in_a_lab(lab: Lab) -> None:
+    """Fields by a schema; misfits of a pattern, found, and read anew by another for nothing."""
+    for notebook in _notebook(lab, "shapes", 15, *SHAPES):
+        notebook.run(0)
+        notebook.run(1)
+        notebook.wait_for("use the frame", 1)
+        notebook.run(2)
+        notebook.wait_for("mood", 2)
+        notebook.shoot("shapes_typed")
+        notebook.run(3)
+        notebook.wait_for("unparsed", 3)
+        notebook.wait_for("use the frame", 3)
+        notebook.run(4)
+        notebook.wait_for("199 answers of 200 rows fit", 4)
+        notebook.shoot("shapes_reparsed")

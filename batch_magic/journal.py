@@ -276,8 +276,14 @@ class Journal:
         """Write down that an ended run's answers are read by another shape, with the new counts."""
         with self._write() as db:
             db.execute(
-                "UPDATE runs SET facts = ?, decided = ?, counts = ? WHERE run_id = ?",
-                (run_facts(run), counts_json(run.decided), counts_json(run.counts), run.run_id),
+                "UPDATE runs SET facts = ?, decided = ?, counts = ?, fault = ? WHERE run_id = ?",
+                (
+                    run_facts(run),
+                    counts_json(run.decided),
+                    counts_json(run.counts),
+                    run.fault,
+                    run.run_id,
+                ),
             )
             for job in run.jobs:
                 db.execute(

@@ -145,8 +145,14 @@ def judge_again(folder: RunFolder, run: RunRecord, reshaped: RunRecord) -> RunRe
     decided.subtract(before)
     decided.update(after)
     jobs = [_recounted(folder, reshaped, job) for job in run.jobs]
-    counts = resolve_run(folder, reshaped).resolution.counts()
-    return replace(reshaped, jobs=tuple(jobs), decided=dict(decided), counts=counts)
+    resolved = resolve_run(folder, reshaped)
+    return replace(
+        reshaped,
+        jobs=tuple(jobs),
+        decided=dict(decided),
+        counts=resolved.resolution.counts(),
+        fault=_complaint(resolved),
+    )
 
 
 def _recounted(folder: RunFolder, run: RunRecord, job: Job) -> Job:

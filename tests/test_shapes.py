@@ -128,6 +128,7 @@ def test_misfits_of_a_pattern_are_read_anew_by_another(home: Path, frame: pd.Dat
     anew = run.result()
     assert set(anew["gpt_status"]) == {"ok"}
     assert anew["rest"].tolist() == frame["text"].tolist()
+    assert run.snapshot().fault is None
     assert (len(run.snapshot().jobs), run.snapshot().counts[RowStatus.OK]) == (jobs, 6)
     session.close_sessions()
     pd.testing.assert_frame_equal(bm.attach("split").wait(timeout_s=30), anew)

@@ -30,9 +30,9 @@ interop: $(INTEROP)/done
 	PYTHONPATH=$(CURDIR)/$(INTEROP)/sdk3 $(INTEROP)/bin/python -m pytest tests/interop \
 	  --confcutdir=tests/interop -p no:cacheprovider
 
-# Hundreds of seeded stories of faults and kills; about 40 minutes.
+# A thousand seeded stories of faults and kills in real kernels; half an hour to an hour.
 campaign: $(VENV)/test
-	$(BIN)/python tests/campaign.py --schedules 1000 --lanes 4 --points
+	$(BIN)/python tests/campaign.py --schedules 1000 --lanes 8 --points
 
 bench: $(VENV)/test
 	$(BIN)/python -m benchmarks

@@ -85,6 +85,8 @@ def test_an_unknown_word_for_keep_is_refused() -> None:
 
 def test_a_result_of_many_rows_is_gathered_in_pieces(folder: RunFolder, run: RunRecord) -> None:
     """Pieces and their ends are nobody's business."""
+    for path in folder.path.glob("shard-*"):
+        path.unlink()
     order = np.random.default_rng(1).permutation(5000).tolist()
     lines = [answer(f"run-1-{n}", f"text {n}") for n in order]
     shards = write_shards(folder, lines_for([f"text {n}" for n in range(5000)]))

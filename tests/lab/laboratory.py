@@ -215,6 +215,10 @@ class Lab:
         """Wait for the end of the command started last; a dialog that holds it up is told."""
 
         def ended() -> str | None:
+            # Lab's own autosave may come between a save and its end; a person says Overwrite.
+            changed = self.page.locator(".jp-Dialog", has_text="File Changed")
+            if changed.count():
+                changed.get_by_text("Overwrite", exact=True).first.click()
             return self.page.evaluate("() => window.commandEnded") or None
 
         try:

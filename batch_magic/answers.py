@@ -135,8 +135,13 @@ class _BySchema:
         return [_plain(one) for one in values] if column.kind is Kind.OBJECT else values
 
 
+_NESTED = (msgspec.Struct, list, dict)
+
+
 def _plain(value: Any) -> Any:
-    if isinstance(value, (msgspec.Struct, list, dict)):
+    if isinstance(value, list) and not any(isinstance(one, _NESTED) for one in value):
+        return value
+    if isinstance(value, _NESTED):
         kept = (datetime.datetime, datetime.date)
         return msgspec.to_builtins(value, builtin_types=kept)
     return value

@@ -474,12 +474,21 @@ def test_an_outage_after_something_was_sent_is_waited_out(
     assert_created_once(service, life, run_id)
 
 
+ODD = [{"route": route, "status": 200} for route in ("batches.retrieve", "batches.cancel")]
+
+
+@pytest.mark.parametrize(
+    ("at", "fault"),
+    [(JobStage.PLANNED, {"vanished": True}), (JobStage.RUNNING, {"http_status": ODD})],
+    ids=["404", "200 and an error for an object"],
+)
 def test_a_vanished_job_stops_the_run_and_can_be_cancelled(
-    life: Life, service: Service, reviews: Any
+    life: Life, service: Service, reviews: Any, at: JobStage, fault: dict[str, Any]
 ) -> None:
     """A job that the service does not know is said so; a cancel ends the matter."""
-    service.faults(vanished=True)
     run_id = life.submit(reviews)
+    life.until_stage(run_id, at)
+    service.faults(**fault)
     run = life.until_ended(run_id)
     assert run.ending is Ending.STOPPED
     assert "cancel the run" in (run.fault or "")
@@ -488,20 +497,21 @@ def test_a_vanished_job_stops_the_run_and_can_be_cancelled(
     assert life.until(run_id, lambda run: run.ending is Ending.CANCELLED)
 
 
-def test_a_job_answered_with_an_error_for_an_object_is_a_lost_one(
-    life: Life, service: Service, reviews: Any
+@pytest.mark.parametrize("switch", ["creates_per_hour", "uploads_per_minute"])
+def test_a_cap_by_the_hour_or_the_minute_is_waited_out(
+    life: Life, service: Service, reviews: Any, switch: str
 ) -> None:
-    """Batches have vanished so: 200 and `{"error": …}` for ever. A cancel ends the matter."""
-    run_id = life.submit(reviews)
-    life.until_stage(run_id, JobStage.RUNNING)
-    odd = [{"route": route, "status": 200} for route in ("batches.retrieve", "batches.cancel")]
-    service.faults(http_status=odd)
-    run = life.until_ended(run_id)
-    assert run.ending is Ending.STOPPED
-    assert "cancel the run" in (run.fault or "")
-    life.journal.ask_cancel(run_id, life.clock())
-    life.engine.drive(run_id)
-    assert life.until(run_id, lambda run: run.ending is Ending.CANCELLED)
+    """The jobs beyond it come later; nothing fails and nothing is created twice."""
+    service.faults(**{switch: 1})
+    run_id = life.submit(reviews, max_rows_per_job=6)
+    for _ in range(100):
+        life.step()
+    assert life.run(run_id).ending is None
+    assert len(service.batches(run_id)) == 1
+    service.clear_faults()
+    life.until_ended(run_id)
+    assert_right(life.result(run_id), reviews)
+    assert_created_once(service, life, run_id)
 
 
 def test_one_404_to_a_cancel_is_no_proof_that_a_job_is_gone(

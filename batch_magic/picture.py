@@ -92,6 +92,8 @@ def _counts_so_far(run: RunRecord) -> dict[RowStatus, int]:
     for job in _real_jobs(run):
         if job.round > 0:
             _take_back(counts, job.rows)
+    # Rows that a later round's validation refused are no job's any more, and counted twice.
+    _take_back(counts, max(0, sum(counts.values()) - run.rows))
     counts[RowStatus.PENDING] = max(0, run.rows - sum(counts.values()))
     return {status: n for status, n in counts.items() if n > 0}
 

@@ -404,6 +404,15 @@ def test_a_round_follows_while_there_are_retryable_rows_and_rounds_left() -> Non
     assert only(run_of(failed, cancel_at=NOW)) == Settle(Ending.CANCELLED)
 
 
+def test_rows_refused_in_a_retry_round_are_counted_once() -> None:
+    """Of four that failed, two are refused for their lines when they are sent again."""
+    first = job(JobStage.COLLECTED, counts={RowStatus.OK: 6, RowStatus.FAILED: 4})
+    refused = replace(job(JobStage.COLLECTED), number=1, round=1, rows=4, is_replaced=True)
+    again = replace(job(JobStage.COLLECTED), number=2, round=1, rows=2, counts={RowStatus.OK: 2})
+    run = replace(run_of(first, refused, again), rows=10, decided={RowStatus.FAILED: 2})
+    assert snapshot(run, NOW).counts == {RowStatus.OK: 8, RowStatus.FAILED: 2}
+
+
 def test_rows_of_a_retry_round_are_counted_there_alone() -> None:
     """The picture's counts add up to the rows, whatever is tried again."""
     first = job(JobStage.COLLECTED, counts={RowStatus.OK: 6, RowStatus.FAILED: 4}, retryable=4)

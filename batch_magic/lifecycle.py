@@ -380,7 +380,8 @@ def _after_failure(job: Job, remote: RemoteJob, run: RunRecord) -> Action:
         # Refused for a fault that the user has mended since.
         return Replace(job, fresh_upload=False, wait_s=0.0, why=_said(remote.faults))
     if codes & FATAL_CODES:
-        return Stop(f"{_said(remote.faults)}; {_cure(codes)}", job)
+        said = _said(remote.faults).rstrip(". ")
+        return Stop(f"{said}; {_cure(codes)}", job)
     if _is_file_lag(remote) and job.lags < _FILE_LAG_ATTEMPTS:
         # Not there yet, or (after 30 days) no longer: wait first, then bring it again.
         why, fresh, wait_s = _said(remote.faults), job.lags > 0, min(backoff_s, _BACKOFF_MAX_S)

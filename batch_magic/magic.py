@@ -28,9 +28,10 @@ from batch_magic.card import clip
 from batch_magic.drafting import Options
 from batch_magic.engine import METADATA_RUN
 from batch_magic.errors import BatchMagicError, CellError, Detached, StillRunning
+from batch_magic.lifecycle import ENDED_STATUSES
 from batch_magic.panel import Shown, open_panel
 from batch_magic.prepare import DryRun
-from batch_magic.records import Ending, RowStatus
+from batch_magic.records import Ending, RemoteJob, RowStatus
 from batch_magic.run import Run
 from batch_magic.settings import Settings
 from batch_magic.wording import counted
@@ -337,18 +338,22 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         jobs = home.orphans(use, on or "")
         if not jobs:
             print("the service has no job of ours that no run of this home knows")
-        else:
-            print("a job that another folder's run waits for is best left to it")
+            return
         for number, job in enumerate(jobs, start=1):
-            created = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.created_at or 0))
-            rows, made_by = counted(job.total or 0, "row"), job.metadata.get(METADATA_RUN, "?")
-            print(f"{job.batch_id}  {job.status}, {rows}, created {created} by run {made_by}")
-            answer = _answer(f"adopt it as recovered_{number}, cancel it, or leave it? [a/c/N] ")
-            if answer in ("a", "adopt"):
+            print(f"{number:3}  {_described(job)}")
+        print("a job that another folder's run waits for is best left to it")
+        for number, job in enumerate(jobs, start=1):
+            may_cancel = job.status not in ENDED_STATUSES
+            ways = f"adopt it as recovered_{number}{', cancel it' * may_cancel}, leave it, quit"
+            keys = "a/c/N/q" if may_cancel else "a/N/q"
+            answer = _answer(f"{number} {job.batch_id}: {ways}? [{keys}] ")[:1]
+            if answer == "q":
+                return
+            if answer == "a":
                 name = f"recovered_{number}"
                 self._check_out(name, "error")
                 self._present(home.adopt(job.batch_id, use, out=name, on=on or ""))
-            elif answer in ("c", "cancel"):
+            elif answer == "c" and may_cancel:
                 home.cancel_orphan(job, use, on or "")
                 print(f"{job.batch_id}: cancel asked for; rows that finish until then are billed")
 
@@ -382,7 +387,10 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         print(f"endpoint  {s.request.endpoint}\nmodel     {s.request.model}")
         print(f"params    {json.dumps(dict(s.request.params), ensure_ascii=False)}")
         print(f"template\n{_indented(s.request.template)}")
-        for at, event in run.history()[-_EVENTS:]:
+        history = run.history()
+        if len(history) > _EVENTS:
+            print(f"… {counted(len(history) - _EVENTS, 'earlier event')}")
+        for at, event in history[-_EVENTS:]:
             print(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(at))}  {event}")
         example = run.example()
         if example is not None:
@@ -652,6 +660,12 @@ def _pretty(line: str) -> str:
 
 def _indented(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def _described(job: RemoteJob) -> str:
+    created = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.created_at or 0))
+    rows, made_by = counted(job.total or 0, "row"), job.metadata.get(METADATA_RUN, "?")
+    return f"{job.batch_id}  {job.status}, {rows}, created {created} by run {made_by}"
 
 
 def _want(words: list[str], n: int, usage: str) -> None:

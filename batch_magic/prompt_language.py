@@ -16,10 +16,10 @@ from itertools import islice
 from types import BuiltinFunctionType, BuiltinMethodType, FunctionType, MethodType
 from typing import Any
 
-from jinja2 import StrictUndefined
+from jinja2 import StrictUndefined, Template
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
-from jinja2.nodes import Concat, EvalContext
+from jinja2.nodes import Call, Concat, EnvironmentAttribute, EvalContext, For
 from jinja2.runtime import Undefined, markup_join, str_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from markupsafe import Markup
@@ -27,6 +27,7 @@ from markupsafe import Markup
 _MAX_REPEAT = 1_000_000  # characters or items that one operation may make out of a number
 _MAX_JOINED = 200_000_000  # characters: no job can hold a longer line
 _MAX_BITS = 1_000_000  # of a whole number
+_MAX_TURNS = 1_000_000  # of all loops of one piece of a template, for one row
 _WIDE = re.compile(r"\d{7,}")  # a width in a format
 _TOO_WIDE = f"a width beyond {_MAX_REPEAT:,} is refused"
 _PERCENT = re.compile(r"%(?:\([^)]*\))?[#0\- +]*((?:\*|\d+)?(?:\.(?:\*|\d+))?)")
@@ -137,6 +138,15 @@ class Sandbox(ImmutableSandboxedEnvironment):
         del self.globals["lipsum"]  # chance has no place in a request that is known by its hash
         self.names = dict(self.globals)
         self.globals.clear()
+        self.turns = 0
+
+    def counted(self, items: Iterable[Any]) -> Iterator[Any]:
+        """Yield the items of a loop: loops within loops would take longer than anybody waits."""
+        for item in items:
+            self.turns += 1
+            if self.turns > _MAX_TURNS:
+                raise SecurityError(f"more than {_MAX_TURNS:,} turns of loops are refused")
+            yield item
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if isinstance(left, int) and isinstance(right, int):
@@ -180,6 +190,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return markup_join(texts) if context.autoescape else str_join(texts)
 
 
+def run(template: Template, variables: dict[str, object]) -> str:
+    """Return what a template of a `Sandbox` writes."""
+    sandbox: Any = template.environment
+    sandbox.turns = 0
+    context = template.new_context(variables, shared=True)
+    return "".join(template.root_render_func(context))
+
+
 class _Formatter(SandboxedFormatter):
     """Jinja's own, with a bound on each width, however it was come by."""
 
@@ -190,7 +208,11 @@ class _Formatter(SandboxedFormatter):
 
 
 class _Generator(CodeGenerator):
-    """Jinja's own, but for `~`, which there has no bound."""
+    """Jinja's own, but for `~` and loops, which there have no bound."""
+
+    def visit_For(self, node: For, frame: Frame) -> None:  # noqa: N802  (Jinja's name)
+        node.iter = Call(EnvironmentAttribute("counted"), [node.iter], [], None, None)
+        super().visit_For(node, frame)
 
     def visit_Concat(self, node: Concat, frame: Frame) -> None:  # noqa: N802  (Jinja's name)
         self.write("environment.joined(context.eval_ctx, (")

@@ -117,7 +117,20 @@ def errors_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -
         }
         for cause in causes(folder, run)
     ]
-    return pd.DataFrame(rows, columns=["status", "rows", "error", "position", "index", "row"])
+    return _Wide(rows, columns=["status", "rows", "error", "position", "index", "row"])
+
+
+class _Wide(pd.DataFrame):
+    """A frame that shows its texts whole: pandas cuts them at 50 characters."""
+
+    def __repr__(self) -> str:
+        with pd.option_context("display.max_colwidth", None):
+            return super().__repr__()
+
+    def _repr_html_(self) -> Any:
+        plain: Any = super()
+        with pd.option_context("display.max_colwidth", None):
+            return plain._repr_html_()
 
 
 _ROW_CHARS = 200

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import logging
 import secrets
 import time
@@ -261,8 +262,7 @@ class Session:
                 limits=use.limits(),
                 now=now,
             )
-            kin = self.journal.kin(backend.identity, record.request.model)
-            self.journal.add_run(record, owner=self._owner, now=now, kin=kin)
+            self._add_adopted(record, batch_id, now)
         except BaseException:
             if self.journal.find(run_id) is None:
                 folder.discard()
@@ -270,6 +270,16 @@ class Session:
         run = self._new_handle(record, frames.hold(whole), is_recorded=True)
         self._drive(run)
         return run
+
+    def _add_adopted(self, record: RunRecord, batch_id: str, now: float) -> None:
+        while self.journal.find(batch_id) is None:
+            kin = self.journal.kin(record.backend.identity, record.request.model)
+            with contextlib.suppress(Outdated):
+                self.journal.add_run(record, owner=self._owner, now=now, kin=kin)
+                return
+        raise CellError(
+            f"{batch_id} has a run by now; `%gptbatch attach {batch_id}` goes on with it"
+        )
 
     async def _fetch_input(self, backend: Backend, batch_id: str, path: Path) -> RemoteJob:
         api = await self._services.connect(backend)
@@ -434,7 +444,7 @@ class Session:
         now = time.time()
         kept = {run.run_id: cleaning.why_kept(self.journal, run, now) for run in runs}
         if word and (why := kept[runs[0].run_id]):
-            raise CellError(f"run {runs[0].run_id} is kept: {why}")
+            raise CellError(f"{word} is kept: {why}")
         return [run for run in runs if kept[run.run_id] is None]
 
     def clean(self, run: RunRecord, use: Settings, *, remote: bool) -> None:

@@ -198,7 +198,7 @@ class _JinjaSlot:
         if self.whole_row:
             variables[ROW] = _Row(values, position, label)
         try:
-            return _run(self.template, variables)
+            return language.run(self.template, variables)
         except Exception as error:
             line = _line_of(self.template, error.__traceback__) or self.line
             raise TemplateError(
@@ -211,11 +211,6 @@ def _given(value: object) -> object:
     if type(value) is str:
         return value
     return language.MISSING if value is None else language.plain(value)
-
-
-def _run(template: JinjaTemplate, variables: dict[str, object]) -> str:
-    context = template.new_context(variables, shared=True)
-    return "".join(template.root_render_func(context))
 
 
 def _cause(error: BaseException) -> str:
@@ -296,7 +291,7 @@ class _Compiler:
         if slot.columns or wanted & {POSITION, INDEX, ROW}:
             return self._place(slot)
         try:
-            return _run(slot.template, dict(slot.constants))
+            return language.run(slot.template, dict(slot.constants))
         except Exception as error:
             line = _line_of(slot.template, error.__traceback__) or line
             raise TemplateError(f"{_cause(error)} (template line {line})") from error

@@ -16,6 +16,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from html import escape as html_escape
 from pathlib import Path
 from typing import Any
 
@@ -783,6 +784,7 @@ def test_markup_in_errors_and_answers_is_text_in_the_notebook(
         assert not re.search(r"<(script|img|b)\b", html)
     for html in (said._repr_html_(), errors._repr_html_(), card_html(run.snapshot())):
         assert "&lt;script&gt;" in html
+    assert html_escape(evil, quote=False) in errors._repr_html_()  # whole, beyond 50 characters
 
 
 def test_rows_whose_files_never_come_are_sent_again_when_the_cell_is_run_again(

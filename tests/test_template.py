@@ -252,11 +252,22 @@ def test_a_template_does_not_get_out_of_its_language(body: str) -> None:
         ("{{ title | center(5) }}|", "  A  |"),
         ("{{ 'a\nb' | indent(2) }}", "a\n  b"),
         ("{{ (10 ** 20) }}", "100000000000000000000"),
+        ("{% for a in range(3) %}{{ loop.index }}/{{ loop.length }} {% endfor %}", "1/3 2/3 3/3 "),
+        ("{% for a, b in {'k': 1}.items() if b %}{{ a }}{{ loop.last }}{% endfor %}", "kTrue"),
+        ("{% for a in [] %}x{% else %}none{% endfor %}", "none"),
     ],
 )
 def test_ordinary_templates_mean_what_they_mean_in_jinja(body: str, written: str) -> None:
     """Bounds are for what fills the memory; numbers with many digits are just numbers."""
     assert prompts(body + "{{ title[:0] }}")[0] == [written]
+
+
+def test_loops_within_loops_come_to_an_end() -> None:
+    """Each alone is bounded by Jinja; four of them would hold the cell for years."""
+    loops = "".join(f"{{% for {name} in range(99999) %}}" for name in "abcd")
+    body = "{{ title }}" + loops + "{% endfor %}" * 4
+    with pytest.raises(TemplateError, match="more than 1,000,000 turns of loops"):
+        prompts(body)
 
 
 def test_a_name_that_is_column_and_extra_is_refused() -> None:

@@ -154,6 +154,8 @@ class Engine:
             # Another kernel drives it: show what it writes.
             self._publish(picture.snapshot(run, self._clock()))
             return self._clock() + run.limits.poll_first_s
+        # Whoever had the lease may have written, and let go, since the run was read.
+        run = self._journal.run(run_id)
         plan = lifecycle.next_actions(run, self._clock(), self._lender_endings(run))
         try:
             await self._do_all(run, plan.actions)

@@ -6,6 +6,7 @@ import re
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from service import Service, stub_answer
 
 from batch_magic import engine, lifecycle, outcomes
 from batch_magic.errors import JournalError
+from batch_magic.journal import Journal
 from batch_magic.records import Ending, JobStage, RowStatus
 
 Lives = Callable[..., Life]
@@ -1420,6 +1422,35 @@ def test_an_engine_that_slept_cannot_write_and_the_other_goes_on(
     two.until_ended(run_id)
     assert_right(two.result(run_id), reviews)
     assert_created_once(service, two, run_id)
+
+
+class _Overtaken(Journal):
+    """A journal whose reader is overtaken: something happens just before it takes a lease."""
+
+    before: Callable[[], object] | None = None
+
+    def take_lease(self, run_id: str, owner: str, now: float) -> bool:
+        if self.before is not None:
+            happens, self.before = self.before, None
+            with ThreadPoolExecutor(1) as pool:  # a loop is running in this thread
+                pool.submit(happens).result()
+        return super().take_lease(run_id, owner, now)
+
+
+def test_a_run_that_ended_before_its_lease_was_taken_is_not_worked_at_again(
+    lives: Lives, service: Service, reviews: Any
+) -> None:
+    """What was read before the lease is the past: another kernel has sent it all since."""
+    one, two = lives(), lives()
+    run_id = one.submit(reviews)
+    two.journal = journal = _Overtaken(two.home.journal_path)
+    two.engine = two._new_engine()
+    two.engine.drive(run_id)
+    journal.before = lambda: one.until_ended(run_id)
+    two.step()
+    assert two.run(run_id).ending is Ending.FINISHED
+    assert_created_once(service, two, run_id)
+    assert len([event for _, _, event in journal.history(run_id) if "uploading" in event]) == 1
 
 
 def test_a_slow_upload_keeps_its_lease_and_holds_up_no_other_run(

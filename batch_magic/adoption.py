@@ -24,6 +24,7 @@ from batch_magic.errors import CellError
 from batch_magic.folder import RunFolder, ShardWriter
 from batch_magic.records import (
     Backend,
+    Endpoint,
     Job,
     JobStage,
     Layout,
@@ -179,7 +180,7 @@ def adopt(
         name=name,
         backend=backend,
         request=Request(endpoint, model, f"(made elsewhere, as job {remote.batch_id})"),
-        layout=Layout("answer", on_clash="replace"),
+        layout=Layout("answer", on_clash="replace", several=_has_lists(asked, endpoint)),
         limits=limits,
         created_at=now,
         rows=len(frame),
@@ -195,6 +196,12 @@ def adopt(
             **folder.hashes("ids.json", "twins.npy", "unsent.arrow"),
         },
     )
+
+
+def _has_lists(asked: Sequence[Asked], endpoint: str) -> bool:
+    """Tell whether some line has several inputs: its answer is as many vectors."""
+    inputs = [one.body.get("input") for one in asked] if endpoint == Endpoint.EMBEDDINGS else []
+    return any(isinstance(one, list) and not (one and isinstance(one[0], int)) for one in inputs)
 
 
 def _lines(run_id: str, endpoint: str, asked: Sequence[Asked], positions: Sequence[int]) -> Lines:

@@ -31,6 +31,7 @@ from batch_magic.records import (
     Ending,
     Job,
     JobStage,
+    Preview,
     RowStatus,
     Snapshot,
     Stage,
@@ -43,6 +44,7 @@ JOBS_SHOWN = 8
 NOTES_SHOWN = 8
 NAME_LENGTH = 120
 TEXT_LENGTH = 600
+PREVIEW_LENGTH = 160
 
 QUESTIONABLE = (RowStatus.TRUNCATED, RowStatus.REFUSED, RowStatus.UNPARSED)
 """Statuses of rows that were answered and paid, but not as hoped."""
@@ -121,7 +123,7 @@ def card_text(s: Snapshot, *, said: str = "", zone: tzinfo | None = UTC) -> str:
     lines = [
         f"{clip(s.name, NAME_LENGTH)}: {state_words(s)}",
         f"  {' · '.join(origin(s))}",
-        f"  {', '.join(count_words(s))} of {counted(s.rows, 'row')}",
+        f"  {', '.join(count_words(s))} of {size_words(s)}",
         *(f"  {words}" for words in progress_words(s)),
         f"  {' · '.join(time_words(s))}",
         *(f"  {_job_line(job, s.as_of)}" for job in shown_jobs(s)),
@@ -139,7 +141,7 @@ def line(s: Snapshot) -> str:
     """Tell how the run stands in one line."""
     parts = [
         f"{clip(s.name, NAME_LENGTH)}: {state_words(s)}",
-        f"{', '.join(count_words(s))} of {counted(s.rows, 'row')}",
+        f"{', '.join(count_words(s))} of {size_words(s)}",
         *progress_words(s),
         *time_words(s),
         *(f"{word}: {text}" for word, text in messages(s)),
@@ -167,7 +169,7 @@ def head_html(s: Snapshot) -> Html:
 def body_html(s: Snapshot) -> Html:
     """The bar, the counts and the times: what changes at every refresh."""
     counts = [_count(status, number) for status, number in _counted(s)]
-    total = _tag("span", SOFT, f"of {counted(s.rows, 'row')}")
+    total = _tag("span", SOFT, f"of {size_words(s)}")
     figures = _tag("div", ROW, *_spaced([*counts, total]))
     times = _tag("div", SOFT, " · ".join(time_words(s)))
     under = _tag("div", f"{ROW};justify-content:space-between", figures, " ", times)
@@ -187,6 +189,20 @@ def jobs_html(s: Snapshot) -> Html:
     body = _tag("tbody", block, *rows, role="rowgroup")
     more = [_tag("div", f"{SOFT};font-size:12px;padding:2px 0 0", m) for m in _more_jobs(s)]
     return Html(_tag("table", style, head, body, role="table") + "".join(more))
+
+
+def newest_html(s: Snapshot) -> Html:
+    """A few of the newest answers, while others are still to come."""
+    if s.ending is not None or not s.newest:
+        return Html("")
+    head = _tag("div", f"{SOFT};font-size:12px;margin:8px 0 0", "newest answers")
+    return Html(head + "".join(_preview(one) for one in s.newest))
+
+
+def _preview(one: Preview) -> Html:
+    said = "" if one.status is RowStatus.OK else f"{one.status.label}: "
+    place = _tag("span", f"{SOFT};margin-right:8px", f"row {one.position:,}")
+    return _tag("div", "font-size:12px", place, clip(f"{said}{one.text}", PREVIEW_LENGTH))
 
 
 def foot_html(s: Snapshot, said: str = "", stamped: str = "") -> Html:
@@ -237,6 +253,13 @@ def backend_words(backend: Backend) -> str:
     return clip(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}", NAME_LENGTH)
 
 
+def size_words(s: Snapshot) -> str:
+    """Say how many rows there are, and of how many models each is asked."""
+    models = len(s.request.models)
+    times = f" × {models} models" if models > 1 else ""
+    return f"{counted(s.rows // models, 'row')}{times}"
+
+
 def count_words(s: Snapshot) -> list[str]:
     return [f"{number:,} {status.label}" for status, number in _counted(s)]
 
@@ -246,7 +269,7 @@ def progress_words(s: Snapshot) -> list[str]:
     if s.ending is not None:
         return []
     if s.stage is Stage.PREPARING:
-        return [f"{s.prepared:,} of {counted(s.rows, 'row')} written"]
+        return [f"{s.prepared:,} of {size_words(s)} written"]
     if not (s.claimed_ok or s.claimed_failed):
         return []
     failed = f", {s.claimed_failed:,} failed" if s.claimed_failed else ""
@@ -578,7 +601,7 @@ def _bar(s: Snapshot) -> Html:
         aria_valuemin=0,
         aria_valuemax=100,
         aria_valuenow=done_percent(s),
-        aria_valuetext=f"{done_percent(s)} % of {counted(s.rows, 'row')}",
+        aria_valuetext=f"{done_percent(s)} % of {size_words(s)}",
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batch_magic.errors import TemplateError
 
@@ -19,7 +19,8 @@ _ROLE_LINE = re.compile(rf"^(\\?)({'|'.join(ROLES)}):[ \t]*$", re.MULTILINE)
 _ALMOST_ROLE_LINE = re.compile(
     rf"^[ \t]*(?P<role>{'|'.join(ROLES)})[ \t]*[:：][ \t]*$", re.MULTILINE | re.IGNORECASE
 )
-_IMAGE_LINE = re.compile(r"^[ \t]*!\[[^\]\n]*\]\(\{\{.*\}\}\)[ \t]*$", re.MULTILINE)
+_IMAGE_LINE = re.compile(r"^[ \t]*(\\?)!\[[^\]\n]*\]\((.*\{\{.*\}\}.*)\)[ \t]*$", re.MULTILINE)
+_ONE_EXPRESSION = re.compile(r"\s*\{\{[-+]?((?:(?!\{\{).)*?)[-+]?\}\}\s*")
 _LEADING_BLANK_LINES = re.compile(r"\A(?:[ \t]*\n)*")
 _CODE = re.compile(
     r"\{#.*?#\}|\{%[-+]?\s*raw\s*-?%\}.*?\{%[-+]?\s*endraw\s*[-+]?%\}|\{%.*?%\}|\{\{.*?\}\}",
@@ -29,20 +30,27 @@ _CODE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One message as written: its text begins on line `first_line` of the body."""
+    """One message as written: its text begins on line `first_line` of the body.
+
+    A line that is an image has become an expression with the filter `image_filter`.
+    """
 
     role: str
     text: str
     first_line: int
+    has_images: bool = False
 
 
-def split_body(body: str) -> list[Source]:
+def split_body(body: str, image_filter: str) -> list[Source]:
     """Cut a body at its role lines; without any, it is one user message.
 
-    Raises `TemplateError` for an empty message, text above the first role line, and images.
+    Raises `TemplateError` for an empty message, text above the first role line, and an image in
+    a message that is not the user's.
     """
-    body = _one_line_end(body)
-    _refuse_images(body)
+    return [_with_images(source, image_filter) for source in _sources(_one_line_end(body))]
+
+
+def _sources(body: str) -> list[Source]:
     code = [match.span() for match in _CODE.finditer(body)]
     marks = [
         mark
@@ -108,11 +116,24 @@ def _refuse_empty(source: Source) -> None:
         )
 
 
-def _refuse_images(body: str) -> None:
-    # Sent as text it would be paid for and mean nothing to the model.
-    if image := _IMAGE_LINE.search(body):
-        line = body.count("\n", 0, image.start()) + 1
-        raise TemplateError(
-            f"images cannot be sent yet (template line {line}); "
-            "remove the line, or write the address as plain text"
-        )
+def _with_images(source: Source, image_filter: str) -> Source:
+    code = [match.span() for match in _CODE.finditer(source.text)]
+    count = 0
+
+    def written(image: re.Match[str]) -> str:
+        nonlocal count
+        # A comment or raw text may hold the line; the line itself holds an expression.
+        if any(start < image.start() < end for start, end in code):
+            return image[0]
+        if image[1]:  # `\\![…]` is the literal text
+            return image[0].replace("\\", "", 1)
+        if source.role != "user":
+            line = source.first_line + source.text.count("\n", 0, image.start())
+            raise TemplateError(f"an image belongs into a user message (template line {line})")
+        count += 1
+        if only := _ONE_EXPRESSION.fullmatch(image[2]):
+            return f"{{{{ ({only[1].strip()}) | {image_filter} }}}}"
+        return f"{{% filter {image_filter} %}}{image[2].strip()}{{% endfilter %}}"
+
+    text = _IMAGE_LINE.sub(written, source.text)
+    return replace(source, text=text, has_images=count > 0)

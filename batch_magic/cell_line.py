@@ -66,7 +66,12 @@ def cell_parser() -> _Parser:
     add = parser.add_argument
     add("frame", metavar="FRAME", nargs="?", help="a DataFrame of the notebook, or an expression")
     add("-o", "--out", metavar="NAME", help="the variable to receive the result; FRAME_out")
-    add("-m", "--model", metavar="MODEL", help="the model; required unless configured")
+    add(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="the model; several with commas; or of each row, as '{{ column }}'; required",
+    )
     add(
         "-e",
         "--endpoint",
@@ -88,6 +93,11 @@ def cell_parser() -> _Parser:
         default="",
         help="splits a text answer into columns: '{first} | {second}'",
     )
+    add(
+        "--image-max",
+        metavar="PIXELS",
+        help="the longer side that images are made smaller to; as they are",
+    )
     add("--prefix", metavar="P", default="", help="before the names of schema or parse columns")
     add(
         "--flatten",
@@ -100,7 +110,7 @@ def cell_parser() -> _Parser:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="request-body parameter, value read as JSON, else text; repeatable",
+        help="request-body parameter, value read as JSON, else text, or {{ column }}; repeatable",
     )
     add(
         "--with",
@@ -150,6 +160,7 @@ def parse_cell(line: str) -> argparse.Namespace:
     known.params = _read_params(known.param)
     known.extras = _names(known.extras)
     known.keep = tuple(_names(known.keep))
+    known.image_max = 0 if known.image_max is None else _count("--image-max", known.image_max)
     known.retries = None if known.retries is None else _count("--retries", known.retries)
     return known
 

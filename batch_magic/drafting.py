@@ -11,20 +11,22 @@ import contextlib
 import copy
 import json
 import keyword
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from batch_magic import frame as frames
-from batch_magic import result, settings, wire
+from batch_magic import images, result, settings, wire
 from batch_magic.answers import reader_of, remember
 from batch_magic.cell_body import almost_role_lines
 from batch_magic.errors import CellError
-from batch_magic.records import Endpoint, Layout, Request, RunRecord, Shape
+from batch_magic.records import Endpoint, Layout, Request, RunRecord, Shape, Value
 from batch_magic.settings import Settings
 from batch_magic.strict_schema import json_schema_of, strict
 from batch_magic.template import Template, compile_template
+from batch_magic.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +45,7 @@ class Options:
     parse: str = ""
     prefix: str = ""
     flatten: bool = False
+    image_max: int = 0
     params: Mapping[str, Any] | None = None
     extras: Mapping[str, object] | None = None
     on: str = ""
@@ -81,44 +84,88 @@ def draft(
         )
     endpoint = wire.endpoint_path(options.endpoint)
     params, shape, said = _shaped(options, endpoint)
+    request = Request(endpoint, model, template, params, tuple(options.extras or ()))
+    _check_models(request.models)
+    lists = frames.list_columns(checked) if endpoint == Endpoint.EMBEDDINGS else ()
     layout = Layout(_column(options, endpoint), options.keep, options.on_clash, shape)
     backend = settings.find_backend(options.on or use.backend, environ)
     result.check_keep(options.keep)
-    frames.check_clash(checked, result.added_columns(layout), options.on_clash)
+    frames.check_clash(checked, result.added_columns(layout, request.models), options.on_clash)
     if options.on_clash not in ("error", "replace"):
         raise CellError(f"on_clash is error or replace, not {options.on_clash!r}")
     if options.retries is not None and (type(options.retries) is not int or options.retries < 0):
         raise CellError(f"retries is a whole number from 0, not {options.retries!r}")
+    images.check_max_side(options.image_max)
     compiled = compile_template(
         template,
         columns=frames.column_names(checked),
         extras=_frozen(options.extras or {}),
         frame_name=options.frame_name,
+        model=model,
+        params=options.params or {},
+        lists=lists,
+        image_max=options.image_max,
+        preface=_preface(shape, params, endpoint),
     )
+    compiled.params = {**params, **_own(options.params or {}, params, compiled.params)}
     wire.check_one_text(endpoint, compiled.messages)
     wire.check_params(params)
+    _check_model_column(checked, model)
     _check_characters(model, layout.column, template, _as_text(params))
     held = frames.hold(checked)
     record = RunRecord(
         run_id=run_id,
         name=options.out,
         backend=backend,
-        request=Request(
-            endpoint=endpoint,
-            model=model,
-            template=template,
-            params=params,
-            extras=tuple(options.extras or ()),
-        ),
-        layout=layout,
+        request=request,
+        layout=replace(layout, several=isinstance(compiled.messages[0].pieces[0], Value)),
         limits=use.limits(options.retries),
         created_at=now,
-        rows=len(checked),
+        rows=len(checked) * len(request.models),
         identity="",
         fingerprint=frames.fingerprint(held),
         notes=(*almost_role_lines(template), *said),
     )
     return record, held, compiled
+
+
+def _own(
+    given: Mapping[str, Any], sent: Mapping[str, Any], compiled: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the user's own parameters as they were compiled; what asks for a shape is ours."""
+    return {name: compiled[name] for name, value in given.items() if sent[name] is value}
+
+
+def _preface(shape: Shape | None, params: Mapping[str, Any], endpoint: str) -> str:
+    """Return what tells a model of the schema where the service is not told."""
+    if shape is None or shape.schema is None or not wire.is_json_mode(params, endpoint):
+        return ""
+    written = json.dumps(shape.schema, ensure_ascii=False)
+    return f"Answer with one JSON object that fits this JSON Schema, and nothing else: {written}"
+
+
+def _check_models(models: tuple[str, ...]) -> None:
+    if not all(models):
+        raise CellError("-m holds an empty name between its commas")
+    if len(set(models)) < len(models):
+        raise CellError("-m names a model twice; its answers would be the same columns")
+
+
+_ONE_COLUMN = re.compile(r"\{\{\s*(\w+)\s*\}\}")
+
+
+def _check_model_column(frame: pd.DataFrame, model: str) -> None:
+    """Refuse a column of models in which some are missing, before anything is prepared."""
+    found = _ONE_COLUMN.fullmatch(model.strip())
+    if found is None or found[1] not in frame.columns:
+        return
+    missing = frame[found[1]].isna().to_numpy().nonzero()[0]
+    if len(missing):
+        rows = counted(len(missing), "row")
+        raise CellError(
+            f"column {found[1]!r} names no model in {rows}, the first at position {missing[0]};"
+            " fill it or leave them out"
+        )
 
 
 _COLUMNS = {Endpoint.EMBEDDINGS: "embedding"}
@@ -195,7 +242,8 @@ def reshaped(run: RunRecord, options: Options, frame: pd.DataFrame) -> RunRecord
     if shape is None:
         raise CellError("say by what: %gptbatch reparse NAME --parse PATTERN, or --schema X")
     layout = replace(run.layout, shape=shape)
-    frames.check_clash(frame, result.added_columns(layout), layout.on_clash)
+    added = result.added_columns(layout, run.request.models)
+    frames.check_clash(frame, added, layout.on_clash)
     return replace(run, layout=layout)
 
 

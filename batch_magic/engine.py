@@ -47,6 +47,7 @@ from batch_magic.records import (
     Job,
     JobFault,
     JobStage,
+    Preview,
     RemoteJob,
     RowStatus,
     RunRecord,
@@ -95,6 +96,7 @@ class Engine:
         self._clock, self._token, self._publish = clock, token, publish
         self._driven: dict[str, float | None] = {}  # run id → since when nothing is heard
         self._working: dict[str, asyncio.Task[float | None]] = {}  # run id → its step under way
+        self._previews: dict[str, tuple[int, tuple[Preview, ...]]] = {}  # by jobs collected
 
     def drive(self, run_id: str) -> None:
         """Take a run on: it is worked at from the next step on."""
@@ -165,8 +167,18 @@ class Engine:
         if run.ending is not None:
             return self._let_go(run)
         wake_at = self._clock() if plan.actions else plan.wake_at
-        self._publish(picture.snapshot(run, self._clock(), wake_at=wake_at))
+        drawn = picture.snapshot(run, self._clock(), wake_at=wake_at)
+        self._publish(replace(drawn, newest=self._newest(run)))
         return wake_at
+
+    def _newest(self, run: RunRecord) -> tuple[Preview, ...]:
+        """Return a few answers of the job that came in last, read once for each that does."""
+        collected = sum(job.stage is JobStage.COLLECTED for job in run.jobs)
+        known = self._previews.get(run.run_id)
+        if known is None or known[0] != collected:
+            known = (collected, outcomes.newest(self._folder(run), run) if collected else ())
+            self._previews[run.run_id] = known
+        return known[1]
 
     def _let_go(self, run: RunRecord) -> float | None:
         self._journal.drop_lease(run.run_id, self._owner)

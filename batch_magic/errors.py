@@ -37,6 +37,10 @@ class TemplateError(CellError):
     """The prompt template cannot be used with this frame."""
 
 
+class Unsendable(ValueError):  # noqa: N818  (what becomes of the row)
+    """A value that no request can carry: its row fails by itself, unsent. Never seen in a cell."""
+
+
 class JournalError(BatchMagicError):
     """The home folder cannot be read or written as needed."""
 

@@ -45,7 +45,7 @@ from batch_magic.durable_files import (
     replacing,
     sha256_of,
 )
-from batch_magic.errors import JournalError
+from batch_magic.errors import CellError, JournalError
 from batch_magic.packing import Packer
 from batch_magic.records import Endpoint, Limits, Lines, Outcomes, Shard, Usage
 from batch_magic.resolution import is_retryable
@@ -508,10 +508,14 @@ class ShardWriter:
         numbers: Iterator[int],
         round: int = 0,
         held: bool = False,
+        model: str = "",
+        count: Callable[[Lines], Sequence[int]] | None = None,
     ) -> None:
         self._folder = folder
-        self._packer = Packer(max_rows=limits.max_rows_per_job, max_bytes=limits.max_bytes_per_job)
-        self._round, self._held = round, held
+        self._packer = Packer(
+            max_rows=limits.max_rows_per_job, max_bytes=limits.max_bytes_per_job, count=count
+        )
+        self._round, self._held, self._model = round, held, model
         self._numbers = numbers  # shared by the writers of one run
         self._number = 0
         self._out: IO[bytes] | None = None
@@ -561,10 +565,45 @@ class ShardWriter:
         finish(self._out, part_path(self._path), self._path)
         sha256 = hashlib.sha256(manifest).hexdigest()
         self.shards.append(
-            Shard(self._number, self._rows, self._bytes, sha256, self._round, self._held)
+            Shard(
+                self._number,
+                self._rows,
+                self._bytes,
+                sha256,
+                self._round,
+                self._held,
+                self._model,
+            )
         )
         self._out, self._manifest = None, []
         self._rows = self._bytes = 0
+
+
+_MAX_MODELS = 100  # each has a file that is open
+
+
+class ShardWriters:
+    """Writes lines into shards that ask one model each, as the service demands of a job."""
+
+    def __init__(self, writer: Callable[[str], ShardWriter]) -> None:
+        self._writer = writer
+        self._writers: dict[str, ShardWriter] = {}
+
+    def write(self, model: str, lines: Lines) -> tuple[tuple[int, int], ...]:
+        """Write lines that ask `model`; returns and raises as `ShardWriter.write`.
+
+        Raises CellError for more models than there may be in one run.
+        """
+        if model not in self._writers:
+            if len(self._writers) == _MAX_MODELS:
+                raise CellError(f"-m names more than {_MAX_MODELS} models; is it the right column?")
+            self._writers[model] = self._writer(model)
+        return self._writers[model].write(lines)
+
+    def close(self) -> list[Shard]:
+        """Finish the last shards and return all, in order of their numbers."""
+        shards = [shard for writer in self._writers.values() for shard in writer.close()]
+        return sorted(shards, key=lambda shard: shard.number)
 
 
 def manifest_of(positions: NDArray[np.int64], digests: NDArray[np.void]) -> NDArray[np.void]:

@@ -55,6 +55,23 @@ def column_names(frame: pd.DataFrame) -> tuple[Hashable, ...]:
     return tuple(frame.columns)
 
 
+def list_columns(frame: pd.DataFrame) -> tuple[Hashable, ...]:
+    """Labels of the columns in which some value is a list, a tuple or an array."""
+    kinds = (list, tuple, np.ndarray)
+    places = [n for n, dtype in enumerate(frame.dtypes) if _may_hold_lists(dtype)]
+    columns = ((frame.columns[n], frame.iloc[:, n]) for n in places)
+    return tuple(
+        label
+        for label, series in columns
+        if any(isinstance(value, kinds) for value in series.array)
+    )
+
+
+def _may_hold_lists(dtype: Any) -> bool:
+    is_arrow_list = isinstance(dtype, pd.ArrowDtype) and "list" in str(dtype.pyarrow_dtype)
+    return isinstance(dtype, np.dtypes.ObjectDType) or is_arrow_list
+
+
 def hold(frame: pd.DataFrame) -> pd.DataFrame:
     """A snapshot that later edits to `frame` do not reach.
 
@@ -314,17 +331,33 @@ def typed_column(kind: Kind, values: Sequence[Any], choices: Sequence[Any] = ())
     return pd.Series(column)
 
 
-def vector_column(values: pa.ChunkedArray) -> pd.Series[Any]:
-    """A column of float32 arrays from base64 (little-endian), None as missing."""
+def vector_column(values: pa.ChunkedArray, *, several: bool) -> pd.Series[Any]:
+    """A column of float32 arrays from base64 (little-endian), None as missing.
+
+    With `several` a value holds the vectors of a list of inputs, one a line: an array of two
+    dimensions. Else it holds one vector.
+    """
     column = np.empty(len(values), dtype=object)
     for place, text in enumerate(value for chunk in values.chunks for value in chunk.to_pylist()):
-        if text is not None:
-            column[place] = np.frombuffer(b64decode(text), dtype="<f4")
+        if text is not None and several:
+            column[place] = np.stack([_vector(one) for one in text.split(b"\n")])
+        elif text is not None:
+            column[place] = _vector(text)
     return pd.Series(column)
+
+
+def _vector(text: bytes) -> NDArray[np.float32]:
+    return np.frombuffer(b64decode(text), dtype="<f4")
 
 
 def _in_utc(moment: datetime.datetime) -> datetime.datetime:
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def status_column(status: NDArray[np.uint8]) -> pd.Categorical:
+    """A categorical of all status labels from `RowStatus` numbers."""
+    labels = pd.Index([each.label for each in RowStatus], dtype="str")
+    return pd.Categorical.from_codes(status.astype(np.int8), categories=labels)
 
 
 def check_clash(frame: pd.DataFrame, names: Sequence[str], on_clash: str) -> None:
@@ -362,8 +395,7 @@ def attach(
     Raises `ValueError` for a length that is not n.
     """
     check_clash(frame, list(columns), on_clash)
-    labels = pd.Index([each.label for each in RowStatus], dtype="str")
-    truth = pd.Categorical.from_codes(status.astype(np.int8), categories=labels)
+    truth = status_column(status)
     ours = {name: values for name, values in columns.items() if name.startswith(TRUTH_PREFIX)}
     given = {name: values for name, values in columns.items() if name not in ours}
     result = hold(frame)

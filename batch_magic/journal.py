@@ -483,10 +483,16 @@ def _explain(error: Exception, path: Path) -> str:
 def _kin(db: sqlite3.Connection, backend_id: str, model: str) -> list[tuple[str, bool]]:
     found = db.execute(
         "SELECT run_id, coalesce(ending, ?) <> ? FROM runs"
-        " WHERE backend_id = ? AND model = ? ORDER BY created_at DESC, rowid DESC",
-        (Ending.STOPPED.value, Ending.STOPPED.value, backend_id, model),
+        " WHERE backend_id = ? AND (model = ? OR ? OR instr(model, '{') OR instr(model, ','))"
+        " ORDER BY created_at DESC, rowid DESC",
+        (Ending.STOPPED.value, Ending.STOPPED.value, backend_id, model, _is_many(model)),
     ).fetchall()
     return [(str(row[0]), bool(row[1])) for row in found]
+
+
+def _is_many(model: str) -> bool:
+    """Tell whether a run asks several models: its lines may be in any other run."""
+    return "{" in model or "," in model
 
 
 def _with_lenders(db: sqlite3.Connection, run_id: str) -> list[str]:

@@ -396,14 +396,15 @@ def _after_failure(job: Job, remote: RemoteJob, run: RunRecord) -> Action:
 
 def _after_full_queue(job: Job, run: RunRecord, why: str, backoff_s: float) -> Action:
     """Wait for room; a job that would not fit into an empty queue is cut first."""
-    limit, tokens = token_limit(run), estimated_tokens(job)
+    limit, tokens = token_limit(run, job), estimated_tokens(job)
     if limit is not None and tokens > limit and job.rows > 1:
         return Recut(job, why, parts=min(job.rows, -(-tokens // limit)))
-    is_alone = enqueued_tokens(run) == 0
+    queued = enqueued_tokens(run, job)
+    is_alone = queued == 0
     if is_alone and job.rows > 1 and job.attempt % _HALVED_AFTER == _HALVED_AFTER - 1:
         return Recut(job, why, parts=2)
     wait_s = min(_QUEUE_FULL_FACTOR * backoff_s, _LONGEST_WAIT_S)
-    if limit is not None and enqueued_tokens(run) + tokens > limit and not is_alone:
+    if limit is not None and queued + tokens > limit and not is_alone:
         wait_s = 0.0  # the end of our own jobs makes the room: it is waited for, not the clock
     return Replace(job, fresh_upload=False, wait_s=wait_s, why=why)
 

@@ -24,7 +24,7 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 from traitlets import Float, Integer, Unicode
 
 from batch_magic import cell_line, session, settings
-from batch_magic.card import clip
+from batch_magic.card import clip, size_words
 from batch_magic.drafting import Options
 from batch_magic.engine import METADATA_RUN
 from batch_magic.errors import BatchMagicError, CellError, Detached, StillRunning
@@ -141,6 +141,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             parse=asked.parse,
             prefix=asked.prefix,
             flatten=asked.flatten,
+            image_max=asked.image_max,
             params=asked.params,
             extras={name: self._variable(name) for name in asked.extras},
             on=asked.on,
@@ -381,7 +382,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         _want(words, 1, "%gptbatch show NAME")
         run = self._session().find(words[0])
         s = run.snapshot()
-        size = f"{counted(s.rows, 'row')}, {counted(len(s.jobs), 'job')}"
+        size = f"{size_words(s)}, {counted(len(s.jobs), 'job')}"
         print(f"run       {s.run_id} ({s.name}), {size}")
         print(f"backend   {' '.join(dict.fromkeys((s.backend.name, s.backend.base_url)))}")
         print(f"endpoint  {s.request.endpoint}\nmodel     {s.request.model}")
@@ -479,7 +480,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         for s in left:
             state = f"stopped: {clip(s.fault or '', 200)}" if s.ending else s.stage.value
             word = s.name if newest[s.name] == s.run_id else s.run_id
-            size = counted(s.rows, "row")
+            size = size_words(s)
             print(f"unfinished: {s.name} ({size}, {state}) · %gptbatch attach {word}")
 
     def close(self) -> None:
@@ -638,6 +639,7 @@ def _print_dry_run(dry: DryRun, options: Options) -> None:
         (dry.skipped, "with nothing to send: skipped"),
         (dry.oversize, "larger than a job may be: failed"),
         (dry.missing_values, "with a missing value, rendered as nothing"),
+        (dry.unsendable, "with what no request can carry: failed, unsent"),
     )
     requests = f"{counted(dry.to_send, 'request')} in {counted(dry.jobs, 'job')}"
     print(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -29,13 +29,16 @@ from batch_magic.folder import (
     RunFolder,
     Scan,
     ShardWriter,
+    ShardWriters,
 )
 from batch_magic.records import (
     PAID,
+    Endpoint,
     Job,
     JobStage,
     Lines,
     Outcomes,
+    Preview,
     RowStatus,
     RunRecord,
     Shard,
@@ -205,6 +208,28 @@ class Cause:
     position: int
 
 
+_PREVIEWED, _PREVIEW_CHARS = 5, 200
+
+
+def newest(folder: RunFolder, run: RunRecord) -> tuple[Preview, ...]:
+    """Return the first few outcomes of the job that was collected last; none of embeddings."""
+    jobs = [job for job in run.jobs if job.stage is JobStage.COLLECTED and not job.is_replaced]
+    last = max(jobs, key=lambda job: job.ended_at or 0.0, default=None)
+    table = None if last is None else folder.outcomes(f"job-{last.number:05}")
+    if table is None or run.request.endpoint == Endpoint.EMBEDDINGS:
+        return ()
+    columns = ("position", "status", "text", "error")
+    rows = table.table.select(columns).slice(0, _PREVIEWED).to_pylist()
+    return tuple(
+        Preview(
+            row["position"] % (run.rows // len(run.request.models)),
+            RowStatus(row["status"]),
+            (row["text"] or row["error"] or b"").decode("utf-8", "replace")[:_PREVIEW_CHARS],
+        )
+        for row in rows
+    )
+
+
 def lost_results(folder: RunFolder, run: RunRecord, *, verify: bool) -> list[Job]:
     """Return the collected jobs of which a result file is not here; damaged ones with `verify`.
 
@@ -237,20 +262,21 @@ _VARIES = re.compile(r"\b(?:req|batch|file|org|resp|chatcmpl)[-_]\w+|\d[\d,.]*")
 def causes(folder: RunFolder, run: RunRecord) -> list[Cause]:
     """Group the rows that came out badly by cause, the commonest first."""
     resolved = resolve_run(folder, run)
-    return _causes(resolved, ~_is_of(resolved.resolution, _BLAMELESS))
+    rows = run.rows // len(run.request.models)
+    return _causes(resolved, ~_is_of(resolved.resolution, _BLAMELESS), rows)
 
 
 def _is_of(resolution: Resolution, statuses: Iterable[RowStatus]) -> NDArray[np.bool_]:
     return np.isin(resolution.statuses, [int(status) for status in statuses])
 
 
-def _causes(resolved: Resolved, wanted: NDArray[np.bool_]) -> list[Cause]:
-    """Group the errors of the wanted rows."""
+def _causes(resolved: Resolved, wanted: NDArray[np.bool_], rows: int | None = None) -> list[Cause]:
+    """Group the errors of the wanted rows, every `rows` of them (those of a model) apart."""
     bad = np.flatnonzero(wanted)
     statuses, said = resolved.resolution.statuses[bad].tolist(), _errors_of(resolved, bad)
-    found: dict[tuple[int, str], Cause] = {}
+    found: dict[tuple[int, int, str], Cause] = {}
     for position, status, error in zip(bad.tolist(), statuses, said, strict=True):
-        key = (status, _VARIES.sub("#", error))
+        key = (position // rows if rows else 0, status, _VARIES.sub("#", error))
         known = found.get(key) or Cause(RowStatus(status), error, 0, position)
         found[key] = replace(known, rows=known.rows + 1)
     return sorted(found.values(), key=lambda cause: (-cause.rows, cause.position))
@@ -305,11 +331,11 @@ def resend(
         for other, record in others:
             left[positions[_is_sending(other, record, digests)]] = False
     reasons = _reasons(_causes(resolved, left))
-    writer = _writer(folder, run, round)
+    writer = _writers(folder, run, round)
     for shard in run.shards:
         positions = folder.manifest(shard)["position"]
         for lines in folder.lines_at(shard, left[positions]):
-            writer.write(lines)
+            writer.write(shard.model or run.request.model, lines)
         left[positions] = False  # a line stands in the shards of earlier rounds too
     if left.any():
         _write_borrowed(writer, folder, run, left, others)
@@ -381,7 +407,7 @@ def fill(
 
 
 def _write_borrowed(
-    writer: ShardWriter,
+    writer: ShardWriters,
     folder: RunFolder,
     run: RunRecord,
     left: NDArray[np.bool_],
@@ -397,7 +423,8 @@ def _write_borrowed(
             found = index.find(_digests(other.manifest(shard)))
             for lines in other.lines_at(shard, found >= 0):
                 positions = index.find(as_digests(lines.digests))
-                writer.write(_renamed(lines, run.run_id, positions.tolist()))
+                model = shard.model or record.request.model
+                writer.write(model, _renamed(lines, run.run_id, positions.tolist()))
             wanted = wanted[~np.isin(wanted["position"], found)]
             if not len(wanted):
                 return
@@ -420,7 +447,14 @@ def recut(
     for part in np.array_split(places, parts):
         wanted = np.zeros(shard.rows, dtype=bool)
         wanted[part] = True
-        writer = ShardWriter(folder, run.limits, numbers=numbers, round=job.round)
+        writer = ShardWriter(
+            folder,
+            run.limits,
+            numbers=numbers,
+            round=job.round,
+            model=shard.model,
+            count=counting(run),
+        )
         for lines in folder.lines_at(shard, wanted):
             writer.write(lines)
         shards += writer.close()
@@ -432,12 +466,12 @@ def take_over(
 ) -> TakenOver:
     """Take over what the lenders answered of the held lines; write the rest into shards to send."""
     found = [each for each in (answered(*lender) for lender in lenders) if each is not None]
-    kept, writer = _kept_writer(folder), _writer(folder, run, run.round)
+    kept, writer = _kept_writer(folder), _writers(folder, run, run.round)
     for shard in run.shards:
         if shard.held:
             left = _keep_answers(kept, folder.manifest(shard), found)
             for lines in folder.lines_at(shard, left):
-                writer.write(lines)
+                writer.write(shard.model or run.request.model, lines)
     rows, counts, files = _close_kept(kept, folder, run)
     return TakenOver(rows, counts, tuple(writer.close()), files)
 
@@ -632,8 +666,18 @@ def _digests(manifest: NDArray[np.void]) -> NDArray[np.void]:
 # -- writing --------------------------------------------------------------------------------
 
 
-def _writer(folder: RunFolder, run: RunRecord, round: int) -> ShardWriter:
-    return ShardWriter(folder, run.limits, numbers=count(_next_shard(run)), round=round)
+def counting(run: RunRecord) -> Callable[[Lines], Sequence[int]] | None:
+    """Return what counts each line's inputs, where a job's limit counts them."""
+    return wire.inputs_of if run.layout.several else None
+
+
+def _writers(folder: RunFolder, run: RunRecord, round: int) -> ShardWriters:
+    numbers, counted = count(_next_shard(run)), counting(run)
+    return ShardWriters(
+        lambda model: ShardWriter(
+            folder, run.limits, numbers=numbers, round=round, model=model, count=counted
+        )
+    )
 
 
 def _next_shard(run: RunRecord) -> int:

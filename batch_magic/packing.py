@@ -6,7 +6,7 @@ no job can hold: it is told apart, and neither sent nor allowed to stop its neig
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -33,11 +33,19 @@ class Packed:
 class Packer:
     """Decides where a shard is cut. Lines keep their order; a shard is filled before the next."""
 
-    def __init__(self, *, max_rows: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        max_rows: int,
+        max_bytes: int,
+        count: Callable[[Lines], Sequence[int]] | None = None,
+    ) -> None:
         if max_rows < 1 or max_bytes < 1:
             raise CellError("a job must be allowed at least one row and one byte")
         self._max_rows, self._max_bytes = max_rows, max_bytes
+        self._count = count  # for how many rows each line counts, if not for one
         self._rows = self._bytes = 0  # of the open shard
+        self._opens = True  # the stretch at hand begins a shard
 
     def pack(self, lines: Lines) -> Packed:
         """The next lines of a run, sorted into the open shard and new ones."""
@@ -47,7 +55,25 @@ class Packer:
             oversize = tuple(each for each in sized if each[1] > self._max_bytes)
             fitting = [n for n, size in enumerate(lines.sizes) if size <= self._max_bytes]
             lines = pick(lines, fitting)
-        return Packed(tuple(self._parts(lines)), oversize)
+        if self._count is None:
+            return Packed(tuple(self._parts(lines)), oversize)
+        return Packed(tuple(self._counted_parts(lines, self._count(lines))), oversize)
+
+    def _counted_parts(self, lines: Lines, counts: Sequence[int]) -> Iterator[Part]:
+        """Cut where a job would hold too much, line by line; a line alone always goes."""
+        start = 0
+        for n, (size, count) in enumerate(zip(lines.sizes, counts, strict=True)):
+            is_full = self._rows + count > self._max_rows or self._bytes + size > self._max_bytes
+            if is_full and self._rows:
+                if n > start:
+                    yield Part(_stretch(lines, start, n), opens=self._opens)
+                start, self._rows, self._bytes = n, 0, 0
+            if n == start:
+                self._opens = self._rows == 0
+            self._rows += count
+            self._bytes += size
+        if start < len(lines.sizes):
+            yield Part(_stretch(lines, start, len(lines.sizes)), opens=self._opens)
 
     def _parts(self, lines: Lines) -> Iterator[Part]:
         start = 0

@@ -43,6 +43,7 @@ from batch_magic.card import (
     jobs_html,
     line,
     message_html,
+    newest_html,
     state_words,
 )
 from batch_magic.records import Snapshot
@@ -245,10 +246,12 @@ class _Live:
     """The widget: four pieces of the card, each sent only when it has changed, and buttons."""
 
     def __init__(self, snapshot: Snapshot, on_cancel: Callable[[], None]) -> None:
-        self._head, self._body, self._jobs, self._foot = (HTML(layout=_wide()) for _ in range(4))
+        self._head, self._body, self._jobs = (HTML(layout=_wide()) for _ in range(3))
+        self._newest, self._foot = (HTML(layout=_wide()) for _ in range(2))
         self._buttons = _CancelButtons(on_cancel)
         style = HTML(layout=Layout(display="none"))
-        pieces = [style, self._head, self._body, self._jobs, self._foot, self._buttons.box]
+        pieces = [style, self._head, self._body, self._jobs, self._newest, self._foot]
+        pieces.append(self._buttons.box)
         self._box = VBox(pieces, layout=_wide())
         self.receipt_class = f"gptbatch-receipt-{self._box.model_id}"
         style.value = _style(f"gptbatch-live-{self._box.model_id}", self.receipt_class)
@@ -265,6 +268,7 @@ class _Live:
         self._head.value = head_html(snapshot)
         self._body.value = body_html(snapshot) + _late(snapshot)
         self._jobs.value = jobs_html(snapshot)
+        self._newest.value = newest_html(snapshot)
         self._foot.value = foot_html(snapshot, said)
         if snapshot.cancelling:
             self._buttons.cancelling()

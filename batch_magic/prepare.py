@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from typing import Any
@@ -25,11 +25,18 @@ from batch_magic import frame as frames
 from batch_magic import outcomes
 from batch_magic.digests import FirstSeen, SortedDigests, as_digests
 from batch_magic.durable_files import disk_errors
-from batch_magic.errors import JournalError
-from batch_magic.folder import Answered, Home, KeptWriter, RunFolder, ShardWriter
+from batch_magic.errors import CellError, JournalError
+from batch_magic.folder import (
+    Answered,
+    Home,
+    KeptWriter,
+    RunFolder,
+    ShardWriter,
+    ShardWriters,
+)
 from batch_magic.journal import Journal
 from batch_magic.packing import Packer, pick
-from batch_magic.records import Chunk, Lines, Outcomes, RowStatus, RunRecord
+from batch_magic.records import Chunk, Lines, Outcomes, Rendered, RowStatus, RunRecord
 from batch_magic.stored_frame import Stored, store
 from batch_magic.template import Template
 from batch_magic.wire import Encoder
@@ -116,18 +123,71 @@ class Preparation:
     def _run(self) -> Generator[None, None, None]:
         self._folder.create()
         out = _Out(self._folder, self.draft, self.known)
-        encoder = _encoder(self.draft, self._template)
+        models = self.draft.request.models
+        asked = _Asked(self.draft, self._template)
         for chunk in _chunks(self._frame, self._template):
             rendered = self._template.render(chunk)
-            out.skip(rendered.skipped)
+            for nth in range(len(models)):
+                out.leave_out(_shifted(rendered, nth * len(self._frame)))
             out.missing_values += rendered.missing_values
-            out.take(encoder.encode(rendered))
-            self.rows_done += chunk.size
+            for model, lines in asked.lines(rendered):
+                out.take(model, lines)
+            self.rows_done += chunk.size * len(models)
             yield
         with disk_errors(self._folder.frame_path):
             stored = store(self._frame, self._folder.frame_path)
         yield
         self.record = out.close(stored)
+
+
+class _Asked:
+    """What is asked of each model: every row of every one, or each row of its own."""
+
+    def __init__(self, draft: RunRecord, template: Template) -> None:
+        self._draft, self._template = draft, template
+        self._rows = draft.rows // len(draft.request.models)
+        self._encoders: dict[str, Encoder] = {}
+
+    def lines(self, rendered: Rendered) -> Iterator[tuple[str, Lines]]:
+        """Yield (model, its lines) of a chunk; positions go on where those of a model end."""
+        if (slot := self._template.model) is None:
+            for nth, model in enumerate(self._draft.request.models):
+                yield model, self._encoder(model).encode(_shifted(rendered, nth * self._rows))
+            return
+        names = rendered.slots[slot]
+        for model in dict.fromkeys(names):
+            rows = [n for n, name in enumerate(names) if name == model]
+            yield model, self._encoder(model).encode(_picked(rendered, rows))
+
+    def _encoder(self, model: str) -> Encoder:
+        if model not in self._encoders:
+            self._encoders[model] = Encoder(
+                run_id=self._draft.run_id,
+                endpoint=self._draft.request.endpoint,
+                model=model,
+                params=self._template.params,
+                messages=self._template.messages,
+            )
+        return self._encoders[model]
+
+
+def _shifted(rendered: Rendered, by: int) -> Rendered:
+    """The same for another model: its positions come after all rows of the one before."""
+    if not by:
+        return rendered
+    return replace(
+        rendered,
+        positions=[position + by for position in rendered.positions],
+        skipped=[position + by for position in rendered.skipped],
+        unsendable=[(position + by, said) for position, said in rendered.unsendable],
+    )
+
+
+def _picked(rendered: Rendered, rows: Sequence[int]) -> Rendered:
+    if len(rows) == len(rendered.positions):
+        return rendered
+    slots = tuple([values[n] for n in rows] for values in rendered.slots)
+    return replace(rendered, positions=[rendered.positions[n] for n in rows], slots=slots)
 
 
 class _Out:
@@ -136,8 +196,17 @@ class _Out:
     def __init__(self, folder: RunFolder, draft: RunRecord, known: Known) -> None:
         self._folder, self._draft, self._known = folder, draft, known
         numbers = count()
-        self._shards = ShardWriter(folder, draft.limits, numbers=numbers)
-        self._held = ShardWriter(folder, draft.limits, numbers=numbers, held=True)
+        count_inputs = outcomes.counting(draft)
+        self._shards = ShardWriters(
+            lambda model: ShardWriter(
+                folder, draft.limits, numbers=numbers, model=model, count=count_inputs
+            )
+        )
+        self._held = ShardWriters(
+            lambda model: ShardWriter(
+                folder, draft.limits, numbers=numbers, held=True, model=model, count=count_inputs
+            )
+        )
         self._kept = KeptWriter(folder, 0)
         self._seen = FirstSeen()
         self._twins: list[NDArray[np.int64]] = []
@@ -145,17 +214,23 @@ class _Out:
         self._lenders: set[str] = set()
         self._hash = hashlib.sha256()
         self._decided: Counter[RowStatus] = Counter()
+        self._unsendable, self._why = 0, ""
         self.missing_values = 0
 
-    def skip(self, positions: Any) -> None:
-        """Leave out rows with nothing to send."""
-        if len(positions):
+    def leave_out(self, rendered: Rendered) -> None:
+        """Settle the rows of a chunk that have nothing to send, or nothing that can be sent."""
+        if positions := list(rendered.skipped):
             self._hash.update(np.asarray(positions, dtype="<i8").tobytes())
             reason = "every column that the template reads is missing here"
-            self._leave_out(list(positions), RowStatus.SKIPPED, [reason] * len(positions))
+            self._settle(positions, RowStatus.SKIPPED, [reason] * len(positions))
+        if unsendable := rendered.unsendable:
+            self._hash.update(repr(unsendable).encode("utf-8", "surrogatepass"))
+            self._unsendable += len(unsendable)
+            self._why = self._why or "row {}: {}".format(*unsendable[0])
+            self._settle([n for n, _ in unsendable], RowStatus.FAILED, [s for _, s in unsendable])
 
-    def take(self, lines: Lines) -> None:
-        """Sort a chunk's lines."""
+    def take(self, model: str, lines: Lines) -> None:
+        """Sort a chunk's lines, which all ask `model`."""
         if not len(lines.positions):
             return
         digests = as_digests(lines.digests)
@@ -168,8 +243,8 @@ class _Out:
         left = ~is_twin
         left &= ~self._take_kept(digests, positions, left)
         held = self._find_held(digests, left)
-        self._write(self._held, lines, held)
-        self._write(self._shards, lines, left & ~held)
+        self._write(self._held, model, lines, held)
+        self._write(self._shards, model, lines, left & ~held)
 
     def _take_kept(
         self, digests: NDArray[np.void], positions: NDArray[np.int64], left: NDArray[np.bool_]
@@ -198,20 +273,28 @@ class _Out:
                 held |= hits
         return held
 
-    def _write(self, shards: ShardWriter, lines: Lines, wanted: NDArray[np.bool_]) -> None:
-        oversize = shards.write(_some(lines, wanted)) if wanted.any() else ()
+    def _write(
+        self, shards: ShardWriters, model: str, lines: Lines, wanted: NDArray[np.bool_]
+    ) -> None:
+        oversize = shards.write(model, _some(lines, wanted)) if wanted.any() else ()
         if oversize:
             limit = self._draft.limits.max_bytes_per_job
             positions = [position for position, _ in oversize]
             said = [f"its line has {n:,} bytes, a job holds {limit:,}" for _, n in oversize]
-            self._leave_out(positions, RowStatus.FAILED, said)
+            self._settle(positions, RowStatus.FAILED, said)
 
-    def _leave_out(self, positions: list[int], status: RowStatus, said: list[str]) -> None:
+    def _settle(self, positions: list[int], status: RowStatus, said: list[str]) -> None:
         self._decided[status] += len(positions)
         self._unsent.append(Outcomes.unsent(positions, status, said))
 
     def close(self, stored: Stored) -> RunRecord:
-        """Put every file in its place and return the run as it is to be written down."""
+        """Put every file in its place and return the run as it is to be written down.
+
+        Raises CellError when there are rows and none of them can be sent.
+        """
+        skipped = self._decided[RowStatus.SKIPPED]
+        if self._unsendable and self._unsendable + skipped == self._draft.rows:
+            raise CellError(f"no row can be sent: {self._why}; mend the column")
         shards = sorted(self._shards.close() + self._held.close(), key=lambda shard: shard.number)
         kept = self._kept.close()
         if kept:
@@ -229,7 +312,8 @@ class _Out:
             shards=tuple(shards),
             files={self._folder.frame_path.name: stored.sha256, **self._folder.hashes(*_NAMES)},
         )
-        return replace(record, notes=self._draft.notes + _notes(record, kept, self.missing_values))
+        notes = _notes(record, kept, self.missing_values, self._unsendable, self._why)
+        return replace(record, notes=self._draft.notes + notes)
 
     def _identity(self, stored: Stored) -> str:
         draft = self._draft
@@ -242,13 +326,16 @@ class _Out:
 _NAMES = ("twins.npy", "unsent.arrow", "kept-00000.jsonl", "kept-00000.npy")
 
 
-def _notes(run: RunRecord, kept: int, missing_values: int) -> tuple[str, ...]:
+def _notes(
+    run: RunRecord, kept: int, missing_values: int, unsendable: int, why: str
+) -> tuple[str, ...]:
     held = sum(shard.rows for shard in run.shards if shard.held)
     said = (
         (kept, "answered before: taken over, not paid again"),
         (held, "in flight in an earlier run: not sent again"),
         (run.twins, "with the same request as an earlier row: sent once, answered all"),
         (missing_values, "sent with a missing value, rendered as nothing"),
+        (unsendable, f"failed unsent ({why:.200})"),
     )
     notes = [f"{counted(n, 'row')} {what}" for n, what in said if n]
     if run.unstored:
@@ -278,6 +365,7 @@ class DryRun:
     skipped: int
     oversize: int
     missing_values: int
+    unsendable: int
     jobs: int
     bytes: int
     first_lines: tuple[str, ...]
@@ -286,44 +374,57 @@ class DryRun:
 
 def rehearse(draft: RunRecord, frame: Any, template: Template) -> DryRun:
     """Render and count every row; write and send nothing. Raises as a submit would."""
-    encoder = _encoder(draft, template)
-    limits = draft.limits
-    packer = Packer(max_rows=limits.max_rows_per_job, max_bytes=limits.max_bytes_per_job)
-    seen, totals, first = FirstSeen(), Counter[str](), list[str]()
+    asked, totals, first = _Asked(draft, template), Counter[str](), list[str]()
+    seen, packers = FirstSeen(), dict[str, Packer]()
     for chunk in _chunks(frame, template):
         rendered = template.render(chunk)
-        lines = encoder.encode(rendered)
-        positions = np.asarray(lines.positions, dtype=np.int64)
-        is_new = seen.add(as_digests(lines.digests), positions) < 0
-        packed = packer.pack(_some(lines, is_new))
-        wanted = _SHOWN - len(first)
-        first += [line.decode() for line in lines.data.split(b"\n", wanted)[:wanted] if line]
-        totals["skipped"] += len(rendered.skipped)
+        times = len(draft.request.models)
+        totals["skipped"] += times * len(rendered.skipped)
+        totals["unsendable"] += times * len(rendered.unsendable)
         totals["missing_values"] += rendered.missing_values
-        totals["twins"] += len(positions) - int(is_new.sum())
-        totals["oversize"] += len(packed.oversize)
-        for part in packed.parts:
-            totals["to_send"] += len(part.lines.sizes)
-            totals["bytes"] += len(part.lines.data)
-            totals["jobs"] += part.opens
+        for model, lines in asked.lines(rendered):
+            positions = np.asarray(lines.positions, dtype=np.int64)
+            is_new = seen.add(as_digests(lines.digests), positions) < 0
+            packer = packers.setdefault(model, _packer(draft))
+            packed = packer.pack(_some(lines, is_new))
+            wanted = _SHOWN - len(first)
+            first += [line.decode() for line in lines.data.split(b"\n", wanted)[:wanted] if line]
+            totals["twins"] += len(positions) - int(is_new.sum())
+            totals["oversize"] += len(packed.oversize)
+            for part in packed.parts:
+                totals["to_send"] += len(part.lines.sizes)
+                totals["bytes"] += len(part.lines.data)
+                totals["jobs"] += part.opens
     counts = {name: totals[name] for name in _DRY_COUNTS}
     return DryRun(rows=len(frame), first_lines=tuple(first), notes=draft.notes, **counts)
 
 
-_DRY_COUNTS = ("to_send", "twins", "skipped", "oversize", "missing_values", "jobs", "bytes")
+_DRY_COUNTS = (
+    "to_send",
+    "twins",
+    "skipped",
+    "oversize",
+    "missing_values",
+    "unsendable",
+    "jobs",
+    "bytes",
+)
 
 
-def _chunks(frame: Any, template: Template) -> Iterator[Chunk]:
-    return frames.chunks(
-        frame, template.columns, with_index=template.reads_index, as_text=template.bare
+def _packer(draft: RunRecord) -> Packer:
+    limits = draft.limits
+    return Packer(
+        max_rows=limits.max_rows_per_job,
+        max_bytes=limits.max_bytes_per_job,
+        count=outcomes.counting(draft),
     )
 
 
-def _encoder(draft: RunRecord, template: Template) -> Encoder:
-    return Encoder(
-        run_id=draft.run_id,
-        endpoint=draft.request.endpoint,
-        model=draft.request.model,
-        params=draft.request.params,
-        messages=template.messages,
+_ROWS_WITH_IMAGES = 8  # a few megabytes each
+
+
+def _chunks(frame: Any, template: Template) -> Iterator[Chunk]:
+    size = {"size": _ROWS_WITH_IMAGES} if template.has_images else {}
+    return frames.chunks(
+        frame, template.columns, with_index=template.reads_index, as_text=template.bare, **size
     )

@@ -20,10 +20,18 @@ from jinja2 import StrictUndefined, Template
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
 from jinja2.nodes import Call, Concat, EnvironmentAttribute, EvalContext, For
-from jinja2.runtime import Undefined, markup_join, str_join
+from jinja2.runtime import Context, Undefined, markup_join, str_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from markupsafe import Markup
 
+from batch_magic.errors import Unsendable
+
+IMAGE = "__image"
+"""The filter that a line with an image is turned into."""
+RESULT = "__result"
+"""The name that a single expression's value is set to."""
+
+_MARK = "\0image\0"
 _MAX_REPEAT = 1_000_000  # characters or items that one operation may make out of a number
 _MAX_JOINED = 200_000_000  # characters: no job can hold a longer line
 _MAX_BITS = 1_000_000  # of a whole number
@@ -136,9 +144,18 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.tests = {**self.tests, "none": is_missing}
         del self.filters["random"]
         del self.globals["lipsum"]  # chance has no place in a request that is known by its hash
+        self.filters[IMAGE] = self._image
         self.names = dict(self.globals)
         self.globals.clear()
         self.turns = 0
+        self.images: list[object] = []  # those of the row that is being rendered
+
+    def _image(self, value: object) -> str:
+        """Keep a value that is an image; a mark stands for it in the text."""
+        if is_missing(value):
+            return ""
+        self.images.append(value)
+        return _MARK
 
     def counted(self, items: Iterable[Any]) -> Iterator[Any]:
         """Yield the items of a loop: loops within loops would take longer than anybody waits."""
@@ -192,10 +209,31 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 def run(template: Template, variables: dict[str, object]) -> str:
     """Return what a template of a `Sandbox` writes."""
+    return _run(template, variables)[0]
+
+
+def parts(template: Template, variables: dict[str, object]) -> tuple[list[str], list[object]]:
+    """Return what a template writes, cut at its images, and those: a text more than images.
+
+    Raises Unsendable for a text of the user's with our mark in it.
+    """
     sandbox: Any = template.environment
-    sandbox.turns = 0
+    texts = _run(template, variables)[0].split(_MARK)
+    if len(texts) != len(sandbox.images) + 1:
+        raise Unsendable("its text holds the mark that stands for an image")
+    return texts, sandbox.images
+
+
+def value_of(template: Template, variables: dict[str, object]) -> object:
+    """Return what a template of a `Sandbox` sets `RESULT` to."""
+    return plain(_run(template, variables)[1].vars[RESULT])
+
+
+def _run(template: Template, variables: dict[str, object]) -> tuple[str, Context]:
+    sandbox: Any = template.environment
+    sandbox.turns, sandbox.images = 0, []
     context = template.new_context(variables, shared=True)
-    return "".join(template.root_render_func(context))
+    return "".join(template.root_render_func(context)), context
 
 
 class _Formatter(SandboxedFormatter):

@@ -28,14 +28,14 @@ def estimated_tokens(job: Job) -> int:
     return -(-job.bytes // _BYTES_PER_TOKEN)
 
 
-def token_limit(run: RunRecord) -> int | None:
-    """Return how many tokens may be enqueued: as set, or as the last refusal said."""
+def token_limit(run: RunRecord, job: Job) -> int | None:
+    """Return how many tokens of a job's model may be enqueued: as set, or as was refused last."""
     if run.limits.max_enqueued_tokens:
         return run.limits.max_enqueued_tokens
     said = [
         found
-        for job in run.jobs
-        for fault in (job.remote.faults if job.remote else ())
+        for one in _same_model(run, job)
+        for fault in (one.remote.faults if one.remote else ())
         if fault.code in QUEUE_FULL_CODES and (found := _LIMIT.search(fault.message))
     ]
     if not said:
@@ -44,9 +44,16 @@ def token_limit(run: RunRecord) -> int | None:
     return round(float(number) * _UNITS[unit]) or None
 
 
-def enqueued_tokens(run: RunRecord) -> int:
-    """Guess how many tokens this run has in the queue."""
-    return sum(estimated_tokens(job) for job in run.jobs if job.stage in _IN_QUEUE)
+def enqueued_tokens(run: RunRecord, job: Job) -> int:
+    """Guess how many tokens this run has in the queue of a job's model."""
+    return sum(estimated_tokens(one) for one in _same_model(run, job) if one.stage in _IN_QUEUE)
+
+
+def _same_model(run: RunRecord, job: Job) -> list[Job]:
+    if len({shard.model for shard in run.shards}) < 2:
+        return list(run.jobs)
+    models = {shard.number: shard.model for shard in run.shards}
+    return [one for one in run.jobs if models.get(one.shard) == models.get(job.shard)]
 
 
 def without_room(run: RunRecord, jobs: Iterable[Job]) -> frozenset[int]:
@@ -55,13 +62,15 @@ def without_room(run: RunRecord, jobs: Iterable[Job]) -> frozenset[int]:
     In order, as many as fit beside what is enqueued. With an empty queue one always goes: only
     the service knows.
     """
-    limit, taken, waiting = token_limit(run), enqueued_tokens(run), set[int]()
-    if limit is None:
-        return frozenset()
+    models = {shard.number: shard.model for shard in run.shards}
+    taken, waiting = dict[str | None, int](), set[int]()
     for job in jobs:
-        tokens = estimated_tokens(job)
-        if taken and taken + tokens > limit:
+        model, tokens = models.get(job.shard), estimated_tokens(job)
+        if model not in taken:
+            taken[model] = enqueued_tokens(run, job)
+        limit = token_limit(run, job)
+        if limit is not None and taken[model] and taken[model] + tokens > limit:
             waiting.add(job.number)
         else:
-            taken += tokens
+            taken[model] += tokens
     return frozenset(waiting)

@@ -83,11 +83,29 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
+class Value:
+    """A place that each row fills with JSON of its own: slot `n`, "" where the row has none."""
+
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A message's content as texts and images: slot `n` holds tuples of `Part` for each row."""
+
+    n: int
+
+
+Part = tuple[str, str]
+"""("text", the text) or ("image", its URL)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a prompt: constant text and slots, in order."""
+    """One message of a prompt: constant text and slots, in order; or nothing but its parts."""
 
     role: str
-    pieces: tuple[str | Slot, ...]
+    pieces: tuple[str | Slot, ...] | tuple[Value] | tuple[Parts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +128,14 @@ class Chunk:
 class Rendered:
     """A chunk after rendering: `slots[n][i]` is the text of slot n for row `positions[i]`.
 
-    The texts of a slot are all strings, or all UTF-8.
+    The texts of a slot are all strings, or all UTF-8; those of `Parts` are tuples of parts.
     """
 
     positions: Sequence[int]
-    slots: tuple[Sequence[str] | Sequence[bytes], ...]
+    slots: tuple[Sequence[Any], ...]
     skipped: Sequence[int]  # positions with nothing to send
     missing_values: int  # rows sent with at least one missing value
+    unsendable: Sequence[tuple[int, str]] = ()  # positions that fail unsent, and why
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,10 +246,17 @@ class Request:
     """What is asked of the model for every row: the run's choices, fixed at submit."""
 
     endpoint: str  # the full path, "/v1/chat/completions"
-    model: str
+    model: str  # a name, several with commas, or a template that gives each row its own
     template: str  # the cell's body as typed
     params: Mapping[str, Any] = field(default_factory=dict)
     extras: Sequence[str] = ()  # names given by --with
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that each row is asked of: one, or those between commas."""
+        if "{{" in self.model:
+            return (self.model,)
+        return tuple(name.strip() for name in self.model.split(","))
 
 
 class Kind(Enum):
@@ -278,6 +304,7 @@ class Layout:
     keep: tuple[str, ...] = ()
     on_clash: str = "error"
     shape: Shape | None = None
+    several: bool = False  # each row of embeddings has a list of inputs, and as many vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +334,7 @@ class Shard:
     sha256: str
     round: int = 0
     held: bool = False
+    model: str = ""  # all its lines ask; "" in the homes of older versions: the run's
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,7 +431,7 @@ class RunRecord:
     layout: Layout
     limits: Limits
     created_at: float
-    rows: int
+    rows: int  # answers to be had: the frame's rows, times the models that each is asked of
     identity: str  # same cell, same rows, same order: hash over lines, frame and layout
     fingerprint: str  # recognises the live frame again
     unstored: tuple[str, ...] = ()  # columns that the frame snapshot could not hold
@@ -426,6 +454,15 @@ class RunRecord:
     @property
     def round(self) -> int:
         return max((job.round for job in self.jobs), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """One of the newest answers: the row's position, its status, and the beginning of its text."""
+
+    position: int
+    status: RowStatus
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -462,6 +499,7 @@ class Snapshot:
     eta_s: float | None = None
     wake_at: float | None = None  # when the engine looks again
     lenders: tuple[str, ...] = ()  # runs whose answers it waits for
+    newest: tuple[Preview, ...] = ()  # of the job that came in last, while others run
 
     @property
     def is_ended(self) -> bool:

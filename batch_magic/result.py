@@ -8,10 +8,12 @@ are taken from mapped Arrow files in one go, never row by row.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from batch_magic import frame as frames
 from batch_magic import picture
@@ -19,7 +21,8 @@ from batch_magic.answers import reader_of
 from batch_magic.errors import CellError
 from batch_magic.folder import RunFolder
 from batch_magic.outcomes import Resolved, causes, resolve_run
-from batch_magic.records import Endpoint, Layout, RunRecord
+from batch_magic.records import Endpoint, Layout, RowStatus, RunRecord
+from batch_magic.resolution import Resolution
 from batch_magic.stored_frame import load
 
 KEEP: Mapping[str, tuple[str, ...]] = {
@@ -41,15 +44,19 @@ def check_keep(keep: tuple[str, ...]) -> None:
             raise CellError(f"--keep knows no {name!r}; it knows {', '.join(KEEP)}")
 
 
-def added_columns(layout: Layout) -> list[str]:
-    """Return the names of all columns that a result adds, in their order.
+def added_columns(layout: Layout, models: tuple[str, ...]) -> list[str]:
+    """Return the names of all columns that a result adds: of several models, each its own.
 
     Raises CellError when two of them have one name.
     """
     shape = layout.shape
     answers = [layout.column] if shape is None else [c.name for c in reader_of(shape).columns]
     kept = [f"gpt_{part}" for name in layout.keep for part in KEEP[name] or (name,)]
-    names = [*answers, "gpt_status", "gpt_error", *kept]
+    truth = ["gpt_status", "gpt_error"]
+    names = [*answers, *truth, *kept]
+    if len(models) > 1:
+        names = [f"{name}.{model}" for model in models for name in names] + truth
+        answers = [f"{name}.{model}" for model in models for name in answers]
     for name in answers:
         if names.count(name) > 1:
             raise CellError(f"two columns of the result are called {name!r}; say --prefix")
@@ -66,16 +73,57 @@ def result_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -
     Raises JournalError when the files cannot be read.
     """
     frame, missing = (live, []) if live is not None else load(folder.checked("frame.parquet"))
-    resolved = resolve_run(folder, run)
-    columns = {
-        **_answers(run, _taken(resolved, "text")),
-        "gpt_error": frames.text_column(_errors(resolved)),
-        **_kept(folder, run, resolved),
-    }
-    statuses = resolved.resolution.statuses
+    resolved, models = resolve_run(folder, run), run.request.models
+    if len(models) == 1:
+        statuses, columns = resolved.resolution.statuses, _columns(folder, run, resolved, 0)
+    else:
+        statuses, columns = _columns_by_model(folder, run, resolved)
     result = frames.attach(frame, statuses, columns, on_clash="replace")
     result.attrs["gptbatch"] = _facts(run, missing)
     return result
+
+
+def _columns(folder: RunFolder, run: RunRecord, resolved: Resolved, first: int) -> dict[str, Any]:
+    """Return the columns of one model's answers; `first` is the position of its first row."""
+    return {
+        **_answers(run, _taken(resolved, "text")),
+        "gpt_error": frames.text_column(_errors(resolved)),
+        **_kept(folder, run, resolved, first),
+    }
+
+
+def _columns_by_model(
+    folder: RunFolder, run: RunRecord, resolved: Resolved
+) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    """Return each model's columns under its name, and what is said of a row over all models.
+
+    A row is ok if all answered it well; else it has the status and error of the first that did not.
+    """
+    models = run.request.models
+    rows = run.rows // len(models)
+    statuses = np.full(rows, int(RowStatus.OK), dtype=np.uint8)
+    said: list[str | None] = [None] * rows
+    columns: dict[str, Any] = {}
+    for nth, model in enumerate(models):
+        part = _part(resolved, nth * rows, rows)
+        own = part.resolution.statuses
+        found = _columns(folder, run, part, nth * rows)
+        found["gpt_status"] = frames.status_column(own)
+        columns |= {f"{name}.{model}": values for name, values in found.items()}
+        bad = np.flatnonzero((statuses == RowStatus.OK) & (own != RowStatus.OK))
+        errors = found["gpt_error"][bad]
+        for place, error in zip(bad.tolist(), errors, strict=True):
+            said[place] = model if pd.isna(error) else f"{model}: {error}"
+        statuses[bad] = own[bad]
+    return statuses, {**columns, "gpt_error": frames.text_column(said)}
+
+
+def _part(resolved: Resolved, first: int, rows: int) -> Resolved:
+    whole, mine = resolved.resolution, slice(first, first + rows)
+    part = Resolution(
+        whole.statuses[mine], whole.entry[mine], whole.retryable[mine], whole.notes[mine]
+    )
+    return replace(resolved, resolution=part)
 
 
 def frame_of(folder: RunFolder, live: pd.DataFrame | None) -> pd.DataFrame:
@@ -90,7 +138,7 @@ def _answers(run: RunRecord, texts: Any) -> dict[str, Any]:
     """Return the answers as columns: one of text or vectors, or those that the shape gives them."""
     layout = run.layout
     if run.request.endpoint == Endpoint.EMBEDDINGS:
-        return {layout.column: frames.vector_column(texts)}
+        return {layout.column: frames.vector_column(texts, several=layout.several)}
     if layout.shape is None:
         return {layout.column: frames.text_column(texts)}
     reader = reader_of(layout.shape)
@@ -105,19 +153,23 @@ def _answers(run: RunRecord, texts: Any) -> dict[str, Any]:
 
 def errors_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -> pd.DataFrame:
     """Return the causes of a run's rows without an answer, the commonest first: one row each."""
-    frame = frame_of(folder, live)
-    rows = [
-        {
-            "status": cause.status.label,
-            "rows": cause.rows,
-            "error": cause.error,
-            "position": cause.position,
-            "index": frame.index[cause.position],
-            "row": _shortened(frame.iloc[cause.position]),
-        }
-        for cause in causes(folder, run)
-    ]
-    return _Wide(rows, columns=["status", "rows", "error", "position", "index", "row"])
+    frame, models = frame_of(folder, live), run.request.models
+    rows = []
+    for cause in causes(folder, run):
+        nth, position = divmod(cause.position, max(len(frame), 1))
+        rows.append(
+            {
+                "status": cause.status.label,
+                "rows": cause.rows,
+                "model": models[nth],
+                "error": cause.error,
+                "position": position,
+                "index": frame.index[position],
+                "row": _shortened(frame.iloc[position]),
+            }
+        )
+    model = ["model"] if len(models) > 1 else []
+    return _Wide(rows, columns=["status", "rows", *model, "error", "position", "index", "row"])
 
 
 class _Wide(pd.DataFrame):
@@ -168,13 +220,14 @@ def _errors(resolved: Resolved) -> Any:
     return pc.coalesce(of_notes, said)
 
 
-def _kept(folder: RunFolder, run: RunRecord, resolved: Resolved) -> dict[str, Any]:
+def _kept(folder: RunFolder, run: RunRecord, resolved: Resolved, first: int) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     for name in run.layout.keep:
         for part in KEEP[name]:
             columns[f"gpt_{part}"] = _kept_column(resolved, part)
         if name == "custom_id":
-            ids = [f"{run.run_id}-{position}" for position in range(run.rows)]
+            rows = len(resolved.resolution.statuses)
+            ids = [f"{run.run_id}-{position}" for position in range(first, first + rows)]
             columns["gpt_custom_id"] = frames.text_column(ids)
         if name == "raw":
             columns["gpt_raw"] = frames.text_column(_raw_lines(folder, resolved))

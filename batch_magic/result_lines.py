@@ -363,26 +363,33 @@ def _completion_entry(name: str, http_status: int, body: Mapping[str, Any]) -> _
 
 
 def _embedding_entry(name: str, http_status: int, body: Mapping[str, Any]) -> _Entry:
-    """`/v1/embeddings`: the vector as base64 of little-endian float32, however it was given."""
+    """`/v1/embeddings`: base64 of little-endian float32, one vector a line, however it was given.
+
+    The vectors of several inputs are in the order of their `index`, not of their places.
+    """
     data = body.get("data")
-    vector = _dict(data[0]).get("embedding") if isinstance(data, list) and data else None
-    if isinstance(vector, list):
-        try:
-            vector = b64encode(array("f", vector).tobytes()).decode()
-        except (TypeError, OverflowError):
-            vector = None
-    if not isinstance(vector, str) or not _is_vector(vector):
+    items = [_dict(item) for item in data] if isinstance(data, list) else []
+    places = [_int(item.get("index")) for item in items]
+    if len(items) > 1 and sorted(place or 0 for place in places) == list(range(len(items))):
+        items.sort(key=lambda item: _int(item.get("index")) or 0)
+    vectors = [_vector(item.get("embedding")) for item in items]
+    if not vectors or None in vectors or len({len(vector or "") for vector in vectors}) > 1:
         verdict: Verdict = RowStatus.UNPARSED, None, "the response holds no vector"
     else:
-        verdict = RowStatus.OK, vector, None
+        verdict = RowStatus.OK, "\n".join(filter(None, vectors)), None
     return _answered(name, http_status, body, verdict)
 
 
-def _is_vector(text: str) -> bool:
+def _vector(value: object) -> str | None:
+    """Return a vector as base64; None for what is none."""
     try:
-        return bool(text) and len(b64decode(text, validate=True)) % 4 == 0
-    except ValueError:
-        return False
+        if isinstance(value, list) and value:
+            return b64encode(array("f", value).tobytes()).decode()
+        if isinstance(value, str) and value and len(b64decode(value, validate=True)) % 4 == 0:
+            return value
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return None
 
 
 def _moderation_entry(name: str, http_status: int, body: Mapping[str, Any]) -> _Entry:

@@ -102,10 +102,15 @@ CREATE TABLE files (
 );
 """
 
+MODELS = """
+ALTER TABLE shards ADD COLUMN model TEXT NOT NULL DEFAULT '';  -- all lines ask it; '': the run's
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("2026-11-22 first schema", SCHEMA),
     ("2026-11-22 rows to be sent again on request", WISHES),
     ("2026-11-22 hashes of files", FILES),
+    ("2026-11-22 a model of each shard", MODELS),
 )
 """Named steps, in order. A step is never edited once released; a change is a new step."""
 
@@ -206,7 +211,7 @@ def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
     msgspec.convert([fault, model_served], list[str | None])
     facts = json.loads(facts_text)
     shards = db.execute(
-        "SELECT number, rows, bytes, sha256, round, held FROM shards WHERE run_id = ?"
+        "SELECT number, rows, bytes, sha256, round, held, model FROM shards WHERE run_id = ?"
         " ORDER BY number",
         (run_id,),
     )
@@ -268,11 +273,13 @@ def _numbers(limits: Mapping[str, Any]) -> dict[str, Any]:
     return {name: int(one) if isinstance(one, bool) else one for name, one in limits.items()}
 
 
-def _read_shard(number: int, rows: int, size: int, sha256: str, nth: int, held: int) -> Shard:
+def _read_shard(
+    number: int, rows: int, size: int, sha256: str, nth: int, held: int, model: str
+) -> Shard:
     # SQLite keeps a text in a column of integers, and the number stands in a file's name.
     return msgspec.convert(
         {"number": number, "rows": rows, "bytes": size, "sha256": sha256, "round": nth}
-        | {"held": bool(held)},
+        | {"held": bool(held), "model": model},
         Shard,
     )
 
@@ -319,9 +326,12 @@ def add_decided(db: sqlite3.Connection, run_id: str, more: Mapping[RowStatus, in
 
 def insert_shards(db: sqlite3.Connection, run_id: str, shards: Iterable[Shard]) -> None:
     db.executemany(
-        "INSERT INTO shards (run_id, number, rows, bytes, sha256, round, held)"
-        " VALUES (?,?,?,?,?,?,?)",
-        [(run_id, s.number, s.rows, s.bytes, s.sha256, s.round, int(s.held)) for s in shards],
+        "INSERT INTO shards (run_id, number, rows, bytes, sha256, round, held, model)"
+        " VALUES (?,?,?,?,?,?,?,?)",
+        [
+            (run_id, s.number, s.rows, s.bytes, s.sha256, s.round, int(s.held), s.model)
+            for s in shards
+        ],
     )
 
 

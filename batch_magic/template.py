@@ -9,10 +9,12 @@ included.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+import json
+import re
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jinja2 import Template as JinjaTemplate
 from jinja2 import TemplateSyntaxError, UndefinedError, meta, nodes
@@ -20,52 +22,74 @@ from jinja2.exceptions import SecurityError
 
 from batch_magic import prompt_language as language
 from batch_magic.cell_body import Source, split_body
-from batch_magic.errors import TemplateError
-from batch_magic.records import Chunk, Message, Rendered, Slot
+from batch_magic.errors import TemplateError, Unsendable
+from batch_magic.images import url_of
+from batch_magic.records import Chunk, Message, Part, Parts, Rendered, Slot, Value
 from batch_magic.template_names import INDEX, POSITION, ROW, Names, RowReader
 
-_NO_EXTRAS: Mapping[str, object] = MappingProxyType({})
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_MAX_INPUTS = 2048  # of one embeddings request (the API reference)
 
 
 class Template:
     """A compiled prompt: what it reads, its messages as a plan, and how to fill them.
 
-    `messages` holds constants and slots; `columns` are the columns that a `Chunk` must bring,
-    those in `bare` are only written out, so that UTF-8 will do. `reads_index` says whether it
-    must bring the index labels too.
+    `messages` holds constants and slots; `params` are the parameters of a request, with a `Value`
+    wherever each row has its own; `model` is the slot of each row's model, if it has its own.
+    `columns` are the columns that a `Chunk` must bring, those in `bare` are only written out, so
+    that UTF-8 will do. `reads_index` says whether it must bring the index labels too, and
+    `has_images` that its lines are long.
     """
 
     def __init__(
         self,
         messages: tuple[Message, ...],
-        slots: Sequence[_ColumnSlot | _JinjaSlot],
-        columns: tuple[Hashable, ...],
+        slots: Sequence[_Filled],
         *,
+        columns: tuple[Hashable, ...],
+        prompted: tuple[Hashable, ...],
+        params: Mapping[str, Any],
+        model: int | None,
         reads_index: bool,
     ) -> None:
-        self.messages = messages
+        self.messages, self.params, self.model = messages, params, model
         self.columns = columns
         self.reads_index = reads_index
+        self.has_images = any(isinstance(slot, _PartsSlot) for slot in slots)
+        self._prompted = prompted  # a row without any of these has nothing to send
         self._slots = tuple(slots)
-        inside = {name for slot in slots if isinstance(slot, _JinjaSlot) for name in slot.columns}
+        inside = {name for slot in slots for name in slot.needed}
         self.bare = tuple(column for column in columns if column not in inside)
 
     def render(self, chunk: Chunk) -> Rendered:
         """Fill the slots for each row of `chunk`, in order.
 
-        A row whose every column is missing is skipped. Raises `TemplateError`, naming the row,
-        when a value cannot be written.
+        A row whose every column of the prompt is missing is skipped; one with a value that no
+        request can carry is unsendable. Raises `TemplateError`, naming the row, when a value
+        cannot be written.
         """
-        used = [_values(chunk, column) for column in self.columns]
+        used = [_values(chunk, column) for column in self._prompted]
         rows, skipped, missing = _sort_out(used, chunk.size)
+        filled: list[Sequence[Any]] = [slot.fill(chunk, rows) for slot in self._slots]
         positions: Sequence[int] = range(chunk.start, chunk.start + chunk.size)
         if skipped:
             positions = [chunk.start + row for row in rows]
+        faults = {
+            n: str(value)
+            for slot, values in zip(self._slots, filled, strict=True)
+            if slot.may_fail
+            for n, value in enumerate(values)
+            if isinstance(value, Unsendable)
+        }
+        if faults:
+            good = [n for n in range(len(positions)) if n not in faults]
+            filled = [[values[n] for n in good] for values in filled]
         return Rendered(
-            positions=positions,
-            slots=tuple(slot.fill(chunk, rows) for slot in self._slots),
+            positions=[positions[n] for n in good] if faults else positions,
+            slots=tuple(filled),
             skipped=[chunk.start + row for row in skipped],
             missing_values=missing,
+            unsendable=[(positions[n], said) for n, said in faults.items()],
         )
 
 
@@ -73,29 +97,52 @@ def compile_template(
     body: str,
     *,
     columns: Sequence[Hashable],
-    extras: Mapping[str, object] = _NO_EXTRAS,
+    extras: Mapping[str, object] = _NOTHING,
     frame_name: str = "the frame",
+    model: str = "",
+    params: Mapping[str, Any] = _NOTHING,
+    lists: Sequence[Hashable] = (),
+    image_max: int = 0,
+    preface: str = "",
 ) -> Template:
     """Compile a cell's body against a frame's column names.
 
-    `extras` are values that the template may use besides columns. Raises `TemplateError` for
-    whatever would fail with every row: a wrong name, a syntax error, a template that reads no
-    column; the message names the line of the template.
+    `extras` are values that the template may use besides columns. A `model` or a text within
+    `params` may be a template as well. A body that is nothing but one of the columns `lists` is a
+    list of inputs. Images are made no larger than `image_max`. A `preface` is a system message of
+    ours, before all others. Raises `TemplateError` for whatever
+    would fail with every row: a wrong name, a syntax error, a template that reads no column; the
+    message names the line of the template.
     """
-    sources = split_body(body)
+    sources = split_body(body, language.IMAGE)
     names = Names(tuple(columns), extras, frame_name)
-    compiler = _Compiler(names)
+    compiler = _Compiler(names, tuple(lists), image_max)
     try:
         messages = tuple(compiler.message(source) for source in sources)
+        prompted = tuple(names.read.values())
+        if not prompted and not names.reads_row:
+            raise TemplateError(
+                f"the template reads no column of {frame_name}, so that every row would be asked "
+                "the same; write {{ column }} where its text belongs"
+            )
+        own_model = compiler.model(model) if is_template(model) else None
+        own_params = compiler.params(params)
     except RecursionError:
         raise TemplateError("the template is nested too deeply; make it simpler") from None
-    if not names.read and not names.reads_row:
-        raise TemplateError(
-            f"the template reads no column of {frame_name}, so that every row would be asked "
-            "the same; write {{ column }} where its text belongs"
-        )
-    read = tuple(names.read.values())
-    return Template(messages, compiler.slots, read, reads_index=names.reads_index)
+    return Template(
+        (Message("system", (preface,)), *messages) if preface else messages,
+        compiler.slots,
+        columns=tuple(names.read.values()),
+        prompted=prompted,
+        params=own_params,
+        model=own_model,
+        reads_index=names.reads_index,
+    )
+
+
+def is_template(text: object) -> bool:
+    """Tell whether a model or a parameter is given for each row by itself."""
+    return isinstance(text, str) and ("{{" in text or "{%" in text)
 
 
 # --- rows -----------------------------------------------------------------------------------
@@ -155,6 +202,8 @@ class _ColumnSlot:
 
     column: Hashable
     line: int = field(compare=False)
+    may_fail = False
+    needed = ()
 
     def fill(self, chunk: Chunk, rows: Sequence[int]) -> Sequence[str] | Sequence[bytes]:
         if (ready := chunk.texts.get(self.column)) is not None:
@@ -183,27 +232,142 @@ class _JinjaSlot:
     template: JinjaTemplate
     constants: Mapping[str, object]
     names: Mapping[str, Hashable]  # a name in this piece → the column it stands for
-    columns: tuple[Hashable, ...]  # all that are read, by name or as part of the row
+    needed: tuple[Hashable, ...]  # all columns that are read, by name or as part of the row
     whole_row: bool
     line: int
+    may_fail = False
 
     def fill(self, chunk: Chunk, rows: Sequence[int]) -> list[str]:
-        return [self._render(chunk, row) for row in rows]
+        return [self.run(language.run, chunk, row) for row in rows]
 
-    def _render(self, chunk: Chunk, row: int) -> str:
+    def run(
+        self,
+        run: Callable[[JinjaTemplate, dict[str, object]], Any],
+        chunk: Chunk,
+        row: int,
+    ) -> Any:
+        """Run it for one row, in one of the ways of the language."""
         position, label = chunk.start + row, chunk.index[row] if chunk.index else None
-        values = {column: _given(chunk.columns[column][row]) for column in self.columns}
+        values = {column: _given(chunk.columns[column][row]) for column in self.needed}
         variables = {**self.constants, POSITION: position, INDEX: label}
         variables |= {name: values[column] for name, column in self.names.items()}
         if self.whole_row:
             variables[ROW] = _Row(values, position, label)
         try:
-            return language.run(self.template, variables)
+            return run(self.template, variables)
+        except Unsendable:
+            raise
         except Exception as error:
             line = _line_of(self.template, error.__traceback__) or self.line
             raise TemplateError(
                 f"row {position}: {_cause(error)} (template line {line})"
             ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _PartsSlot:
+    """A message with images: texts and images in the order in which they stand."""
+
+    whole: _JinjaSlot
+    image_max: int
+    may_fail = True
+
+    @property
+    def needed(self) -> tuple[Hashable, ...]:
+        return self.whole.needed
+
+    def fill(self, chunk: Chunk, rows: Sequence[int]) -> list[tuple[Part, ...] | Unsendable]:
+        return [self._parts(chunk, row) for row in rows]
+
+    def _parts(self, chunk: Chunk, row: int) -> tuple[Part, ...] | Unsendable:
+        try:
+            texts, images = self.whole.run(language.parts, chunk, row)
+        except Unsendable as error:
+            return error
+        found: list[Part] = []
+        for n, text in enumerate(texts):
+            found += [("text", text.strip("\n"))] if text.strip() else []
+            try:
+                found += [("image", url_of(images[n], self.image_max))] if n < len(images) else []
+            except Unsendable as error:
+                return Unsendable(f"image {n + 1}: {error}" if len(images) > 1 else str(error))
+        return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _ValueSlot:
+    """A row's own value, written by `write`: "" where it is missing.
+
+    `whole` sets its result, or (`is_text`) writes a text that is read as JSON where it is some.
+    """
+
+    whole: _JinjaSlot
+    write: Callable[[object], str]
+    where: str
+    is_text: bool
+    may_fail = True
+
+    @property
+    def needed(self) -> tuple[Hashable, ...]:
+        return self.whole.needed
+
+    def fill(self, chunk: Chunk, rows: Sequence[int]) -> list[str | Unsendable]:
+        return [self._value(chunk, row) for row in rows]
+
+    def _value(self, chunk: Chunk, row: int) -> str | Unsendable:
+        way = language.run if self.is_text else language.value_of
+        try:
+            value = self.whole.run(way, chunk, row)
+            return self.write(_json_or_text(value) if self.is_text else value)
+        except Unsendable as error:
+            return error
+        except (TypeError, ValueError) as error:
+            raise TemplateError(f"row {chunk.start + row}: {self.where}: {error}") from None
+        except TemplateError as error:
+            raise TemplateError(f"{self.where}: {_without_line(error)}") from None
+
+
+_Filled = _ColumnSlot | _JinjaSlot | _PartsSlot | _ValueSlot
+
+
+def _json_or_text(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _as_json(value: object) -> str:
+    if language.is_missing(value):
+        return ""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _as_model(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        told = (
+            "no model" if language.is_missing(value) or value == "" else f"{value!r:.40}, no name"
+        )
+        raise ValueError(f"it gives {told}; fill the column or leave the row out")
+    return value.strip()
+
+
+def _as_inputs(value: object) -> str:
+    """Write the inputs of a row that has a list of them, or one."""
+    if isinstance(value, str) or not isinstance(value, (list, tuple)):
+        return json.dumps(language.text(value), ensure_ascii=False)
+    if not value or len(value) > _MAX_INPUTS:
+        raise Unsendable(f"it has {len(value):,} inputs, a request holds 1 to {_MAX_INPUTS:,}")
+    for n, one in enumerate(value):
+        if not isinstance(one, str) or not one:
+            raise Unsendable(
+                f"its input {n} is {'missing' if not one else f'{one!r:.40}, no text'}"
+            )
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _without_line(error: TemplateError) -> str:
+    return re.sub(r" \(template line 1\)", "", str(error))
 
 
 def _given(value: object) -> object:
@@ -236,17 +400,62 @@ def _line_of(template: JinjaTemplate, traceback: TracebackType | None) -> int | 
 @dataclass(slots=True)
 class _Compiler:
     names: Names
+    lists: tuple[Hashable, ...]
+    image_max: int
     environment: language.Sandbox = field(default_factory=language.Sandbox)
-    slots: list[_ColumnSlot | _JinjaSlot] = field(default_factory=list)
+    slots: list[_Filled] = field(default_factory=list)
 
     def message(self, source: Source) -> Message:
         tree = self._parse(source)
+        if source.has_images:
+            whole = self._slot(_tree(tree.body, self.environment), source.first_line)
+            return Message(source.role, (Parts(self._add(_PartsSlot(whole, self.image_max))),))
+        if self._is_list(tree):
+            return Message(source.role, (self._value(tree, _as_inputs, "the list of inputs"),))
         if all(isinstance(node, nodes.Output) for node in tree.body):
             parts = [part for node in tree.body for part in node.iter_child_nodes()]
             pieces = [self._piece([part], part.lineno) for part in parts]
         else:
             pieces = [self._piece(tree.body, source.first_line)]
         return Message(source.role, _joined(pieces))
+
+    def _is_list(self, tree: nodes.Template) -> bool:
+        only = _only_expression(tree)
+        column = self._bare(only) if isinstance(only, nodes.Name) and self.lists else None
+        return column is not None and any(column[0] == one for one in self.lists)
+
+    def model(self, text: str) -> int:
+        """Compile a model that each row has of its own; return its slot."""
+        return self._template(text, _as_model, "-m").n
+
+    def params(self, value: Any, where: str = "-p") -> Any:
+        """Compile each text within parameters that is a template."""
+        if is_template(value):
+            return self._template(value, _as_json, where)
+        if isinstance(value, Mapping):
+            return {name: self.params(one, f"{where} {name}") for name, one in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.params(one, where) for one in value]
+        return value
+
+    def _template(self, text: str, write: Callable[[object], str], where: str) -> Value:
+        try:
+            return self._value(self._parse(Source("", text, 1)), write, where)
+        except TemplateError as error:
+            raise TemplateError(f"{where} {text!r:.60}: {_without_line(error)}") from None
+
+    def _value(self, tree: nodes.Template, write: Callable[[object], str], where: str) -> Value:
+        """Add a slot for a single expression's value, or for the text of several."""
+        only, body = _only_expression(tree), tree.body
+        if only is not None:
+            target = nodes.Name(language.RESULT, "store", lineno=only.lineno)
+            body = [nodes.Assign(target, only, lineno=only.lineno)]
+        whole = self._slot(_tree(body, self.environment), 1)
+        return Value(self._add(_ValueSlot(whole, write, where, is_text=only is None)))
+
+    def _add(self, slot: _Filled) -> int:
+        self.slots.append(slot)
+        return len(self.slots) - 1
 
     def _parse(self, source: Source) -> nodes.Template:
         offset = source.first_line - 1
@@ -278,17 +487,15 @@ class _Compiler:
         for n, other in enumerate(self.slots):
             if isinstance(slot, _ColumnSlot) and slot == other:
                 return Slot(n)
-        self.slots.append(slot)
-        return Slot(len(self.slots) - 1)
+        return Slot(self._add(slot))
 
     def _jinja(self, body: Sequence[nodes.Node], line: int) -> str | Slot:
         if len(body) == 1 and isinstance(body[0], nodes.Expr):
             body = [nodes.Output([body[0]], lineno=line)]
-        tree = nodes.Template(list(body), lineno=1)
-        tree.set_environment(self.environment)
+        tree = _tree(body, self.environment)
         slot = self._slot(tree, line)
         wanted = meta.find_undeclared_variables(tree)
-        if slot.columns or wanted & {POSITION, INDEX, ROW}:
+        if slot.needed or wanted & {POSITION, INDEX, ROW}:
             return self._place(slot)
         try:
             return language.run(slot.template, dict(slot.constants))
@@ -324,6 +531,28 @@ class _Compiler:
             raise TemplateError(
                 f"the template is too complex (template line {line}): {_cause(error)}"
             ) from error
+
+
+def _tree(body: Sequence[nodes.Node], environment: language.Sandbox) -> nodes.Template:
+    tree = nodes.Template(list(body), lineno=1)
+    tree.set_environment(environment)
+    return tree
+
+
+def _only_expression(tree: nodes.Template) -> nodes.Expr | None:
+    """Return the expression that is all there is, but for white space around it."""
+    outputs = [part for node in tree.body for part in node.iter_child_nodes()]
+    if not all(isinstance(node, nodes.Output) for node in tree.body):
+        return None
+    some = [one for one in outputs if not _is_blank(one)]
+    only = some[0] if len(some) == 1 else None
+    return (
+        only if isinstance(only, nodes.Expr) and not isinstance(only, nodes.TemplateData) else None
+    )
+
+
+def _is_blank(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.TemplateData) and not node.data.strip()
 
 
 def _joined(pieces: Iterable[str | Slot]) -> tuple[str | Slot, ...]:

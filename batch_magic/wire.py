@@ -13,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from operator import add
 from types import MappingProxyType
@@ -23,7 +24,7 @@ import numpy as np
 import orjson
 
 from batch_magic.errors import CellError
-from batch_magic.records import Endpoint, Lines, Message, Rendered, Slot
+from batch_magic.records import Endpoint, Lines, Message, Part, Parts, Rendered, Slot, Value
 
 DIGEST_SIZE = 16
 CHAT = Endpoint.CHAT.value
@@ -69,9 +70,11 @@ def asking_for(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the parameters of requests for answers by a strict schema, and what is to be said.
 
-    With `response_format={"type": "json_object"}` among them, as hosts without strict mode need,
-    that is sent and the schema is only checked here. Raises CellError for another one.
+    With a format `{"type": "json_object"}` among them, as hosts without strict mode need, that is
+    sent and the schema is only checked here. Raises CellError for another one.
     """
+    if is_json_mode(params, endpoint):
+        return dict(params), (f"{_JSON_MODE}: answers are checked by {name} here, not there",)
     form = {"name": _schema_name(name), "strict": True, "schema": dict(schema)}
     if endpoint == Endpoint.RESPONSES:
         text = params.get("text", {})
@@ -81,12 +84,19 @@ def asking_for(
     if endpoint != Endpoint.CHAT:
         word = Endpoint(endpoint).name.lower()
         raise CellError(f"--schema is for chat and responses; {word} has no structured output")
-    given = params.get("response_format")
-    if given is None:
-        return {**params, "response_format": {"type": "json_schema", "json_schema": form}}, ()
-    if given != {"type": "json_object"}:
+    if "response_format" in params:
         raise CellError("--schema sets response_format; leave it out of -p")
-    return dict(params), (f"JSON mode: answers are checked by {name} here, not by the service",)
+    return {**params, "response_format": {"type": "json_schema", "json_schema": form}}, ()
+
+
+_JSON_MODE = "JSON mode, the schema stands in a system message of ours"
+
+
+def is_json_mode(params: Mapping[str, Any], endpoint: str) -> bool:
+    """Tell whether answers are asked for as JSON of whatever shape."""
+    text = params.get("text") if endpoint == Endpoint.RESPONSES else None
+    given = text.get("format") if isinstance(text, Mapping) else params.get("response_format")
+    return bool(given == {"type": "json_object"})
 
 
 def _schema_name(name: str) -> str:
@@ -94,9 +104,10 @@ def _schema_name(name: str) -> str:
 
 
 class Encoder:
-    """Writes the request lines of one run to the endpoint at the path `endpoint`.
+    """Writes the request lines of one model to the endpoint at the path `endpoint`.
 
-    Raises `CellError` for a parameter that may not be set or is no JSON.
+    A `Value` within `params` is each row's own. Raises `CellError` for a parameter that may not
+    be set or is no JSON.
     """
 
     def __init__(
@@ -112,18 +123,25 @@ class Encoder:
         opening = b'","method":"POST","url":' + _constant(endpoint) + b',"body":'
         pieces = _joined([opening, *_body(endpoint, model, params, messages), b"}\n"])
         self._name = _HEAD + run_id.encode() + b"-"
-        self._opening, self._slots, self._after = pieces[0], pieces[1::2], pieces[2::2]
+        self._opening, self._fills, self._after = pieces[0], pieces[1::2], pieces[2::2]
+        self._is_plain = all(isinstance(fill, Slot) for fill in self._fills)
         self._hashed = hashlib.sha256(self._opening)  # constants, once
 
     def encode(self, rendered: Rendered) -> Lines:
         """One line for each position of `rendered`, in its order."""
         heads = [b"%b%d%b" % (self._name, n, self._opening) for n in rendered.positions]
-        slots = [rendered.slots[n] for n in self._slots]
-        tails = _written_at_once(slots, self._after) or _written_singly(slots, self._after)
+        tails = self._tails(rendered)
         parts: list[bytes | memoryview] = [b""] * (2 * len(heads))
         parts[::2], parts[1::2] = heads, tails
         sizes = list(map(add, map(len, heads), map(len, tails)))
         return Lines(rendered.positions, b"".join(parts), sizes, self._digests(tails))
+
+    def _tails(self, rendered: Rendered) -> Sequence[bytes | memoryview]:
+        if not rendered.positions:
+            return []
+        slots = [rendered.slots[fill.n] for fill in self._fills]
+        at_once = _written_at_once(slots, self._after) if self._is_plain else []
+        return at_once or _written_singly(self._fills, slots, self._after)
 
     def _digests(self, tails: Sequence[bytes | memoryview]) -> bytes:
         begin, digests = self._hashed.copy, list[bytes]()
@@ -165,57 +183,135 @@ def _tail_at(line: bytes) -> int:
 # --- the body as constants and slots --------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Raw:
+    """A place whose row's JSON goes in as `write` makes it of the slot's value."""
+
+    n: int
+    write: Callable[[Any], bytes]
+
+
+_Piece = bytes | Slot | _Raw
+
+
 def _body(
     endpoint: str, model: str, params: Mapping[str, Any], messages: Sequence[Message]
-) -> list[bytes | Slot]:
-    pieces: list[bytes | Slot] = [b'{"model":' + _constant(model) + b","]
+) -> list[_Piece]:
+    pieces: list[_Piece] = [b'{"model":' + _constant(model) + b","]
     if endpoint in (Endpoint.CHAT, Endpoint.RESPONSES):
         pieces.append(b'"messages":[' if endpoint == Endpoint.CHAT else b'"input":[')
-        pieces += [*_dialogue(messages), b"]"]
+        pieces += [*_dialogue(messages, endpoint), b"]"]
     else:
         check_one_text(endpoint, messages)
-        pieces.append(b'"prompt":"' if endpoint == Endpoint.COMPLETIONS else b'"input":"')
-        pieces += [*_text(messages[0]), b'"']
+        pieces.append(b'"prompt":' if endpoint == Endpoint.COMPLETIONS else b'"input":')
+        pieces += _content(messages[0], endpoint)
     if endpoint == Endpoint.EMBEDDINGS:
         # A third of the bytes, and exact: 1,536 numbers as text are 30 kB a row.
         params = {"encoding_format": "base64", **params}
-    rest = _constant(dict(params))[1:]  # `}` alone when there are none
-    pieces.append((b"," if params else b"") + rest)
-    return pieces
+    for name, value in params.items():
+        pieces += _param(name, value)
+    return [*pieces, b"}"]
+
+
+def _param(name: str, value: Any) -> list[_Piece]:
+    before = b"," + _constant(name) + b":"
+    if isinstance(value, Value):  # a row without a value leaves the parameter out
+        return [_Raw(value.n, lambda text: before + text.encode() if text else b"")]
+    return [before, *_value(value)]
+
+
+def _value(value: Any) -> list[_Piece]:
+    """JSON of a parameter, with places for what each row has of its own."""
+    if isinstance(value, Value):
+        return [_Raw(value.n, lambda text: text.encode() or b"null")]
+    if not _has_value(value):
+        return [_constant(value)]
+    pieces: list[_Piece] = []
+    is_object = isinstance(value, Mapping)
+    for key, one in value.items() if is_object else [("", each) for each in value]:
+        pieces += [b"," if pieces else b"", _constant(key) + b":" if is_object else b""]
+        pieces += _value(one)
+    return [b"{" if is_object else b"[", *pieces, b"}" if is_object else b"]"]
+
+
+def _has_value(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_value, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(_has_value, value))
+    return isinstance(value, Value)
 
 
 def check_one_text(endpoint: str, messages: Sequence[Message]) -> None:
-    """Raise `CellError` for messages with roles, where the endpoint takes one text."""
+    """Raise `CellError` for what an endpoint without messages does not take."""
     if endpoint in (Endpoint.CHAT, Endpoint.RESPONSES):
         return
+    name = Endpoint(endpoint).name.lower()
     if len(messages) != 1 or messages[0].role != "user":
-        name = Endpoint(endpoint).name.lower()
         raise CellError(
             f"{name} takes one text and knows no roles; leave the lines `system:` and the like out"
         )
+    has_images = any(isinstance(piece, Parts) for piece in messages[0].pieces)
+    if has_images and endpoint != Endpoint.MODERATIONS:
+        raise CellError(f"{name} takes no images; chat, responses and moderations do")
 
 
-def _text(message: Message) -> list[bytes | Slot]:
-    return [one if isinstance(one, Slot) else _string(one)[1:-1] for one in message.pieces]
-
-
-def _dialogue(messages: Sequence[Message]) -> list[bytes | Slot]:
-    pieces: list[bytes | Slot] = []
+def _dialogue(messages: Sequence[Message], endpoint: str) -> list[_Piece]:
+    pieces: list[_Piece] = []
     for number, message in enumerate(messages):
         comma = b"," if number else b""
-        pieces.append(comma + b'{"role":' + _constant(message.role) + b',"content":"')
-        pieces += [*_text(message), b'"}']
+        pieces.append(comma + b'{"role":' + _constant(message.role) + b',"content":')
+        pieces += [*_content(message, endpoint), b"}"]
     return pieces
 
 
-def _joined(pieces: Sequence[bytes | Slot]) -> list[Any]:
-    """The same as a constant, the number of a slot, a constant, and so on."""
+def _content(message: Message, endpoint: str) -> list[_Piece]:
+    """One JSON string, or what each row has in its place."""
+    first = message.pieces[0] if message.pieces else ""
+    if isinstance(first, Value):
+        return [_Raw(first.n, str.encode)]
+    if isinstance(first, Parts):
+        is_responses = endpoint == Endpoint.RESPONSES
+        return [_Raw(first.n, _responses_parts if is_responses else _chat_parts)]
+    return [b'"', *_text(message), b'"']
+
+
+def _chat_parts(parts: Sequence[Part]) -> bytes:
+    """https://platform.openai.com/docs/guides/images-vision, for chat and moderations."""
+    return _parts(
+        parts, b'{"type":"text","text":%b}', b'{"type":"image_url","image_url":{"url":%b}}'
+    )
+
+
+def _responses_parts(parts: Sequence[Part]) -> bytes:
+    return _parts(
+        parts, b'{"type":"input_text","text":%b}', b'{"type":"input_image","image_url":%b}'
+    )
+
+
+def _parts(parts: Sequence[Part], text: bytes, image: bytes) -> bytes:
+    if not parts:
+        return b'""'  # a list of nothing is refused
+    forms = {"text": text, "image": image}
+    return b"[" + b",".join([forms[kind] % _string(said) for kind, said in parts]) + b"]"
+
+
+def _text(message: Message) -> list[_Piece]:
+    return [
+        _string(one)[1:-1] if isinstance(one, str) else one
+        for one in message.pieces
+        if isinstance(one, (str, Slot))
+    ]
+
+
+def _joined(pieces: Sequence[_Piece]) -> list[Any]:
+    """The same as a constant, a place to be filled, a constant, and so on."""
     joined: list[Any] = [b""]
     for piece in pieces:
-        if isinstance(piece, Slot):
-            joined += [piece.n, b""]
-        else:
+        if isinstance(piece, bytes):
             joined[-1] += piece
+        else:
+            joined += [piece, b""]
     return joined
 
 
@@ -261,12 +357,28 @@ def _written_at_once(slots: Sequence[Sequence[Any]], after: Sequence[bytes]) -> 
     return [view[start:end] for start, end in pairwise([0, *ends.tolist()])]
 
 
-def _written_singly(slots: Sequence[Sequence[Any]], after: Sequence[bytes]) -> list[bytes]:
+def _written_singly(
+    fills: Sequence[Slot | _Raw], slots: Sequence[Sequence[Any]], after: Sequence[bytes]
+) -> list[bytes]:
     columns = [
-        [_string(text)[1:-1] + constant for text in texts]
-        for texts, constant in zip(slots, after, strict=True)
+        [
+            (_string(text)[1:-1] if isinstance(fill, Slot) else fill.write(text)) + constant
+            for text in texts
+        ]
+        for fill, texts, constant in zip(fills, slots, after, strict=True)
     ]
     return [b"".join(row) for row in zip(*columns, strict=True)]
+
+
+def inputs_of(lines: Lines) -> list[int]:
+    """Count the inputs of each line to embeddings: a list of texts has several."""
+    return [_inputs(line) for line in lines.data.split(b"\n")[:-1]]
+
+
+def _inputs(line: bytes) -> int:
+    given = orjson.loads(line)["body"].get("input")
+    several = isinstance(given, list) and given and not isinstance(given[0], int)  # else tokens
+    return len(given) if several else 1
 
 
 def _string(text: str | bytes) -> bytes:

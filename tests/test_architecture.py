@@ -14,7 +14,15 @@ PACKAGE = Path(__file__).parent.parent / "batch_magic"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("records", "errors", "wording"),
-    ("durable_files", "cell_body", "prompt_language", "template_names", "exact_json", "queueing"),
+    (
+        "durable_files",
+        "cell_body",
+        "prompt_language",
+        "template_names",
+        "images",
+        "exact_json",
+        "queueing",
+    ),
     (
         "frame",
         "stored_frame",
@@ -53,6 +61,7 @@ KEYS: dict[str, frozenset[str]] = {
     "markupsafe": frozenset({"prompt_language"}),
     "jinja2": frozenset({"template", "template_names", "prompt_language"}),
     "orjson": frozenset({"wire", "result_lines", "adoption"}),
+    "PIL": frozenset({"images"}),
     "msgspec": frozenset({"result_lines", "schema", "answers"}),
     "pydantic": frozenset({"strict_schema", "answers"}),
     "parse": frozenset({"answers"}),
@@ -65,6 +74,8 @@ KEYS: dict[str, frozenset[str]] = {
     "numpy": frozenset(
         {
             "exact_json",
+            "images",
+            "drafting",
             "frame",
             "stored_frame",
             "wire",

@@ -275,7 +275,7 @@ def test_a_limit_is_read_in_each_way_that_it_is_written(said: str, limit: int | 
     """Read a thousandfold too small, every row would be a job of its own."""
     fault = JobFault("token_limit_exceeded", said)
     ended = job(JobStage.ENDED, remote=remote("failed", faults=(fault,)), ended_at=NOW)
-    assert token_limit(run_of(ended)) == limit
+    assert token_limit(run_of(ended), ended) == limit
     assert only(run_of(ended))
 
 

@@ -141,7 +141,10 @@ DOUBLED = (
         ("{{ title|shout }}", "No filter named 'shout'"),
         ("{% include 'x' %}{{ title }}", "no loader"),
         ("{% set row = 1 %}{{ title }}", "'row' stands for the whole row"),
-        ("x\n![p]({{ title }})", "images cannot be sent yet (template line 2)"),
+        (
+            "system:\nx\n![p]({{ title }})\nuser:\n{{ title }}",
+            "an image belongs into a user message (template line 3)",
+        ),
         ("{{ title.__class__ }}", "unsafe"),
         ("{{ ''.__class__.__mro__ }}{{ title }}", "unsafe"),
         ("{{ title }}{% for i in range(10**9) %}x{% endfor %}", "Range too big"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from pydantic import BaseModel, field_validator
 
 import batch_magic as bm
@@ -234,3 +237,205 @@ def test_an_endpoint_that_cannot_do_it_is_one_line(
     """Before anything is sent."""
     with pytest.raises(CellError, match=said):
         submit(frame, out="refused", **options)
+
+
+# -- several models, and what each row has of its own ---------------------------------------
+
+
+def bodies(run: bm.Run) -> list[dict[str, Any]]:
+    """The bodies of all requests of a run, from its files."""
+    folder = Path(".gptbatch") / "runs" / run.run_id
+    lines = [line for path in folder.glob("shard-*.jsonl") for line in path.open(encoding="utf-8")]
+    return [json.loads(line)["body"] for line in lines]
+
+
+def test_each_row_asks_its_own_model_with_its_own_parameters(
+    home: Path, frame: pd.DataFrame
+) -> None:
+    """A job asks one model alone; an answer of before is taken over, whoever asked for it."""
+    frame = frame.assign(m=["a", "b"] * 3, t=[0.5, None, 1, None, 0.25, None])
+    first = submit(frame.head(1), model="a", params={"temperature": 0.5}, out="first")
+    first.wait(timeout_s=60)
+    own: dict[str, Any] = {"model": "{{ m }}", "params": {"temperature": "{{ t }}", "seed": 7}}
+    run = submit(frame, **own, out="own")
+    result = run.wait(timeout_s=60)
+    assert result["gpt_status"].tolist() == ["ok"] * 6
+    assert [said[-5:] for said in result["answer"]] == frame["text"].tolist()
+    asked = {(body["messages"][0]["content"], body["model"]): body for body in bodies(run)}
+    assert set(asked) == set(zip(frame["text"], frame["m"], strict=True))
+    temperatures = [body.get("temperature") for body in asked.values()]
+    assert sorted(filter(None, temperatures)) == [0.25, 0.5, 1]
+    assert len(run.snapshot().jobs) == 2
+    again = submit(frame.iloc[2:3], model="a", params={"temperature": 1.0, "seed": 7}, out="again")
+    assert again.wait(timeout_s=60)["gpt_status"].tolist() == ["ok"]
+    assert again.snapshot().jobs == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"model": "{{ m }}"}, "column 'm' names no model in 2 rows, the first at position 1"),
+        ({"model": "x-{{ m }}"}, "no row"),
+        ({"model": "{{ n }}"}, "-m '{{ n }}': column 'n' is not in the frame"),
+        ({"model": "a,,b"}, "-m holds an empty name"),
+        ({"model": "a, a"}, "-m names a model twice"),
+        ({"params": {"n": "{{ m }}"}}, "one answer per row is kept"),
+        ({"params": {"temperature": "{{ t }}"}}, "-p temperature '{{ t }}': column 't' is not in"),
+        ({"image_max": "big"}, "--image-max is a number of pixels"),
+    ],
+)
+def test_a_model_that_is_not_there_is_one_line(
+    home: Path, frame: pd.DataFrame, options: dict[str, Any], said: str
+) -> None:
+    """Nothing is sent to a model that nobody has chosen."""
+    frame = frame.assign(m=["a", None, "b", None, "c", "d"])
+    if said == "no row":  # a text of pieces has no missing value
+        assert submit(frame, **options).wait(timeout_s=60)["gpt_status"].tolist() == ["ok"] * 6
+        return
+    before = len(bm.runs())
+    with pytest.raises(CellError) as caught:
+        submit(frame, **options)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(bm.runs()) == before
+
+
+def test_several_models_answer_in_columns_of_their_own(home: Path, frame: pd.DataFrame) -> None:
+    """One result; a row is ok where all of them answered it; failures name the model."""
+    frame = frame.assign(text=[*frame["text"][:5], "[[fault:400:once]]"])
+    run = submit(frame, model="big, small", out="both", keep=["usage", "custom_id"])
+    result = run.wait(timeout_s=60)
+    assert run.snapshot().rows == 12
+    names = ["answer.big", "answer.small", "gpt_status.big", "gpt_error.small", "gpt_custom_id.big"]
+    assert set(names) <= set(result.columns)
+    assert result.index.tolist() == frame.index.tolist()
+    for name in ("big", "small"):
+        assert [said[-5:] for said in result[f"answer.{name}"][:5]] == frame["text"][:5].tolist()
+    assert result["gpt_status"].tolist() == ["ok"] * 5 + ["failed"]
+    assert result["gpt_error"].iloc[5].startswith("big: ")
+    assert result["gpt_custom_id.small"].tolist() == [f"{run.run_id}-{n}" for n in range(6, 12)]
+    causes = run.errors()[["model", "position"]].to_numpy().tolist()
+    assert causes == [["big", 5], ["small", 5]]
+    run.retry()
+    result = run.wait(timeout_s=60)
+    assert result["gpt_status"].tolist() == ["ok"] * 6
+    assert len(run.snapshot().jobs) == 4
+    session.close_sessions()
+    pd.testing.assert_frame_equal(bm.attach("both").result()[names], result[names])
+    one = submit(frame, model="small", out="one")
+    assert one.wait(timeout_s=60)["answer"].tolist() == result["answer.small"].tolist()
+    assert one.snapshot().jobs == ()
+
+
+def test_fields_of_several_models_are_typed(home: Path, frame: pd.DataFrame) -> None:
+    """A schema gives each model its columns."""
+    run = submit(frame, model="big,small", schema="label: good|bad, n: int", prefix="x_", out="s")
+    result = run.wait(timeout_s=60)
+    assert str(result["x_n.small"].dtype) == "Int64"
+    assert result["x_label.big"].cat.categories.tolist() == ["good", "bad"]
+    clash = result[["text", "x_n.small"]]
+    with pytest.raises(CellError, match=r"column 'x_n\.small' is in the frame"):
+        submit(clash, model="big,small", schema="n: int", prefix="x_")
+
+
+def test_images_are_sent_and_bad_ones_fail_alone(home: Path, frame: pd.DataFrame) -> None:
+    """Paths, bytes, arrays and addresses in one column; the run says what could not be read."""
+    png = io.BytesIO()
+    Image.new("RGB", (64, 48), (220, 20, 20)).save(png, "PNG")
+    Path("a.png").write_bytes(png.getvalue())
+    blue = np.full((10, 20, 3), (30, 60, 220), np.uint8)
+    shots = ["a.png", png.getvalue(), blue, None, "gone.png", "https://a.org/b.png"]
+    frame = frame.assign(shot=pd.Series(shots, dtype=object, index=frame.index))
+    run = bm.submit(frame, "![it]({{ shot }})\n{{ text }}", model="m", on="sandbox", out="seen")
+    result = run.wait(timeout_s=60)
+    assert result["gpt_status"].tolist() == ["ok"] * 4 + ["failed", "ok"]
+    assert "[image: PNG, 64 x 48, mostly red]" in result["answer"].iloc[0]
+    assert "[image: PNG, 64 x 48, mostly red]" in result["answer"].iloc[1]
+    assert "20 x 10, mostly blue" in result["answer"].iloc[2]
+    assert "image" not in result["answer"].iloc[3]
+    assert "[image at https://a.org/b.png]" in result["answer"].iloc[5]
+    assert "there is no image file 'gone.png'" in result["gpt_error"].iloc[4]
+    assert any("1 row failed unsent" in note for note in run.snapshot().notes)
+    small = bm.submit(
+        frame.head(1),
+        "![it]({{ shot }})\n{{ text }}",
+        model="m",
+        on="sandbox",
+        endpoint="responses",
+        image_max=16,
+        out="small",
+    )
+    assert "16 x 12, mostly red" in small.wait(timeout_s=60)["answer"].iloc[0]
+
+
+def test_images_that_are_all_unreadable_stop_the_cell(home: Path, frame: pd.DataFrame) -> None:
+    """Nothing could come of it: most likely it is the wrong folder."""
+    before = len(bm.runs())
+    with pytest.raises(
+        CellError, match="no row can be sent: row 0: there is no image file 'row 0'"
+    ):
+        bm.submit(frame, "![it]({{ text }})", model="m", on="sandbox", out="none")
+    assert len(bm.runs()) == before
+
+
+def test_images_fill_jobs_by_their_bytes(home: Path, frame: pd.DataFrame) -> None:
+    """A job takes 200 MB of lines, in base64 as they are sent."""
+    noise = np.random.default_rng(0)
+    shots = [noise.integers(0, 255, (100, 100, 3), np.uint8) for _ in range(6)]
+    frame = frame.assign(shot=pd.Series(shots, dtype=object, index=frame.index))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BATCH_MAGIC_MAX_BYTES_PER_JOB", "100000")
+        run = bm.submit(frame, "![it]({{ shot }})", model="m", on="sandbox", out="shots")
+    assert run.wait(timeout_s=60)["gpt_status"].tolist() == ["ok"] * 6
+    assert [job.rows for job in run.snapshot().jobs] == [2, 2, 2]
+    assert all(job.bytes <= 100_000 for job in run.snapshot().jobs)
+
+
+def test_lists_of_inputs_give_as_many_vectors(home: Path) -> None:
+    """Each input has its place; a job counts inputs, and a row too long fails alone."""
+    texts = [["a", "b"], ["c"], [], None, ["b", "a", "c"], ["d"] * 5]
+    frame = pd.DataFrame({"texts": pd.Series(texts, dtype=object)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BATCH_MAGIC_MAX_ROWS_PER_JOB", "5")
+        run = bm.submit(
+            frame, "{{ texts }}", model="m", on="sandbox", endpoint="embeddings", out="vectors"
+        )
+    result = run.wait(timeout_s=60)
+    assert result["gpt_status"].tolist() == ["ok", "ok", "failed", "skipped", "ok", "ok"]
+    assert [job.rows for job in run.snapshot().jobs] == [2, 1, 1]
+    first, second, other = (result["embedding"].iloc[n] for n in (0, 1, 4))
+    assert first.shape == (2, second.shape[1])
+    assert first.dtype == np.float32
+    np.testing.assert_array_equal(other, np.concatenate([first[::-1], second]))
+    session.close_sessions()
+    again = bm.attach("vectors").result()["embedding"]
+    np.testing.assert_array_equal(again.iloc[4], other)
+
+
+def test_json_mode_tells_the_model_what_is_wanted(home: Path, frame: pd.DataFrame) -> None:
+    """The service is not told the schema there: it stands before the prompt, and that is said."""
+    chat = {"params": {"response_format": {"type": "json_object"}}}
+    responses = {"params": {"text": {"format": {"type": "json_object"}}}, "endpoint": "responses"}
+    for options in (chat, responses):
+        run = submit(frame.head(2), schema="label: good|bad", out="json", **options)
+        run.wait(timeout_s=60)
+        asked = bodies(run)[0]
+        system, _ = asked.get("messages") or asked["input"]
+        assert system["role"] == "system"
+        assert '"enum": ["good", "bad"]' in system["content"]
+        assert "JSON mode" in " ".join(run.snapshot().notes)
+
+
+def test_the_newest_answers_are_seen_while_others_run(home: Path, frame: pd.DataFrame) -> None:
+    """What has landed can be looked at, in the panel and as a frame."""
+    seen: list[tuple[Any, pd.Series[Any]]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BATCH_MAGIC_MAX_ROWS_PER_JOB", "2")
+        run = submit(frame.assign(text=frame["text"] + " seen"), out="seen_early")
+    run.listen(lambda s: seen.append((s, run.partial()["gpt_status"])) if s.newest else None)
+    run.wait(timeout_s=60)
+    if seen:  # all three may have come in at one look
+        s, statuses = seen[0]
+        for one in s.newest:
+            assert f"row {one.position} seen" in one.text
+            assert statuses.iloc[one.position] == "ok"

@@ -15,7 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from batch_magic.cell_body import almost_role_lines
 from batch_magic.errors import TemplateError
-from batch_magic.records import Chunk, Message, Rendered, Slot
+from batch_magic.records import Chunk, Message, Rendered, Slot, Value
 from batch_magic.template import compile_template
 
 COLUMNS: dict[Hashable, list[object]] = {
@@ -271,6 +271,119 @@ def test_loops_within_loops_come_to_an_end() -> None:
     body = "{{ title }}" + loops + "{% endfor %}" * 4
     with pytest.raises(TemplateError, match="more than 1,000,000 turns of loops"):
         prompts(body)
+
+
+def parts_of(body: str, columns: Mapping[Hashable, Sequence[object]]) -> list[Any]:
+    """The content of the only message of each row, and of those that cannot be sent why."""
+    template = compile_template(body, columns=list(columns))
+    size = len(next(iter(columns.values())))
+    rendered = template.render(Chunk(0, size, columns))
+    found: list[Any] = [None] * size
+    for n, values in zip(rendered.positions, rendered.slots[0], strict=True):
+        found[n] = values
+    for n, said in rendered.unsendable:
+        found[n] = said
+    return found
+
+
+def test_an_image_is_a_line_of_its_own() -> None:
+    """Texts before, between and behind; a row without the image keeps its text."""
+    body = "Look at\n![a]({{ one }})\n\n  ![b](https://a.org/{{ two }}.png)  \nand tell."
+    columns = {"one": ["http://x/1", None], "two": ["é", 2]}
+    assert parts_of(body, columns) == [
+        (
+            ("text", "Look at"),
+            ("image", "http://x/1"),
+            ("image", "https://a.org/é.png"),
+            ("text", "and tell."),
+        ),
+        (("text", "Look at"), ("image", "https://a.org/2.png"), ("text", "and tell.")),
+    ]
+
+
+def test_images_may_stand_in_loops_and_conditions() -> None:
+    """A row may have as many as it has."""
+    body = "{% for one in shots %}\n![a]({{ one }})\n{% endfor %}\n{% if yes %}Yes{% endif %}"
+    columns = {"shots": [["http://x/1", "http://x/2"], []], "yes": [True, True]}
+    one, two = parts_of(body, columns)
+    assert [kind for kind, _ in one] == ["image", "image", "text"]
+    assert two == (("text", "Yes"),)
+
+
+def test_an_image_that_cannot_be_read_fails_its_row_alone() -> None:
+    """The others are sent."""
+    columns = {"one": [b"nothing", "http://x/1"], "text": ["a", "b"]}
+    bad, good = parts_of("{{ text }}\n![a]({{ one }})", columns)
+    assert "it is no image" in bad
+    assert good == (("text", "b"), ("image", "http://x/1"))
+
+
+def test_what_only_looks_like_an_image_is_text() -> None:
+    """In raw text, in a line of words, behind a backslash, and with nothing of the row in it."""
+    raw = "{% raw %}\n![a]({{ x }})\n{% endraw %}"
+    for body in (raw, "see ![a]({{ title }}) there", "\\![a]({{ title }})", "![a](b.png)"):
+        (seen, *_) = prompts(body + "\n{{ title[:0] }}")
+        assert "![a](" in seen[0]
+        assert "\\" not in seen[0]
+
+
+def test_a_text_with_our_mark_in_it_cannot_move_an_image() -> None:
+    """It comes with the data; the row fails and says so."""
+    (said,) = parts_of("{{ text }}\n![a]({{ one }})", {"one": ["http://x"], "text": ["\0image\0"]})
+    assert "the mark that stands for an image" in said
+
+
+def own(columns: Mapping[Hashable, Sequence[object]], **given: Any) -> Any:
+    """Compile a template whose model or parameters are each row's own, and fill it."""
+    template = compile_template("{{ x }}", columns=["x", *columns], **given)
+    size = len(next(iter(columns.values())))
+    return template, template.render(Chunk(0, size, {"x": ["t"] * size, **columns}))
+
+
+def test_a_value_of_a_row_keeps_its_type() -> None:
+    """Numbers, truth, lists and texts as they are; a text of several pieces is read as JSON."""
+    values = [0.5, 1, True, "0.5", ["a"], None, float("nan"), np.float64(2)]
+    template, rendered = own({"v": values}, params={"one": "{{ v }}", "two": ["{{ v }}0"]})
+    assert template.params == {"one": Value(1), "two": [Value(2)]}
+    assert rendered.slots[1] == ["0.5", "1", "true", '"0.5"', '["a"]', "", "", "2.0"]
+    assert rendered.slots[2][:4] == ["0.5", "10", '"True0"', "0.5"]
+
+
+def test_a_model_of_a_row_is_a_name() -> None:
+    """Money is never spent on a model that nobody chose."""
+    template, rendered = own({"m": ["a", " b "]}, model="ft:{{ m }}")
+    assert rendered.slots[template.model] == ["ft:a", "ft: b"]
+    for wrong, said in ((None, "gives no model"), ("", "gives no model"), (5, "gives 5, no name")):
+        with pytest.raises(TemplateError, match=f"row 1: -m: it {said}"):
+            own({"m": ["a", wrong]}, model="{{ m }}")
+
+
+def test_a_wrong_name_in_a_model_or_parameter_says_where() -> None:
+    """As in the body, with the option in front."""
+    with pytest.raises(TemplateError, match=r"-m '\{\{ modle \}\}': column 'modle' is not in"):
+        own({"model": ["a"]}, model="{{ modle }}")
+    with pytest.raises(TemplateError, match="-p a b"):
+        own({"model": ["a"]}, params={"a": {"b": "{{ nothing }}"}})
+    with pytest.raises(TemplateError, match=r"row 0: -p a: .*not JSON serializable"):
+        own({"v": [b"bytes"]}, params={"a": "{{ v }}"})
+
+
+def test_a_column_of_lists_is_a_list_of_inputs() -> None:
+    """As one text it would be embedded with its brackets."""
+    values = [["a", "b"], "c", ("d",), [], ["e", None], ["f", 1], ["g"] * 2049, None, 7]
+    template = compile_template("{{ v }}\n", columns=["v"], lists=["v"])
+    rendered = template.render(Chunk(0, len(values), {"v": values}))
+    assert rendered.slots[0] == ['["a", "b"]', '"c"', '["d"]', '"7"']
+    assert rendered.skipped == [7]
+    reasons = dict(rendered.unsendable)
+    assert [reasons[n] for n in (3, 4, 5)] == [
+        "it has 0 inputs, a request holds 1 to 2,048",
+        "its input 1 is missing",
+        "its input 1 is 1, no text",
+    ]
+    assert "2,049 inputs" in reasons[6]
+    plain = compile_template("{{ v }}", columns=["v"], lists=["w"])
+    assert isinstance(plain.messages[0].pieces[0], Slot)
 
 
 def test_a_name_that_is_column_and_extra_is_refused() -> None:

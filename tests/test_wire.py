@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from batch_magic.errors import CellError
 from batch_magic.packing import Packer, pick
-from batch_magic.records import Lines, Message, Rendered, Slot
-from batch_magic.wire import CHAT, Encoder, endpoint_path, tail_digest
+from batch_magic.records import Lines, Message, Parts, Rendered, Slot, Value
+from batch_magic.wire import CHAT, Encoder, check_one_text, endpoint_path, inputs_of, tail_digest
 
 RUN = "r1"
 USER = (Message("user", (Slot(0),)),)
@@ -53,6 +53,79 @@ def test_each_endpoint_gets_the_body_that_it_takes(endpoint: str, body: dict[str
     (line,) = encoder.encode(Rendered([7], (["A"],), [], 0)).data.splitlines()
     expected = {"custom_id": f"{RUN}-7", "method": "POST", "url": path, "body": body}
     assert json.loads(line) == expected
+
+
+def bodies_of(endpoint: str, message: Message, slots: Any, **params: Any) -> list[Any]:
+    """The bodies of rows with these slots, as they are read at the other end."""
+    path = endpoint_path(endpoint)
+    encoder = Encoder(run_id=RUN, endpoint=path, model="m", params=params, messages=(message,))
+    lines = encoder.encode(Rendered(range(len(slots[0])), slots, [], 0))
+    return [json.loads(line)["body"] for line in lines.data.splitlines()]
+
+
+TEXT_AND_IMAGE = (("text", 'a "b"\n'), ("image", "https://a.org/b.png"))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "content"),
+    [
+        (
+            "chat",
+            [
+                {"type": "text", "text": 'a "b"\n'},
+                {"type": "image_url", "image_url": {"url": "https://a.org/b.png"}},
+            ],
+        ),
+        (
+            "responses",
+            [
+                {"type": "input_text", "text": 'a "b"\n'},
+                {"type": "input_image", "image_url": "https://a.org/b.png"},
+            ],
+        ),
+    ],
+)
+def test_images_are_parts_of_the_content(endpoint: str, content: list[Any]) -> None:
+    """Each endpoint has words of its own for them; a row without any has a text."""
+    slots = ([TEXT_AND_IMAGE, ()],)
+    bodies = bodies_of(endpoint, Message("user", (Parts(0),)), slots)
+    member = "messages" if endpoint == "chat" else "input"
+    assert [body[member][0]["content"] for body in bodies] == [content, ""]
+
+
+def test_images_go_where_they_are_taken() -> None:
+    """Moderations judges them with the text; embeddings and completions would refuse the row."""
+    message = Message("user", (Parts(0),))
+    (body,) = bodies_of("moderations", message, ([TEXT_AND_IMAGE],))
+    assert [part["type"] for part in body["input"]] == ["text", "image_url"]
+    for endpoint in ("embeddings", "completions"):
+        with pytest.raises(CellError, match=f"{endpoint} takes no images"):
+            check_one_text(endpoint_path(endpoint), (message,))
+
+
+def test_a_row_has_parameters_of_its_own() -> None:
+    """A row without a value leaves the parameter out; within another one it is null."""
+    slots = (["A", "B"], ["0.5", ""], ['"low"', ""])
+    params = {
+        "temperature": Value(1),
+        "seed": 1,
+        "reasoning": {"effort": Value(2), "n": [Value(1)]},
+    }
+    one, other = bodies_of("chat", USER[0], slots, **params)
+    assert one["temperature"] == 0.5
+    assert one["reasoning"] == {"effort": "low", "n": [0.5]}
+    assert "temperature" not in other
+    assert other["reasoning"] == {"effort": None, "n": [None]}
+    assert [one["seed"], other["seed"]] == [1, 1]
+
+
+def test_a_line_of_several_inputs_counts_for_as_many() -> None:
+    """A job of embeddings holds 50,000 inputs; a list of tokens is one."""
+    path, message = endpoint_path("embeddings"), Message("user", (Value(0),))
+    encoder = Encoder(run_id=RUN, endpoint=path, model="m", params={}, messages=(message,))
+    given = ['["a","b"]', '"a"', "[1,2,3]", '["c"]', "[[1],[2]]"]
+    lines = encoder.encode(Rendered(range(5), (given,), [], 0))
+    assert inputs_of(lines) == [2, 1, 1, 1, 2]
 
 
 @pytest.mark.parametrize("endpoint", ["completions", "embeddings", "moderations"])
@@ -179,6 +252,39 @@ def test_shards_keep_limits_and_order(sizes: list[list[int]], rows: int, size: i
         assert sum(n for _, n in shard) <= size
     for shard, after in pairwise(shards):
         assert len(shard) == rows or sum(n for _, n in shard) + after[0][1] > size
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 9)), max_size=6), max_size=5),
+    st.integers(1, 12),
+    st.integers(30, 90),
+)
+def test_shards_keep_the_limit_of_what_is_counted(
+    chunks: list[list[tuple[int, int]]], rows: int, size: int
+) -> None:
+    """Lines that count for several fill a shard sooner; none is lost."""
+    counts = {n: count for n, (_, count) in enumerate(one for chunk in chunks for one in chunk)}
+    packer = Packer(
+        max_rows=rows, max_bytes=size, count=lambda lines: [counts[n] for n in lines.positions]
+    )
+    shards: list[list[int]] = []
+    sizes: list[int] = []
+    first = 0
+    for chunk in chunks:
+        positions = list(range(first, first + len(chunk)))
+        first += len(chunk)
+        data = b"".join(b"x" * (length - 1) + b"\n" for length, _ in chunk)
+        lines = Lines(positions, data, [length for length, _ in chunk], b"d" * 16 * len(chunk))
+        for part in packer.pack(lines).parts:
+            if part.opens:
+                shards.append([])
+                sizes.append(0)
+            shards[-1] += part.lines.positions
+            sizes[-1] += len(part.lines.data)
+    assert [n for shard in shards for n in shard] == list(range(first))
+    for shard, length in zip(shards, sizes, strict=True):
+        assert length <= size
+        assert len(shard) == 1 or sum(counts[n] for n in shard) <= rows
 
 
 def test_picked_lines_stay_whole() -> None:

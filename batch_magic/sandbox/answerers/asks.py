@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..refusals import Refusal, invalid_type, missing_parameter
+from .pictures import describe
 
 DEFAULT_MAX_TOKENS = 128  # when the request names no limit
 CONTEXT_TOKENS = 400_000  # what the requested models are taken to hold
@@ -207,18 +208,25 @@ def _message(message: Any, where: str) -> dict[str, str]:
             code="invalid_value",
         )
     plain_role = {"developer": "system", "function": "tool"}.get(role, role)
-    return {"role": plain_role, "content": _plain(message.get("content"), f"{where}.content")}
+    return {"role": plain_role, "content": plain(message.get("content"), f"{where}.content")}
 
 
-def _plain(content: Any, where: str) -> str:
+def plain(content: Any, where: str) -> str:
+    """Return the text of a content, images told in words. Raises Refusal (400)."""
     if content is None:
         return ""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise invalid_type(where, "one of a string or array of objects", content)
-    parts = [part if isinstance(part, dict) else {} for part in content]
-    return "\n".join(str(part.get("text") or f"[{part.get('type', 'part')}]") for part in parts)
+    return "\n".join(_part(part if isinstance(part, dict) else {}) for part in content)
+
+
+def _part(part: dict[str, Any]) -> str:
+    if part.get("type") in ("image_url", "input_image"):
+        given = part.get("image_url")
+        return describe(given.get("url") if isinstance(given, dict) else given)
+    return str(part.get("text") or f"[{part.get('type', 'part')}]")
 
 
 def _prompt_text(prompt: Any) -> str:

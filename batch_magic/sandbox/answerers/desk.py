@@ -20,6 +20,7 @@ from .asks import (
     EmbeddingAsk,
     Reply,
     Vectors,
+    plain,
     read_chat,
     read_completion,
     read_embeddings,
@@ -187,7 +188,10 @@ def _embeddings(desk: Desk, body: dict[str, Any], now: int) -> dict[str, Any]:
 def _moderation(desk: Desk, body: dict[str, Any], now: int) -> dict[str, Any]:
     given = body.get("input")
     items = given if isinstance(given, list) else [given]
-    texts = [item if isinstance(item, str) else str((item or {}).get("text", "")) for item in items]
+    if items and isinstance(items[0], dict):  # texts and images that are judged as one
+        texts = [plain(items, "input")]
+    else:
+        texts = [str(item or "") for item in items]
     return envelopes.moderation_body(texts, STUB_NAME)
 
 

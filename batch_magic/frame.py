@@ -312,14 +312,18 @@ def typed_column(kind: Kind, values: Sequence[Any], choices: Sequence[Any] = ())
         case Kind.TEXT:
             return pd.Series(text_column(values))
         case Kind.INTEGER:
-            return pd.Series(pd.array(values, dtype="Int64"))
+            integers: Any = pd.Int64Dtype()
+            return pd.Series(integers.__from_arrow__(pa.array(values, type=pa.int64())))
         case Kind.NUMBER:
             numbers: Any = pd.Float64Dtype()
             return pd.Series(numbers.__from_arrow__(pa.array(values, type=pa.float64())))
         case Kind.BOOLEAN:
-            return pd.Series(pd.array(values, dtype="boolean"))
+            truths: Any = pd.BooleanDtype()
+            return pd.Series(truths.__from_arrow__(pa.array(values, type=pa.bool_())))
         case Kind.CHOICE:
-            return pd.Series(pd.Categorical(values, categories=pd.Index(list(choices))))
+            codes = {one: code for code, one in enumerate(choices)} | {None: -1}
+            found = np.fromiter(map(codes.__getitem__, values), dtype=np.int32, count=len(values))
+            return pd.Series(pd.Categorical.from_codes(found, categories=pd.Index(list(choices))))
         case Kind.DATE:
             days = pa.array(values, type=pa.date32())
             return pd.Series(days.cast(pa.timestamp("s")).to_numpy(zero_copy_only=False))

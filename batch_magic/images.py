@@ -132,8 +132,8 @@ def _of_array(value: Any) -> Image:
     is_flat = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     if array.dtype.kind not in "buif" or not is_flat or not array.size:
         raise Unsendable(
-            f"a value of type {type(value).__name__} is no image; give an address, a path, bytes, a Pillow image"
-            " or an array of height x width x 3"
+            f"a value of type {type(value).__name__} is no image; give an address, a path, bytes,"
+            " a Pillow image or an array of height x width x 3"
         )
     if array.dtype.kind == "b" or (array.dtype.kind == "f" and array.max() <= 1):
         array = array * 255.0

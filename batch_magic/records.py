@@ -280,6 +280,7 @@ class Column:
     kind: Kind
     path: tuple[str, ...]
     choices: tuple[Any, ...] = ()
+    is_flat: bool = False  # a list of plain values, as it was decoded
 
 
 @dataclass(frozen=True, slots=True)

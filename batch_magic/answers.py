@@ -61,6 +61,13 @@ class Reader:
 
     def misfits(self, texts: Sequence[str | None]) -> list[str | None]:
         """Return for each text why it does not fit; None where it does, or is None."""
+        blocks = (texts[at : at + _BLOCK_ROWS] for at in range(0, len(texts), _BLOCK_ROWS))
+        return [said for block in blocks for said in self._misfits(block)]
+
+    def _misfits(self, texts: Sequence[str | None]) -> list[str | None]:
+        some = [text for text in texts if text is not None]
+        if self._way.at_once(some) is not None:
+            return [None] * len(texts)
         return [None if text is None else self._misfit(text) for text in texts]
 
     def _misfit(self, text: str) -> str | None:
@@ -72,8 +79,12 @@ class Reader:
 
     def values(self, texts: Sequence[str | bytes | None]) -> list[list[Any]]:
         """Return the values of each column: a list a column, None where a text does not fit."""
-        rows = self._way.rows(texts)
-        return [self._way.column(rows, column) for column in self.columns]
+        found: list[list[Any]] = [[] for _ in self.columns]
+        for at in range(0, len(texts), _BLOCK_ROWS):
+            rows = self._way.rows(texts[at : at + _BLOCK_ROWS])
+            for values, column in zip(found, self.columns, strict=True):
+                values += self._way.column(rows, column)
+        return found
 
 
 # -- by a schema ----------------------------------------------------------------------------
@@ -92,29 +103,32 @@ class _BySchema:
         self._judged = None if model is None else _Judge(model)
 
     def rows(self, texts: Sequence[str | bytes | None]) -> list[Any]:
-        """Read all texts; those of a block at once where all are plain and fit."""
-        rows = list[Any]()
-        for at in range(0, len(texts), _BLOCK_ROWS):
-            block = texts[at : at + _BLOCK_ROWS]
-            rows += self._at_once(block) or map(self._row_or_nothing, block)
-        return rows
+        """Read a block of texts, at once where all are plain and fit."""
+        some = [text for text in texts if text is not None] if None in texts else texts
+        rows = self.at_once(some)
+        if rows is None:
+            return [self._row_or_nothing(text) for text in texts]
+        if len(some) == len(texts):
+            return rows
+        found = iter(rows)
+        return [self._nothing if text is None else next(found) for text in texts]
 
-    def _at_once(self, texts: Sequence[str | bytes | None]) -> list[Any] | None:
+    def at_once(self, texts: Sequence[Any]) -> list[Any] | None:
         """Read texts that are one plain object each, joined by line ends; None if any is not.
 
         No text can run on into the next: it ends with a brace and the next begins with one, which
         is JSON nowhere, and a line end within a string is none either. So as many values as there
         are texts are one of each.
         """
-        lines = [text if isinstance(text, bytes) else _utf8(text) for text in texts if text]
-        data = b"\n".join(lines)
-        is_plain = (
-            len(lines) == len(texts)
-            and data.count(b"\n") == len(texts) - 1
-            and {line[0] for line in lines} == _OPEN
-            and {line[-1] for line in lines} == _CLOSE
-        )
-        if not is_plain:
+        try:
+            data: bytes = (
+                b"\n".join(texts) if type(texts[0]) is bytes else "\n".join(texts).encode()
+            )
+        except (LookupError, TypeError, UnicodeEncodeError):
+            return None
+        ends = len(texts) - 1
+        is_apart = data.count(b"\n") == ends and data.count(b"}\n{") == ends
+        if not is_apart or not data.startswith(b"{") or not data.endswith(b"}"):
             return None
         try:
             if self._judged is None:
@@ -216,12 +230,7 @@ class _Judge:
         return written
 
 
-def _utf8(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")  # msgspec refuses half a pair: read singly then
-
-
 _BLOCK_ROWS = 100  # with a user's model more would wake the garbage collector
-_OPEN, _CLOSE = set(b"{"), set(b"}")
 
 
 def _field_words(said: str) -> str:
@@ -436,6 +445,9 @@ _PATTERN_KINDS = (
 
 class _ByPattern:
     unwrapped = 0
+
+    def at_once(self, texts: Sequence[Any]) -> None:
+        """Texts are read one by one."""
 
     def __init__(self, pattern: str, prefix: str) -> None:
         import parse

@@ -29,6 +29,7 @@ TRUTH_PREFIX = "gpt_"
 
 _CHUNK_ROWS = 512  # they and the lines made of them fit the processor's cache
 _PIECE_ROWS = 2048  # of a result column that are gathered at a time
+_VECTORS_AT_ONCE = 64
 _SAMPLE_ROWS = 2048
 _SAMPLE_COLUMNS = 512
 _SAMPLE_CHARS = 256
@@ -243,16 +244,23 @@ def _trace(value: Any, depth: int = 0) -> str:
 def gather(values: pa.ChunkedArray, entry: NDArray[np.int64]) -> pa.ChunkedArray:
     """Pick entries of a `large_binary` column by number; -1 and nulls give null.
 
-    Like `take`, in pieces, with the result's own bytes as all the memory needed: Arrow's way
-    puts the chunks of a column together first.
+    Like `take`, with the result's own bytes as all the memory needed: Arrow's way puts the
+    chunks of a column together first.
     """
+    return pa.chunked_array(list(gathered(values, entry)), type=pa.large_binary())
+
+
+def gathered(
+    values: pa.ChunkedArray, entry: NDArray[np.int64], rows: int = _PIECE_ROWS
+) -> Iterator[pa.Array]:
+    """Yield what `gather` returns, so many rows at a time."""
     if not len(values):
-        return pa.chunked_array([pa.nulls(len(entry), pa.large_binary())])
+        yield pa.nulls(len(entry), pa.large_binary())
+        return
     layout = _layout(values)
     texts = [memoryview(chunk.buffers()[2] or b"") for chunk in values.chunks]
-    pieces = (entry[at : at + _PIECE_ROWS] for at in range(0, len(entry), _PIECE_ROWS))
-    arrays = [_gathered(texts, layout, piece) for piece in pieces]
-    return pa.chunked_array(arrays, type=pa.large_binary())
+    for at in range(0, len(entry), rows):
+        yield _gathered(texts, layout, entry[at : at + rows])
 
 
 def _gathered(
@@ -335,14 +343,18 @@ def typed_column(kind: Kind, values: Sequence[Any], choices: Sequence[Any] = ())
     return pd.Series(column)
 
 
-def vector_column(values: pa.ChunkedArray, *, several: bool) -> pd.Series[Any]:
-    """A column of float32 arrays from base64 (little-endian), None as missing.
+def vector_column(
+    values: pa.ChunkedArray, entry: NDArray[np.int64], *, several: bool
+) -> pd.Series[Any]:
+    """A column of float32 arrays from base64 (little-endian), entries picked as `gather` does.
 
-    With `several` a value holds the vectors of a list of inputs, one a line: an array of two
-    dimensions. Else it holds one vector.
+    A few rows at a time: as text they take more room than the vectors themselves. With `several`
+    a value holds the vectors of a list of inputs, one a line: an array of two dimensions. Else it
+    holds one vector.
     """
-    column = np.empty(len(values), dtype=object)
-    for place, text in enumerate(value for chunk in values.chunks for value in chunk.to_pylist()):
+    column = np.empty(len(entry), dtype=object)
+    pieces = gathered(values, entry, _VECTORS_AT_ONCE)
+    for place, text in enumerate(text for piece in pieces for text in piece.to_pylist()):
         if text is not None and several:
             column[place] = np.stack([_vector(one) for one in text.split(b"\n")])
         elif text is not None:

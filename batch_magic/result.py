@@ -86,7 +86,7 @@ def result_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -
 def _columns(folder: RunFolder, run: RunRecord, resolved: Resolved, first: int) -> dict[str, Any]:
     """Return the columns of one model's answers; `first` is the position of its first row."""
     return {
-        **_answers(run, _taken(resolved, "text")),
+        **_answers(run, resolved),
         "gpt_error": frames.text_column(_errors(resolved)),
         **_kept(folder, run, resolved, first),
     }
@@ -134,11 +134,13 @@ def frame_of(folder: RunFolder, live: pd.DataFrame | None) -> pd.DataFrame:
 _ROWS_AT_ONCE = 50_000  # typed values are Python's own for a moment: not a million at a time
 
 
-def _answers(run: RunRecord, texts: Any) -> dict[str, Any]:
+def _answers(run: RunRecord, resolved: Resolved) -> dict[str, Any]:
     """Return the answers as columns: one of text or vectors, or those that the shape gives them."""
     layout = run.layout
     if run.request.endpoint == Endpoint.EMBEDDINGS:
-        return {layout.column: frames.vector_column(texts, several=layout.several)}
+        found, entry = _entries(resolved, "text"), resolved.resolution.entry
+        return {layout.column: frames.vector_column(found, entry, several=layout.several)}
+    texts = _taken(resolved, "text")
     if layout.shape is None:
         return {layout.column: frames.text_column(texts)}
     reader = reader_of(layout.shape)
@@ -197,12 +199,18 @@ def _taken(resolved: Resolved, name: str) -> Any:
     """Take one outcome column, an entry for each row; null where a row has no entry."""
     import pyarrow as pa
 
-    parts = [chunk for one in resolved.tables for chunk in one.table[name].chunks]
-    kind = parts[0].type if parts else pa.large_binary()
-    column, entry = pa.chunked_array(parts, type=kind), resolved.resolution.entry
-    if kind == pa.large_binary():
+    column, entry = _entries(resolved, name), resolved.resolution.entry
+    if column.type == pa.large_binary():
         return frames.gather(column, entry)
     return column.take(pa.array(entry, mask=entry < 0))
+
+
+def _entries(resolved: Resolved, name: str) -> Any:
+    """Return an outcome column of all files, one after another."""
+    import pyarrow as pa
+
+    parts = [chunk for one in resolved.tables for chunk in one.table[name].chunks]
+    return pa.chunked_array(parts, type=parts[0].type if parts else pa.large_binary())
 
 
 def _errors(resolved: Resolved) -> Any:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks import inward, outward, transfer
+from benchmarks import inward, outward, shapes, transfer
 from benchmarks.texts import reviews
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -115,6 +115,19 @@ def measure_tutorials(folder: Path) -> Iterator[Row]:
     yield _ratio(f"in, {rows}: the tutorial's way / ours", took, "tutorial", "ours", "")
 
 
+def measure_shapes(rows: int, rounds: int) -> Iterator[Row]:
+    """Typed columns and vectors."""
+    took = fastest(shapes.structured(rows), rounds)
+    what = f"{rows:,} structured answers to columns"
+    yield _ratio(f"{what} / a typed decode of each", took, "plain", "limit", "≤ 1.5×")
+    yield _ratio(f"{what}, by a Pydantic model / the same", took, "model", "limit", "≤ 3×")
+    took = fastest(shapes.vectors(), rounds)
+    what = f"{shapes.VECTORS:,} vectors of {shapes.NUMBERS:,} to a column"
+    yield _ratio(f"{what} / a base64 decode of each", took, "ours", "limit", "≤ 2×")
+    grown, own = (int(each) for each in _said("benchmarks.shapes"))
+    yield f"{what}: memory / their own bytes", f"{grown / own:.2f}×", "≤ 1.3×"
+
+
 def measure_memory(folder: Path) -> Iterator[Row]:
     """How far a fresh process grows."""
     for direction in ("out", "in"):
@@ -195,6 +208,7 @@ def main(rows: int, rounds: int) -> None:
         for rows_of_table in (
             measure_out(frame, folder, rounds),
             measure_in(frame, folder, rounds),
+            measure_shapes(rows, rounds),
             measure_tutorials(_made(folder / "tutorials")),
             measure_memory(_made(folder / "fresh")),
             measure_transfer(_made(folder / "transfer")),

@@ -73,15 +73,30 @@ def test_python_session_of_the_readme_runs(folder: Path) -> None:
     assert seen.error is None
 
 
-@pytest.mark.parametrize("name", ["quickstart"])
+SHOWN = {
+    "quickstart": ["answered by: sandbox-stub", "use the frame"],
+    "translate_pairs": ["2 misfits", "8 of 8 rows hold both sentences", "8 answers of 8 rows fit"],
+    "structured": ["answered by: sandbox-stub", "llm_score", "Int64", "use the frame"],
+    "embeddings": ["float32 by sandbox-hash-vectors", "image/png", "(3, "],
+    "images": ["of 8 rows", "there is no image file", "image/png"],
+}
+"""What each example must show at its end, with answers by the stub."""
+
+
+def test_every_example_is_run() -> None:
+    """One that is not would rot."""
+    assert {path.stem for path in (PROJECT / "examples").glob("*.ipynb")} == set(SHOWN)
+
+
+@pytest.mark.parametrize("name", SHOWN)
 def test_example_notebooks_run_to_their_end(folder: Path, name: str) -> None:
     """An example that fails teaches the wrong thing."""
     notebook = nbformat.read(PROJECT / "examples" / f"{name}.ipynb", as_version=4)
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
     text = json.dumps(notebook.cells)
-    assert "answered by: sandbox-stub" in text
-    assert "use the frame" in text
+    for shown in SHOWN[name]:
+        assert shown in text
 
 
 def test_table_of_the_rehearsal_is_that_of_the_sandbox() -> None:

@@ -13,10 +13,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from .answerers import envelopes
+from .answerers import Answer, envelopes
 from .refusals import Refusal
 from .replies import json_reply, read_json
-from .rows import forced_answer, marked_status
+from .rows import dictated, forced_answer, marked_status
 from .service import Service
 from .validation import is_unknown_model
 
@@ -69,6 +69,8 @@ class Realtime:
         )
         if answer.status == 0:
             return json_reply({"error": {"message": "upstream did not answer"}}, 502)
+        if answer.status == 200 and b"[[say:" in await request.body():
+            answer = Answer(200, dictated(answer.body, body, self._service.store))
         if answer.status == 200 and body.get("stream"):
             events = _events(endpoint, body, answer.body)
             return StreamingResponse(_paced(events), media_type="text/event-stream")

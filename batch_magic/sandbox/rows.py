@@ -24,6 +24,7 @@ OUTPUT, ERROR, LOST, TWICE = "o", "e", "x", "t"
 FOREIGN = "f"  # a record of no row: a line for a custom_id that nobody asked for
 NO_HTTP = -1  # the status of a row that was never executed or timed out
 FAULT_MARK = re.compile(rb"\[\[fault:(\d{1,3}|timeout)(:once)?\]\]")
+SAY_MARK = re.compile(r"\[\[say:(.*?)(?:\|\|(.*?))?\]\]", re.DOTALL)
 _CONTENT_SWITCHES = (
     "row_separators",
     "row_refused",
@@ -160,6 +161,8 @@ class RowPlan:
 
     def outcome(self, row: Row, answer: Answer) -> Outcome:
         """Return what becomes of a row that got `answer`."""
+        if answer.status == 200 and b"[[say:" in row.line:
+            answer = Answer(200, dictated(answer.body, read_line(row.line)["body"], self._store))
         if self._is_plain:
             return self._result(row, answer)
         if answer.status == 200:
@@ -230,6 +233,36 @@ def marked_status(text: bytes, body: dict[str, Any], store: Store) -> int | None
     if not mark or (mark[2] and not store.is_first_failure(body_digest(body))):
         return None
     return read_status(mark[1].decode())
+
+
+def dictated(answer: dict[str, Any], body: dict[str, Any], store: Store) -> dict[str, Any]:
+    """Return an answer with the words that a mark such as [[say:A]] or [[say:A||B]] asks for."""
+    found = SAY_MARK.search(_last_text(body))
+    if not found:
+        return answer
+    is_first = found[2] is None or store.is_first_failure(body_digest(body))
+    words = found[1] if is_first else found[2]
+    if "choices" in answer:
+        return answer | {"choices": [_saying(choice, words) for choice in answer["choices"]]}
+    if "output" in answer:
+        item = next(filter(_has_text, answer["output"]))
+        part = item["content"][0] | {"text": words}
+        return answer | {"output": [item | {"content": [part]}]}
+    return answer
+
+
+def _saying(choice: dict[str, Any], words: str) -> dict[str, Any]:
+    if "text" in choice:
+        return choice | {"text": words, "finish_reason": "stop"}
+    message = choice["message"] | {"content": words}
+    return choice | {"message": message, "finish_reason": "stop"}
+
+
+def _last_text(body: dict[str, Any]) -> str:
+    asked = body.get("messages") or body.get("input") or body.get("prompt")
+    last = asked[-1] if isinstance(asked, list) and asked else asked
+    content = last.get("content") if isinstance(last, dict) else last
+    return content if isinstance(content, str) else ""
 
 
 def body_digest(body: dict[str, Any]) -> str:

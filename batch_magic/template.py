@@ -110,9 +110,8 @@ def compile_template(
     `extras` are values that the template may use besides columns. A `model` or a text within
     `params` may be a template as well. A body that is nothing but one of the columns `lists` is a
     list of inputs. Images are made no larger than `image_max`. A `preface` is a system message of
-    ours, before all others. Raises `TemplateError` for whatever
-    would fail with every row: a wrong name, a syntax error, a template that reads no column; the
-    message names the line of the template.
+    ours, before all others. Raises `TemplateError` for whatever would fail with every row: a wrong
+    name, a syntax error, a template that reads no column; the message names the template's line.
     """
     sources = split_body(body, language.IMAGE)
     names = Names(tuple(columns), extras, frame_name)
@@ -296,15 +295,12 @@ class _PartsSlot:
 
 @dataclass(frozen=True, slots=True)
 class _ValueSlot:
-    """A row's own value, written by `write`: "" where it is missing.
-
-    `whole` sets its result, or (`is_text`) writes a text that is read as JSON where it is some.
-    """
+    """A row's own value, written by `write`: "" where it is missing."""
 
     whole: _JinjaSlot
-    write: Callable[[object], str]
+    run: Callable[[JinjaTemplate, dict[str, object]], object]  # gives a value, or a text
+    write: Callable[[Any], str]
     where: str
-    is_text: bool
     may_fail = True
 
     @property
@@ -315,10 +311,8 @@ class _ValueSlot:
         return [self._value(chunk, row) for row in rows]
 
     def _value(self, chunk: Chunk, row: int) -> str | Unsendable:
-        way = language.run if self.is_text else language.value_of
         try:
-            value = self.whole.run(way, chunk, row)
-            return self.write(_json_or_text(value) if self.is_text else value)
+            return self.write(self.whole.run(self.run, chunk, row))
         except Unsendable as error:
             return error
         except (TypeError, ValueError) as error:
@@ -330,17 +324,25 @@ class _ValueSlot:
 _Filled = _ColumnSlot | _JinjaSlot | _PartsSlot | _ValueSlot
 
 
-def _json_or_text(text: str) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-
-
 def _as_json(value: object) -> str:
-    if language.is_missing(value):
-        return ""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return "" if language.is_missing(value) else _dumped(value)
+
+
+def _text_as_json(text: str) -> str:
+    """Write a text as the JSON that it is, else as a text."""
+    try:
+        return _dumped(json.loads(text))
+    except (ValueError, RecursionError):
+        return _dumped(text)
+
+
+def _dumped(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text
 
 
 def _as_model(value: object) -> str:
@@ -355,7 +357,7 @@ def _as_model(value: object) -> str:
 def _as_inputs(value: object) -> str:
     """Write the inputs of a row that has a list of them, or one."""
     if isinstance(value, str) or not isinstance(value, (list, tuple)):
-        return json.dumps(language.text(value), ensure_ascii=False)
+        return _dumped(language.text(value))
     if not value or len(value) > _MAX_INPUTS:
         raise Unsendable(f"it has {len(value):,} inputs, a request holds 1 to {_MAX_INPUTS:,}")
     for n, one in enumerate(value):
@@ -363,7 +365,7 @@ def _as_inputs(value: object) -> str:
             raise Unsendable(
                 f"its input {n} is {'missing' if not one else f'{one!r:.40}, no text'}"
             )
-    return json.dumps(value, ensure_ascii=False)
+    return _dumped(value)
 
 
 def _without_line(error: TemplateError) -> str:
@@ -411,7 +413,7 @@ class _Compiler:
             whole = self._slot(_tree(tree.body, self.environment), source.first_line)
             return Message(source.role, (Parts(self._add(_PartsSlot(whole, self.image_max))),))
         if self._is_list(tree):
-            return Message(source.role, (self._value(tree, _as_inputs, "the list of inputs"),))
+            return Message(source.role, (self._value(tree, _as_inputs, _as_inputs, "the inputs"),))
         if all(isinstance(node, nodes.Output) for node in tree.body):
             parts = [part for node in tree.body for part in node.iter_child_nodes()]
             pieces = [self._piece([part], part.lineno) for part in parts]
@@ -426,32 +428,42 @@ class _Compiler:
 
     def model(self, text: str) -> int:
         """Compile a model that each row has of its own; return its slot."""
-        return self._template(text, _as_model, "-m").n
+        return self._template(text, _as_model, _as_model, "-m").n
 
     def params(self, value: Any, where: str = "-p") -> Any:
         """Compile each text within parameters that is a template."""
         if is_template(value):
-            return self._template(value, _as_json, where)
+            return self._template(value, _as_json, _text_as_json, where)
         if isinstance(value, Mapping):
             return {name: self.params(one, f"{where} {name}") for name, one in value.items()}
         if isinstance(value, (list, tuple)):
             return [self.params(one, where) for one in value]
         return value
 
-    def _template(self, text: str, write: Callable[[object], str], where: str) -> Value:
+    def _template(
+        self, text: str, write: Callable[[Any], str], write_text: Callable[[str], str], where: str
+    ) -> Value:
         try:
-            return self._value(self._parse(Source("", text, 1)), write, where)
+            return self._value(self._parse(Source("", text, 1)), write, write_text, where)
         except TemplateError as error:
             raise TemplateError(f"{where} {text!r:.60}: {_without_line(error)}") from None
 
-    def _value(self, tree: nodes.Template, write: Callable[[object], str], where: str) -> Value:
-        """Add a slot for a single expression's value, or for the text of several."""
-        only, body = _only_expression(tree), tree.body
-        if only is not None:
-            target = nodes.Name(language.RESULT, "store", lineno=only.lineno)
-            body = [nodes.Assign(target, only, lineno=only.lineno)]
+    def _value(
+        self,
+        tree: nodes.Template,
+        write: Callable[[Any], str],
+        write_text: Callable[[str], str],
+        where: str,
+    ) -> Value:
+        """Add a slot for a single expression's value, or for the text that anything else writes."""
+        only = _only_expression(tree)
+        if only is None:
+            whole = self._slot(_tree(tree.body, self.environment), 1)
+            return Value(self._add(_ValueSlot(whole, language.run, write_text, where)))
+        target = nodes.Name(language.RESULT, "store", lineno=only.lineno)
+        body = [nodes.Assign(target, only, lineno=only.lineno)]
         whole = self._slot(_tree(body, self.environment), 1)
-        return Value(self._add(_ValueSlot(whole, write, where, is_text=only is None)))
+        return Value(self._add(_ValueSlot(whole, language.value_of, write, where)))
 
     def _add(self, slot: _Filled) -> int:
         self.slots.append(slot)

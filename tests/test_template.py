@@ -362,6 +362,10 @@ def test_a_wrong_name_in_a_model_or_parameter_says_where() -> None:
     """As in the body, with the option in front."""
     with pytest.raises(TemplateError, match=r"-m '\{\{ modle \}\}': column 'modle' is not in"):
         own({"model": ["a"]}, model="{{ modle }}")
+    _, rendered = own({"m": ["\ud800"]}, params={"a": "{{ m }}"})
+    assert rendered.slots[1] == ['"\\ud800"']
+    _, rendered = own({"m": ["5"]}, model="{{ m }}{{ m }}")
+    assert rendered.slots[1] == ["55"]  # a name, whatever it looks like
     with pytest.raises(TemplateError, match="-p a b"):
         own({"model": ["a"]}, params={"a": {"b": "{{ nothing }}"}})
     with pytest.raises(TemplateError, match=r"row 0: -p a: .*not JSON serializable"):
@@ -373,7 +377,7 @@ def test_a_column_of_lists_is_a_list_of_inputs() -> None:
     values = [["a", "b"], "c", ("d",), [], ["e", None], ["f", 1], ["g"] * 2049, None, 7]
     template = compile_template("{{ v }}\n", columns=["v"], lists=["v"])
     rendered = template.render(Chunk(0, len(values), {"v": values}))
-    assert rendered.slots[0] == ['["a", "b"]', '"c"', '["d"]', '"7"']
+    assert rendered.slots[0] == ['["a","b"]', '"c"', '["d"]', '"7"']
     assert rendered.skipped == [7]
     reasons = dict(rendered.unsendable)
     assert [reasons[n] for n in (3, 4, 5)] == [

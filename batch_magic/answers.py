@@ -22,6 +22,7 @@ import msgspec
 from batch_magic.errors import CellError
 from batch_magic.records import Column, Kind, Shape
 
+_BLOCK_ROWS = 100  # with a user's model more would wake the garbage collector
 _making = Lock()
 _models: dict[str, type] = {}  # the user's own classes that this process was given, by their schema
 
@@ -29,6 +30,11 @@ _models: dict[str, type] = {}  # the user's own classes that this process was gi
 def remember(shape: Shape, model: type) -> None:
     """Let answers of this shape be judged by the user's own class as well, in this process."""
     _models[json.dumps(shape.schema, sort_keys=True)] = model
+
+
+def knows_rules(shape: Shape) -> bool:
+    """Tell whether this process has the class that a shape was made of, if it was."""
+    return not shape.has_rules or json.dumps(shape.schema, sort_keys=True) in _models
 
 
 def reader_of(shape: Shape) -> Reader:
@@ -194,7 +200,11 @@ class _NotJson(Exception):  # noqa: N818  (a turn of the way, never shown)
 
 
 class _Judge:
-    """Has a user's own model judge texts, and writes what it makes of them."""
+    """Has a user's own model judge texts, and writes what it makes of them.
+
+    A model that writes itself otherwise than it is read (aliases, serializers, excluded fields) has
+    its say, but the values are those of the text.
+    """
 
     def __init__(self, model: type) -> None:
         from pydantic import TypeAdapter
@@ -202,6 +212,8 @@ class _Judge:
         self._one: Any = TypeAdapter(model)
         self._many: Any = TypeAdapter(list[model])  # type: ignore[valid-type]
         self._raw = msgspec.json.Decoder(msgspec.Raw).decode_lines
+        read, written = (_essence(_schema_in(self._one, mode)) for mode in _MODES)
+        self._writes = read == written
 
     def __call__(self, text: str | bytes) -> bytes:
         """Judge one text. Raises Misfit, _NotJson."""
@@ -214,23 +226,57 @@ class _Judge:
             if first["type"] == "json_invalid":
                 raise _NotJson from None
             where = ".".join(map(str, first["loc"]))
-            raise Misfit(f"{where}: {first['msg']}" if where else first["msg"]) from None
-        written: bytes = self._one.dump_json(found, by_alias=True)
-        return written
+            said = " ".join(str(first["msg"]).split())
+            raise Misfit(f"{where}: {said}" if where else said) from None
+        except Exception as error:  # a validator of the user's own
+            said = " ".join(str(error).split())
+            raise Misfit(f"its validator failed: {type(error).__name__}: {said}") from None
+        return self._written(self._one, found, text)
 
     def lines(self, data: bytes) -> bytes:
         """Judge lines that are an object each, and write a list of what they are.
 
-        Raises ValueError if one is not, or does not fit.
+        Raises Misfit or ValueError if one is not, or does not fit.
         """
         if len(self._raw(data)) != data.count(b"\n") + 1:
             raise ValueError("a line holds several values")
-        found = self._many.validate_json(b"[" + data.replace(b"\n", b",") + b"]")
-        written: bytes = self._many.dump_json(found, by_alias=True)
+        whole = b"[" + data.replace(b"\n", b",") + b"]"
+        try:
+            found = self._many.validate_json(whole)
+        except Exception as error:
+            raise ValueError("one does not fit") from error
+        return self._written(self._many, found, whole)
+
+    def _written(self, adapter: Any, found: Any, text: str | bytes) -> bytes:
+        if not self._writes:
+            return text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+        written: bytes = adapter.dump_json(found, by_alias=True)
         return written
 
 
-_BLOCK_ROWS = 100  # with a user's model more would wake the garbage collector
+_MODES = ("validation", "serialization")
+_TOLD = ("title", "description", "default", "examples", "required", "readOnly")
+
+
+def _schema_in(adapter: Any, mode: str) -> Any:
+    try:
+        return adapter.json_schema(mode=mode)
+    except Exception as error:  # a serializer of which nothing is known
+        return f"{mode}: {error}"
+
+
+def _essence(schema: Any) -> Any:
+    """A schema without what is only told of it."""
+    if isinstance(schema, list):
+        return [_essence(one) for one in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    named = ("properties", "$defs")
+    return {
+        key: {name: _essence(part) for name, part in one.items()} if key in named else _essence(one)
+        for key, one in schema.items()
+        if key not in _TOLD
+    }
 
 
 def _field_words(said: str) -> str:
@@ -241,26 +287,34 @@ def _field_words(said: str) -> str:
     return f"{field}: {what}" if field else what
 
 
-_FENCED = re.compile(r"```[a-zA-Z0-9_-]*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
+_FENCE = "```"
 
 
 def _whole_json(text: str) -> str:
     """Return the one JSON object that stands in fences or prose. Raises Misfit."""
-    fenced = _FENCED.findall(text)
-    if len(fenced) == 1:
-        return str(fenced[0])
-    spans = list(_objects_in(text))
-    if len(spans) == 1:
-        return spans[0]
-    raise Misfit("the answer holds several JSON values" if spans else "the answer is no JSON")
+    parts = text.split(_FENCE)
+    is_fenced = len(parts) > 1 and len(parts) % 2 == 1
+    prose, fenced = (parts[::2], parts[1::2]) if is_fenced else ([text], [])
+    found = [span for part in prose for span in _objects_in(part)]
+    # The first line of a fence names the language.
+    found += [part.partition("\n")[2].strip() if "\n" in part else part for part in fenced]
+    if len(found) == 1:
+        return found[0]
+    raise Misfit("the answer holds several JSON values" if found else "the answer is no JSON")
 
 
 def _objects_in(text: str) -> Iterator[str]:
+    """Yield the objects in prose. Raises Misfit for one that breaks off: what follows is no answer.
+
+    A brace that no member follows is a piece of prose.
+    """
     decoder, at = json.JSONDecoder(), text.find("{")
     while at >= 0:
         try:
             _, end = decoder.raw_decode(text, at)
         except (ValueError, RecursionError):
+            if text[at + 1 : at + 50].lstrip().startswith('"'):
+                raise Misfit("the answer is no JSON") from None
             end = at + 1
         else:
             yield text[at:end]
@@ -382,17 +436,20 @@ def _string(schema: Mapping[str, Any]) -> Any:
 
 
 def resolved(root: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the part of a schema that a reference leads to; the part itself without one."""
+    """Return the part of a schema that a reference leads to; the part itself without one.
+
+    References in a circle and into nothing are refused by `strict_schema` before.
+    """
     while "$ref" in schema:
         at: Any = root
-        for step in str(schema["$ref"]).removeprefix("#/").split("/"):
-            at = at[step]
+        for step in str(schema["$ref"]).removeprefix("#").split("/")[1:]:
+            at = at[step.replace("~1", "/").replace("~0", "~")]
         schema = at
     return schema
 
 
 def _columns_of(schema: Mapping[str, Any], shape: Shape) -> Iterator[Column]:
-    for name, part in schema.get("properties", {}).items():
+    for name, part in resolved(schema, schema).get("properties", {}).items():
         inner = resolved(schema, part)
         if shape.flatten and inner.get("type") == "object" and "properties" in inner:
             for below, one in inner["properties"].items():
@@ -458,6 +515,9 @@ class _ByPattern:
         except (ValueError, TypeError, NotImplementedError, re.error, KeyError) as error:
             raise CellError(f"--parse {pattern!r} cannot be read: {error}") from None
         self.columns = tuple(Column(f"{prefix}{n}", kind, (n,)) for n, kind in fields.items())
+        self._kinds = fields
+        self._steps = list(_steps(pattern))
+        self._typed = any(spec for _, _, spec, _ in string.Formatter().parse(pattern))
 
     def rows(self, texts: Sequence[str | bytes | None]) -> list[Any]:
         return [self._row_or_nothing(text) for text in texts]
@@ -471,21 +531,58 @@ class _ByPattern:
     def row(self, text: str | bytes) -> Mapping[str, Any]:
         """Read one text. Raises Misfit."""
         text = text.decode("utf-8", "surrogatepass") if isinstance(text, bytes) else text
+        text = text.strip()
+        if not self._may_fit(text):
+            raise Misfit("the answer does not fit the pattern")
+        if self._typed and len(text) ** len(self._kinds) > _MOST_STEPS:
+            raise Misfit("the answer is too long for a pattern with so many typed fields")
         try:
-            found = self._parse(text.strip())
-        except (ValueError, OverflowError) as error:
+            found = self._parse(text)
+        except (ValueError, OverflowError, NotImplementedError) as error:
             raise Misfit(f"the answer does not fit the pattern: {error}") from None
         if found is None:
             raise Misfit("the answer does not fit the pattern")
         named: Mapping[str, Any] = found.named
-        return {name: _stripped(value) for name, value in named.items()}
+        return {name: _of_kind(value, self._kinds[name]) for name, value in named.items()}
+
+    def _may_fit(self, text: str) -> bool:
+        """Tell whether the words between the fields are there in their order.
+
+        Each as early as can be: if that does not fit, no other way does. The pattern as a regular
+        expression would try them all: minutes, for an answer of a few pages.
+        """
+        at = 0
+        for literal, least in self._steps:
+            found = literal.search(text, at)
+            if found is None:
+                return False
+            at = found.end() + least
+        return at <= len(text)
 
     def column(self, rows: Sequence[Mapping[str, Any]], column: Column) -> list[Any]:
         return [row.get(column.path[0]) for row in rows]
 
 
-def _stripped(value: Any) -> Any:
-    return value.strip() if isinstance(value, str) else value
+_MOST_STEPS = 10**9
+
+
+def _steps(pattern: str) -> Iterator[tuple[re.Pattern[str], int]]:
+    """Yield the words of a pattern, each with how much the field after it holds at least."""
+    parts = list(string.Formatter().parse(pattern))
+    for n, (text, name, spec, _) in enumerate(parts):
+        begins = "" if n else r"\A"
+        ends = r"\Z" if n == len(parts) - 1 and name is None else ""
+        wanted = re.compile(f"{begins}{re.escape(text)}{ends}", re.IGNORECASE)
+        yield wanted, int(name is not None and not spec)
+
+
+def _of_kind(value: Any, kind: Kind) -> Any:
+    """Return a value as its column takes it. Raises Misfit for a number that no column holds."""
+    if kind is Kind.INTEGER and not -(2**63) <= value < 2**63:
+        raise Misfit(f"{value} is beyond the numbers of a column")
+    if kind is Kind.TEXT:
+        return str(value).strip()
+    return value
 
 
 def pattern_fields(pattern: str) -> dict[str, Kind]:
@@ -495,9 +592,13 @@ def pattern_fields(pattern: str) -> dict[str, Kind]:
         parts = list(string.Formatter().parse(pattern))
     except ValueError as error:
         raise CellError(f"--parse {pattern!r} cannot be read: {error}") from None
-    for _, name, spec, _ in parts:
+    for _, name, spec, conversion in parts:
         if name is None:
             continue
+        if conversion:
+            raise CellError(
+                f"--parse: field {name!r} has a conversion (!{conversion}); leave it out"
+            )
         if not name.isidentifier():
             raise CellError(f"--parse: field {name or '{}'!r} needs a name, such as {{label}}")
         if name in fields:

@@ -19,7 +19,9 @@ _ROLE_LINE = re.compile(rf"^(\\?)({'|'.join(ROLES)}):[ \t]*$", re.MULTILINE)
 _ALMOST_ROLE_LINE = re.compile(
     rf"^[ \t]*(?P<role>{'|'.join(ROLES)})[ \t]*[:：][ \t]*$", re.MULTILINE | re.IGNORECASE
 )
-_IMAGE_LINE = re.compile(r"^[ \t]*(\\?)!\[[^\]\n]*\]\((.*\{\{.*\}\}.*)\)[ \t]*$", re.MULTILINE)
+# What stands in the brackets: an address in pieces, with expressions.
+_SOURCE = r"(?:[^(){}\n]|\{\{.*?\}\})*?\{\{.*?\}\}(?:[^(){}\n]|\{\{.*?\}\})*"
+_IMAGE = re.compile(rf"[ \t]*(\\?)!\[[^\]\n]*\]\(({_SOURCE})\)[ \t]*")
 _ONE_EXPRESSION = re.compile(r"\s*\{\{[-+]?((?:(?!\{\{).)*?)[-+]?\}\}\s*")
 _LEADING_BLANK_LINES = re.compile(r"\A(?:[ \t]*\n)*")
 _CODE = re.compile(
@@ -122,18 +124,29 @@ def _with_images(source: Source, image_filter: str) -> Source:
 
     def written(image: re.Match[str]) -> str:
         nonlocal count
-        # A comment or raw text may hold the line; the line itself holds an expression.
+        # A comment or raw text may hold it; the image itself holds an expression.
         if any(start < image.start() < end for start, end in code):
             return image[0]
         if image[1]:  # `\\![…]` is the literal text
             return image[0].replace("\\", "", 1)
-        if source.role != "user":
-            line = source.first_line + source.text.count("\n", 0, image.start())
-            raise TemplateError(f"an image belongs into a user message (template line {line})")
+        _check_place(source, image)
         count += 1
         if only := _ONE_EXPRESSION.fullmatch(image[2]):
             return f"{{{{ ({only[1].strip()}) | {image_filter} }}}}"
         return f"{{% filter {image_filter} %}}{image[2].strip()}{{% endfilter %}}"
 
-    text = _IMAGE_LINE.sub(written, source.text)
+    text = _IMAGE.sub(written, source.text)
     return replace(source, text=text, has_images=count > 0)
+
+
+def _check_place(source: Source, image: re.Match[str]) -> None:
+    """Refuse an image among words: sent as text it would be paid for and mean nothing."""
+    line = source.first_line + source.text.count("\n", 0, image.start())
+    start = source.text.rfind("\n", 0, image.start()) + 1
+    rest = source.text[start : image.start()] + source.text[image.end() :].partition("\n")[0]
+    if rest.strip():
+        raise TemplateError(
+            f"an image has a line of its own (template line {line}); as plain text write \\![…]"
+        )
+    if source.role != "user":
+        raise TemplateError(f"an image belongs into a user message (template line {line})")

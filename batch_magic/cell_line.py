@@ -84,7 +84,6 @@ def cell_parser() -> _Parser:
         "-s",
         "--schema",
         metavar="X",
-        default="",
         help="a class or dict of the notebook, or 'label: good|bad, score: float'; typed columns",
     )
     add(
@@ -161,6 +160,9 @@ def parse_cell(line: str) -> argparse.Namespace:
     known.extras = _names(known.extras)
     known.keep = tuple(_names(known.keep))
     known.image_max = 0 if known.image_max is None else _count("--image-max", known.image_max)
+    if known.schema is not None and not known.schema.strip():
+        raise CellError("--schema is empty; name a class, or write fields: 'label: good|bad'")
+    known.schema = known.schema or ""
     known.retries = None if known.retries is None else _count("--retries", known.retries)
     return known
 

@@ -21,11 +21,11 @@ from batch_magic import frame as frames
 from batch_magic import images, result, settings, wire
 from batch_magic.answers import reader_of, remember
 from batch_magic.cell_body import almost_role_lines
-from batch_magic.errors import CellError
+from batch_magic.errors import CellError, FrameError
 from batch_magic.records import Endpoint, Layout, Request, RunRecord, Shape, Value
 from batch_magic.settings import Settings
-from batch_magic.strict_schema import json_schema_of, strict
-from batch_magic.template import Template, compile_template
+from batch_magic.strict_schema import as_pydantic_takes_it, json_schema_of, strict
+from batch_magic.template import Template, compile_template, is_template
 from batch_magic.wording import counted
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def draft(
         )
     endpoint = wire.endpoint_path(options.endpoint)
     params, shape, said = _shaped(options, endpoint)
-    request = Request(endpoint, model, template, params, tuple(options.extras or ()))
-    _check_models(request.models)
+    several = _several_models(model)
+    request = Request(endpoint, model, template, params, tuple(options.extras or ()), several)
     lists = frames.list_columns(checked) if endpoint == Endpoint.EMBEDDINGS else ()
     layout = Layout(_column(options, endpoint), options.keep, options.on_clash, shape)
     backend = settings.find_backend(options.on or use.backend, environ)
@@ -107,9 +107,15 @@ def draft(
         image_max=options.image_max,
         preface=_preface(shape, params, endpoint),
     )
-    compiled.params = {**params, **_own(options.params or {}, params, compiled.params)}
+    if shape is not None and shape.schema is not None and endpoint not in _WITHOUT_TEXT:
+        sent = strict(shape.schema, shape.name)
+        compiled.params, _ = wire.asking_for(sent, shape.name, compiled.params, endpoint)
     wire.check_one_text(endpoint, compiled.messages)
     wire.check_params(params)
+    wire.check_token_limit(params, endpoint, request.models)
+    if options.image_max and not compiled.has_images:
+        raise CellError("--image-max is for images, and the template has none: ![…]({{ column }})")
+    said += tuple(wire.doubtful_params(params, endpoint, request.models))
     _check_model_column(checked, model)
     _check_characters(model, layout.column, template, _as_text(params))
     held = frames.hold(checked)
@@ -129,13 +135,6 @@ def draft(
     return record, held, compiled
 
 
-def _own(
-    given: Mapping[str, Any], sent: Mapping[str, Any], compiled: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the user's own parameters as they were compiled; what asks for a shape is ours."""
-    return {name: compiled[name] for name, value in given.items() if sent[name] is value}
-
-
 def _preface(shape: Shape | None, params: Mapping[str, Any], endpoint: str) -> str:
     """Return what tells a model of the schema where the service is not told."""
     if shape is None or shape.schema is None or not wire.is_json_mode(params, endpoint):
@@ -144,11 +143,16 @@ def _preface(shape: Shape | None, params: Mapping[str, Any], endpoint: str) -> s
     return f"Answer with one JSON object that fits this JSON Schema, and nothing else: {written}"
 
 
-def _check_models(models: tuple[str, ...]) -> None:
-    if not all(models):
+def _several_models(model: str) -> tuple[str, ...]:
+    """Return the names between commas; nothing for one name, and for a template."""
+    names = tuple(name.strip() for name in model.split(","))
+    if len(names) == 1 or is_template(model):
+        return ()
+    if not all(names):
         raise CellError("-m holds an empty name between its commas")
-    if len(set(models)) < len(models):
+    if len(set(names)) < len(names):
         raise CellError("-m names a model twice; its answers would be the same columns")
+    return names
 
 
 _ONE_COLUMN = re.compile(r"\{\{\s*(\w+)\s*\}\}")
@@ -202,6 +206,8 @@ def _shaped(
     if endpoint == Endpoint.MODERATIONS:
         if options.column:
             raise CellError("moderations fills flagged, categories and scores; say --prefix")
+        if options.flatten:
+            raise CellError("--flatten is for the objects of --schema")
         return params, replace(_MODERATION, prefix=options.prefix), ()
     if options.schema is None and not options.parse:
         if options.prefix or options.flatten:
@@ -219,15 +225,20 @@ def _shaped(
         reader_of(shape)
         return params, shape, ()
     name = options.schema_name or getattr(options.schema, "__name__", "") or "the schema"
-    meant = json_schema_of(options.schema, name)
+    given = as_pydantic_takes_it(options.schema)
+    meant = json_schema_of(given, name)
     try:
         json.dumps(meant)
     except (TypeError, ValueError, RecursionError) as error:
         raise CellError(f"--schema {name} cannot be written as JSON: {error}") from None
-    sent = strict(meant, name)
-    shape = Shape(schema=meant, name=name, prefix=options.prefix, flatten=options.flatten)
-    if isinstance(options.schema, type):
-        remember(shape, options.schema)
+    try:
+        sent = strict(meant, name)
+    except RecursionError:
+        raise CellError(f"--schema {name} is nested too deeply; make it simpler") from None
+    has_rules = isinstance(given, type)
+    shape = Shape(meant, None, name, options.prefix, options.flatten, has_rules)
+    if isinstance(given, type):
+        remember(shape, given)
     try:
         reader_of(shape)
     except (TypeError, ValueError) as error:
@@ -243,13 +254,17 @@ def reshaped(run: RunRecord, options: Options, frame: pd.DataFrame) -> RunRecord
         raise CellError("say by what: %gptbatch reparse NAME --parse PATTERN, or --schema X")
     layout = replace(run.layout, shape=shape)
     added = result.added_columns(layout, run.request.models)
-    frames.check_clash(frame, added, layout.on_clash)
+    try:
+        frames.check_clash(frame, added, layout.on_clash)
+    except FrameError as error:
+        said = str(error).partition(";")[0]
+        raise FrameError(f"{said}; say --prefix P, which goes before the new names") from None
     return replace(run, layout=layout)
 
 
 def remember_by_name(shape: Shape | None, names: Mapping[str, object]) -> None:
     """Find the class that a run's schema was made of, if it is still the same."""
-    model = None if shape is None else names.get(shape.name)
+    model = None if shape is None else as_pydantic_takes_it(names.get(shape.name))
     if shape is None or not isinstance(model, type):
         return
     with contextlib.suppress(CellError):

@@ -731,9 +731,7 @@ def _is_ours(remote: RemoteJob, job: Job, run: RunRecord) -> bool:
 
 
 def _oddities(scan: Scan, unwrapped: int) -> str | None:
-    said = []
-    if unwrapped:
-        said.append(f"{counted(unwrapped, 'answer')} had fences or prose around the JSON: read")
+    said = list(outcomes.unwrapped_words(unwrapped))
     if scan.repeated:
         said.append(f"{counted(scan.repeated, 'row')} answered twice: the first good answer holds")
     if scan.foreign:

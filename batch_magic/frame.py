@@ -367,7 +367,12 @@ def _vector(text: bytes) -> NDArray[np.float32]:
 
 
 def _in_utc(moment: datetime.datetime) -> datetime.datetime:
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:  # "for ever" is written so; a few hours more are no moment of a calendar
+        return moment.replace(tzinfo=UTC)
 
 
 def status_column(status: NDArray[np.uint8]) -> pd.Categorical:
@@ -394,28 +399,19 @@ def check_clash(frame: pd.DataFrame, names: Sequence[str], on_clash: str) -> Non
 
 
 def attach(
-    frame: pd.DataFrame,
-    status: NDArray[np.uint8],
-    columns: Mapping[str, Any],
-    *,
-    on_clash: str = "error",
+    frame: pd.DataFrame, columns: Mapping[str, Any], *, on_clash: str = "error"
 ) -> pd.DataFrame:
-    """Return a copy of `frame` (n rows) with outcome columns added at the end.
+    """Return a copy of `frame` (n rows) with outcome columns added at the end, in their order.
 
-    `status`: n `RowStatus` numbers, by position. `columns`: n values each, by position. Order:
-    the given columns, then `gpt_status` (categorical of all status labels), then those given
-    whose names begin with `gpt_`. A column of the same name is dropped before the new one is
-    added: one of `gpt_…` always, another only with `on_clash="replace"`, else `FrameError`.
+    `columns`: n values each, by position. A column of the same name is dropped before the new one
+    is added: one of `gpt_…` always, another only with `on_clash="replace"`, else `FrameError`.
     Under column labels of several levels a name is filled up with "". Rows, order, index and
     the dtypes of other columns stay; no data of `frame` is copied where pandas copies on write.
     Raises `ValueError` for a length that is not n.
     """
     check_clash(frame, list(columns), on_clash)
-    truth = status_column(status)
-    ours = {name: values for name, values in columns.items() if name.startswith(TRUTH_PREFIX)}
-    given = {name: values for name, values in columns.items() if name not in ours}
     result = hold(frame)
-    for name, values in {**given, f"{TRUTH_PREFIX}status": truth, **ours}.items():
+    for name, values in columns.items():
         if len(values) != len(frame):
             raise ValueError(f"{name!r} has {len(values)} values for {len(frame)} rows")
         label = _label(frame, name)

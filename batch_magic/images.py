@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from base64 import b64encode
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 _ADDRESS = re.compile(r"(?:https?://|data:image/)", re.IGNORECASE)
 _MAX_FILE_BYTES = 200_000_000  # no job can hold a longer line
 _JPEG_QUALITY = 90
+_PNG_MODES = ("RGB", "RGBA", "L", "LA", "P", "1")
+_MODES = (*_PNG_MODES, "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX", "RGBa", "La")
+_MAX_BYTE, _MAX_16_BITS = 255, 65_535
 _KINDS = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif"))
 _NO_PILLOW = "needs Pillow: pip install pillow"
 
@@ -43,17 +47,24 @@ def url_of(value: object, max_side: int = 0) -> str:
     at most so many pixels; an address is left as it is. Raises Unsendable for what is no image.
     """
     if isinstance(value, str) and _ADDRESS.match(value.strip()):
-        return value.strip()
+        return _address(value.strip())
     if isinstance(value, (str, os.PathLike)):
-        return _of_file(_read(Path(value).expanduser()), max_side)
+        return _of_file(_read(value), max_side)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return _of_file(bytes(value), max_side)
     if not _has_pillow():
         raise Unsendable(f"an image that is a {type(value).__name__} {_NO_PILLOW}")
     from PIL.Image import Image
 
-    image = value if isinstance(value, Image) else _of_array(value)
+    is_plain = isinstance(value, Image) and value.mode in _MODES
+    image = value if isinstance(value, Image) and is_plain else _of_array(value)
     return _data_url(*_encoded(image, max_side))
+
+
+def _address(text: str) -> str:
+    if re.search(r"\s", text):
+        raise Unsendable(f"{text[:80]!r} is no address: it holds white space")
+    return text
 
 
 def _has_pillow() -> bool:
@@ -64,17 +75,19 @@ def _has_pillow() -> bool:
     return True
 
 
-def _read(path: Path) -> bytes:
+def _read(name: str | os.PathLike[str]) -> bytes:
+    path = Path()
     try:
+        path = Path(name).expanduser()
         if not path.is_file():
             raise Unsendable(f"there is no image file {str(path)!r}")
         if path.stat().st_size > _MAX_FILE_BYTES:
             raise Unsendable(f"image {str(path)!r} has more than {_MAX_FILE_BYTES:,} bytes")
         return path.read_bytes()
-    except (OSError, ValueError) as error:
-        if isinstance(error, Unsendable):
-            raise
-        raise Unsendable(f"image {str(path)!r} cannot be read: {error}") from None
+    except Unsendable:
+        raise
+    except Exception as error:  # a path may be an object of anybody's
+        raise Unsendable(f"image {str(path)!r} cannot be read: {_said(error)}") from None
 
 
 def _of_file(data: bytes, max_side: int) -> str:
@@ -100,8 +113,10 @@ def _opened(data: bytes) -> Image:
     from PIL import Image
 
     try:
-        Image.open(BytesIO(data)).verify()
-        return Image.open(BytesIO(data))  # what was verified cannot be used any more
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            Image.open(BytesIO(data)).verify()
+            return Image.open(BytesIO(data))  # what was verified cannot be used any more
     except Exception as error:  # the decoders raise whatever they please
         raise Unsendable(f"it is no image that can be read: {_said(error)}") from None
 
@@ -111,11 +126,12 @@ def _encoded(image: Image, max_side: int) -> tuple[bytes, str]:
     from PIL import ImageOps
 
     kind = image.format if image.format in ("JPEG", "WEBP") else "PNG"
+    kind = "PNG" if kind == "JPEG" and "A" in image.getbands() else kind
     try:
         image = ImageOps.exif_transpose(image)  # a new file says nothing of how it is to be turned
         if max_side and max(image.size) > max_side:
             image.thumbnail((max_side, max_side))
-        if image.mode not in ("RGB", "RGBA", "L", "LA", "P", "1"):
+        if image.mode not in _PNG_MODES:
             image = image.convert("RGB")
         out = BytesIO()
         image.save(out, kind, quality=_JPEG_QUALITY)
@@ -128,7 +144,13 @@ def _of_array(value: Any) -> Image:
     import numpy as np
     from PIL import Image
 
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except Exception as error:
+        raise Unsendable(f"a {type(value).__name__} is no image: {_said(error)}") from None
+    is_deep = array.dtype == np.uint16 or getattr(value, "mode", "").startswith("I")
+    if is_deep and array.size and _MAX_BYTE < array.max() <= _MAX_16_BITS:
+        array = array // 257  # as scanners and microscopes give them
     is_flat = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     if array.dtype.kind not in "buif" or not is_flat or not array.size:
         raise Unsendable(

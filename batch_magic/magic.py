@@ -267,7 +267,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         words, schema = _option(words, "--schema", "a schema")
         words, prefix = _option(words, "--prefix", "a text")
         flat, words = "--flatten" in words, [word for word in words if word != "--flatten"]
-        _want(words, 1, "%gptbatch reparse NAME --parse PATTERN | --schema X")
+        _want(words, 1, "%gptbatch reparse NAME --parse PATTERN | --schema X [--prefix P]")
         options = Options(
             out="",
             schema=self._schema(schema or ""),
@@ -278,10 +278,13 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         )
         home = self._session()
         self._check_out(home.find(words[0]).name, "error")
+        before = home.find(words[0]).snapshot().notes
         run = home.reparse(words[0], options)
         self._handover.give(run, run.result())
         fit = run.snapshot().counts.get(RowStatus.OK, 0)
-        print(f"{run.name}: {counted(fit, 'answer')} of {counted(len(run.result()), 'row')} fit")
+        print(f"{run.name}: {counted(fit, 'answer')} of {size_words(run.snapshot())} fit")
+        for note in set(run.snapshot().notes) - set(before):
+            print(f"  {note}")
 
     def _do_errors(self, words: list[str]) -> pd.DataFrame | None:
         _want(words, 1, "%gptbatch errors NAME")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -91,19 +91,33 @@ def resolve_run(folder: RunFolder, run: RunRecord) -> Resolved:
 
 def scan_job(folder: RunFolder, run: RunRecord, job: int) -> tuple[Scan, int]:
     """Read a job's result files; return the sum, and how many answers were not JSON alone."""
-    judge = _Judge(run)
+    judge = _Judge(run, _inputs_asked(folder, run, job))
     scan = folder.scan_job(job, run.run_id, judge, run.request.endpoint)
     return scan, judge.unwrapped
 
 
+def _inputs_asked(folder: RunFolder, run: RunRecord, number: int) -> dict[int, int]:
+    """Return how many inputs each row of a job of embeddings has, where some have several."""
+    job = next((one for one in run.jobs if one.number == number), None)
+    if not run.layout.several or job is None:
+        return {}
+    shard = next(one for one in run.shards if one.number == job.shard)
+    counts: dict[int, int] = {}
+    for lines in folder.lines_at(shard, np.ones(shard.rows, dtype=bool)):
+        counts.update(zip(lines.positions, wire.inputs_of(lines), strict=True))
+    return counts
+
+
 def _scan_kept(folder: RunFolder, run: RunRecord, number: int) -> None:
-    folder.scan_kept(number, run.run_id, _Judge(run), run.request.endpoint)
+    judge = _Judge(run, None)  # whose vectors they are was looked at when they came
+    folder.scan_kept(number, run.run_id, judge, run.request.endpoint)
 
 
 class _Judge:
     """Says of a run's answers whether they fit what was asked for."""
 
-    def __init__(self, run: RunRecord) -> None:
+    def __init__(self, run: RunRecord, inputs: Mapping[int, int] | None) -> None:
+        self._inputs = inputs if run.request.endpoint == Endpoint.EMBEDDINGS else None
         shape = run.layout.shape
         self._reader = None if shape is None else reader_of(shape)
 
@@ -112,16 +126,27 @@ class _Judge:
         return 0 if self._reader is None else self._reader.unwrapped
 
     def __call__(self, part: Outcomes) -> Outcomes:
-        if self._reader is None:
+        if self._inputs is not None:
+            said = list(map(self._miscounted, part.positions, part.text))
+        elif self._reader is not None:
+            said = self._reader.misfits(part.text)
+        else:
             return part
-        said = self._reader.misfits(part.text)
         rows = zip(part.statuses, part.text, part.error, said, strict=True)
         judged = [_verdict(*row) for row in rows]
         statuses, texts, errors = zip(*judged, strict=True) if judged else ((), (), ())
         return replace(part, statuses=statuses, text=texts, error=errors)
 
+    def _miscounted(self, position: int, text: str | None) -> str | None:
+        """Say of the vectors of a row, a line each, that they are not one for each input."""
+        asked, found = (self._inputs or {}).get(position, 1), (text or "").count("\n") + 1
+        if text is None or asked == found:
+            return None
+        return f"{counted(found, 'vector')} for {counted(asked, 'input')}"
+
 
 _RAW_CHARS = 1_000
+_ANSWER = "; the answer: "  # what stands before it is the cause
 
 
 def _verdict(
@@ -129,10 +154,10 @@ def _verdict(
 ) -> tuple[int, str | None, str | None]:
     """What is said of one row: an answer cut short, or a misfit, is told in its error."""
     if status != RowStatus.OK:
-        return status, None, f"{error}: {text:.{_RAW_CHARS}}" if text else error
+        return status, None, f"{error}{_ANSWER}{text:.{_RAW_CHARS}}" if text else error
     if misfit is None:
         return status, text, error
-    return int(RowStatus.UNPARSED), None, f"{misfit}: {text:.{_RAW_CHARS}}"
+    return int(RowStatus.UNPARSED), None, f"{misfit}{_ANSWER}{text:.{_RAW_CHARS}}"
 
 
 def judge_again(folder: RunFolder, run: RunRecord, reshaped: RunRecord) -> RunRecord:
@@ -147,15 +172,27 @@ def judge_again(folder: RunFolder, run: RunRecord, reshaped: RunRecord) -> RunRe
     decided = Counter(run.decided)
     decided.subtract(before)
     decided.update(after)
+    collected = [job for job in run.jobs if job.stage is JobStage.COLLECTED and job.remote]
+    unwrapped = sum(scan_job(folder, reshaped, job.number)[1] for job in collected)
     jobs = [_recounted(folder, reshaped, job) for job in run.jobs]
     resolved = resolve_run(folder, reshaped)
+    notes = [note for note in run.notes if _UNWRAPPED not in note]
     return replace(
         reshaped,
         jobs=tuple(jobs),
+        notes=(*notes, *unwrapped_words(unwrapped)),
         decided=dict(decided),
         counts=resolved.resolution.counts(),
         fault=_complaint(resolved),
     )
+
+
+_UNWRAPPED = "had fences or prose around the JSON: read"
+
+
+def unwrapped_words(answers: int) -> tuple[str, ...]:
+    """Say of how many answers the JSON stood in something else."""
+    return (f"{counted(answers, 'answer')} {_UNWRAPPED}",) if answers else ()
 
 
 def _recounted(folder: RunFolder, run: RunRecord, job: Job) -> Job:
@@ -276,7 +313,11 @@ def _causes(resolved: Resolved, wanted: NDArray[np.bool_], rows: int | None = No
     statuses, said = resolved.resolution.statuses[bad].tolist(), _errors_of(resolved, bad)
     found: dict[tuple[int, int, str], Cause] = {}
     for position, status, error in zip(bad.tolist(), statuses, said, strict=True):
-        key = (position // rows if rows else 0, status, _VARIES.sub("#", error))
+        key = (
+            position // rows if rows else 0,
+            status,
+            _VARIES.sub("#", error.partition(_ANSWER)[0]),
+        )
         known = found.get(key) or Cause(RowStatus(status), error, 0, position)
         found[key] = replace(known, rows=known.rows + 1)
     return sorted(found.values(), key=lambda cause: (-cause.rows, cause.position))

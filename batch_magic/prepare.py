@@ -38,7 +38,7 @@ from batch_magic.journal import Journal
 from batch_magic.packing import Packer, pick
 from batch_magic.records import Chunk, Lines, Outcomes, Rendered, RowStatus, RunRecord
 from batch_magic.stored_frame import Stored, store
-from batch_magic.template import Template
+from batch_magic.template import Template, is_template
 from batch_magic.wire import Encoder
 from batch_magic.wording import counted
 
@@ -338,6 +338,13 @@ def _notes(
         (unsendable, f"failed unsent ({why:.200})"),
     )
     notes = [f"{counted(n, 'row')} {what}" for n, what in said if n]
+    if is_template(run.request.model):
+        asked = Counter[str]()
+        for shard in run.shards:
+            asked[shard.model] += shard.rows
+        told = ", ".join(f"{model} ({counted(n, 'row')})" for model, n in asked.most_common(8))
+        more = f" and {len(asked) - 8} more" if len(asked) > 8 else ""
+        notes += [f"asks {told}{more}"] if told else []
     if run.unstored:
         names = ", ".join(run.unstored)
         notes.append(f"not stored on disk, after a restart the result lacks it: {names}")

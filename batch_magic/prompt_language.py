@@ -31,7 +31,7 @@ IMAGE = "__image"
 RESULT = "__result"
 """The name that a single expression's value is set to."""
 
-_MARK = "\0image\0"
+_MARK = re.compile("\0([0-9]{1,9})\0")
 _MAX_REPEAT = 1_000_000  # characters or items that one operation may make out of a number
 _MAX_JOINED = 200_000_000  # characters: no job can hold a longer line
 _MAX_BITS = 1_000_000  # of a whole number
@@ -152,10 +152,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def _image(self, value: object) -> str:
         """Keep a value that is an image; a mark stands for it in the text."""
-        if is_missing(value):
+        if is_missing(value) or isinstance(value, Undefined):
             return ""
         self.images.append(value)
-        return _MARK
+        return f"\0{len(self.images) - 1}\0"
 
     def counted(self, items: Iterable[Any]) -> Iterator[Any]:
         """Yield the items of a loop: loops within loops would take longer than anybody waits."""
@@ -215,13 +215,14 @@ def run(template: Template, variables: dict[str, object]) -> str:
 def parts(template: Template, variables: dict[str, object]) -> tuple[list[str], list[object]]:
     """Return what a template writes, cut at its images, and those: a text more than images.
 
-    Raises Unsendable for a text of the user's with our mark in it.
+    Raises Unsendable for a text of the user's with a mark like ours in it.
     """
     sandbox: Any = template.environment
-    texts = _run(template, variables)[0].split(_MARK)
-    if len(texts) != len(sandbox.images) + 1:
-        raise Unsendable("its text holds the mark that stands for an image")
-    return texts, sandbox.images
+    texts = _MARK.split(_run(template, variables)[0])
+    numbers = [int(number) for number in texts[1::2]]
+    if sorted(numbers) != list(range(len(sandbox.images))):
+        raise Unsendable("its text holds the mark that stands for an image, or an image twice")
+    return texts[::2], [sandbox.images[n] for n in numbers]
 
 
 def value_of(template: Template, variables: dict[str, object]) -> object:

@@ -246,17 +246,16 @@ class Request:
     """What is asked of the model for every row: the run's choices, fixed at submit."""
 
     endpoint: str  # the full path, "/v1/chat/completions"
-    model: str  # a name, several with commas, or a template that gives each row its own
+    model: str  # as it was given: a name, several with commas, or a template
     template: str  # the cell's body as typed
     params: Mapping[str, Any] = field(default_factory=dict)
     extras: Sequence[str] = ()  # names given by --with
+    several_models: tuple[str, ...] = ()  # those that each row is asked of, if not of one
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The models that each row is asked of: one, or those between commas."""
-        if "{{" in self.model:
-            return (self.model,)
-        return tuple(name.strip() for name in self.model.split(","))
+        """The models that each row is asked of; a template stands for the row's own."""
+        return self.several_models or (self.model,)
 
 
 class Kind(Enum):
@@ -292,6 +291,7 @@ class Shape:
     name: str = ""  # what the user calls the schema
     prefix: str = ""  # of the columns' names
     flatten: bool = False  # one level of objects within the answer: columns of their own
+    has_rules: bool = False  # it was made of a class, whose own validators judge answers too
 
 
 @dataclass(frozen=True, slots=True)

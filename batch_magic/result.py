@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from batch_magic import frame as frames
 from batch_magic import picture
@@ -75,10 +74,10 @@ def result_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -
     frame, missing = (live, []) if live is not None else load(folder.checked("frame.parquet"))
     resolved, models = resolve_run(folder, run), run.request.models
     if len(models) == 1:
-        statuses, columns = resolved.resolution.statuses, _columns(folder, run, resolved, 0)
+        columns = _columns(folder, run, resolved, 0)
     else:
-        statuses, columns = _columns_by_model(folder, run, resolved)
-    result = frames.attach(frame, statuses, columns, on_clash="replace")
+        columns = _columns_by_model(folder, run, resolved)
+    result = frames.attach(frame, columns, on_clash="replace")
     result.attrs["gptbatch"] = _facts(run, missing)
     return result
 
@@ -87,17 +86,17 @@ def _columns(folder: RunFolder, run: RunRecord, resolved: Resolved, first: int) 
     """Return the columns of one model's answers; `first` is the position of its first row."""
     return {
         **_answers(run, resolved),
+        "gpt_status": frames.status_column(resolved.resolution.statuses),
         "gpt_error": frames.text_column(_errors(resolved)),
         **_kept(folder, run, resolved, first),
     }
 
 
-def _columns_by_model(
-    folder: RunFolder, run: RunRecord, resolved: Resolved
-) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-    """Return each model's columns under its name, and what is said of a row over all models.
+def _columns_by_model(folder: RunFolder, run: RunRecord, resolved: Resolved) -> dict[str, Any]:
+    """Return each model's columns under its name, then what is said of a row over all models.
 
-    A row is ok if all answered it well; else it has the status and error of the first that did not.
+    A row is ok if all answered it well, and pending while one has not; else it has the status
+    and error of the first that did not answer well.
     """
     models = run.request.models
     rows = run.rows // len(models)
@@ -108,14 +107,14 @@ def _columns_by_model(
         part = _part(resolved, nth * rows, rows)
         own = part.resolution.statuses
         found = _columns(folder, run, part, nth * rows)
-        found["gpt_status"] = frames.status_column(own)
         columns |= {f"{name}.{model}": values for name, values in found.items()}
-        bad = np.flatnonzero((statuses == RowStatus.OK) & (own != RowStatus.OK))
-        errors = found["gpt_error"][bad]
-        for place, error in zip(bad.tolist(), errors, strict=True):
-            said[place] = model if pd.isna(error) else f"{model}: {error}"
+        is_news = (statuses == RowStatus.OK) | (own == RowStatus.PENDING)
+        bad = np.flatnonzero(is_news & (own != RowStatus.OK) & (statuses != RowStatus.PENDING))
+        for place, error in zip(bad.tolist(), found["gpt_error"][bad], strict=True):
+            said[place] = None if pd.isna(error) else f"{model}: {error}"
         statuses[bad] = own[bad]
-    return statuses, {**columns, "gpt_error": frames.text_column(said)}
+    columns["gpt_status"] = frames.status_column(statuses)
+    return {**columns, "gpt_error": frames.text_column(said)}
 
 
 def _part(resolved: Resolved, first: int, rows: int) -> Resolved:
@@ -210,7 +209,8 @@ def _entries(resolved: Resolved, name: str) -> Any:
     import pyarrow as pa
 
     parts = [chunk for one in resolved.tables for chunk in one.table[name].chunks]
-    return pa.chunked_array(parts, type=parts[0].type if parts else pa.large_binary())
+    of_nothing = pa.int64() if name.startswith("usage_") else pa.large_binary()
+    return pa.chunked_array(parts, type=parts[0].type if parts else of_nothing)
 
 
 def _errors(resolved: Resolved) -> Any:

@@ -370,10 +370,13 @@ def _embedding_entry(name: str, http_status: int, body: Mapping[str, Any]) -> _E
     data = body.get("data")
     items = [_dict(item) for item in data] if isinstance(data, list) else []
     places = [_int(item.get("index")) for item in items]
-    if len(items) > 1 and sorted(place or 0 for place in places) == list(range(len(items))):
-        items.sort(key=lambda item: _int(item.get("index")) or 0)
+    # Without one that counts, nobody can tell whose vector is missing.
+    numbers = sorted(place for place in places if place is not None)
+    is_whole = len(items) < 2 or not numbers or numbers == list(range(len(items)))
+    items.sort(key=lambda item: _int(item.get("index")) or 0)
     vectors = [_vector(item.get("embedding")) for item in items]
-    if not vectors or None in vectors or len({len(vector or "") for vector in vectors}) > 1:
+    is_even = len({len(vector or "") for vector in vectors}) == 1
+    if not is_whole or not is_even or None in vectors:
         verdict: Verdict = RowStatus.UNPARSED, None, "the response holds no vector"
     else:
         verdict = RowStatus.OK, "\n".join(filter(None, vectors)), None

@@ -265,7 +265,8 @@ def put_files(db: sqlite3.Connection, run_id: str, files: Mapping[str, str]) -> 
 
 
 def _read_request(facts: dict[str, Any]) -> Request:
-    return Request(**{**facts, "extras": tuple(facts["extras"])})
+    several = tuple(msgspec.convert(facts.get("several_models", []), list[str]))
+    return Request(**{**facts, "extras": tuple(facts["extras"]), "several_models": several})
 
 
 def _numbers(limits: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ import pandas as pd
 
 from batch_magic import adoption, cleaning, lifecycle, outcomes, picture, result, settings
 from batch_magic import frame as frames
+from batch_magic.answers import knows_rules
 from batch_magic.drafting import Options, check_name, draft, remember_by_name, reshaped
 from batch_magic.engine import METADATA_TOKEN, Engine, plan_jobs
 from batch_magic.errors import (
@@ -210,7 +211,13 @@ class Session:
         run = self.find(word)
         if run._is_recorded:
             record = self.journal.run(run.run_id)
-            remember_by_name(record.layout.shape, names)
+            shape = record.layout.shape
+            remember_by_name(shape, names)
+            if shape is not None and not knows_rules(shape):
+                run._said = (
+                    f"answers are judged by their schema alone: the class {shape.name} is not here;"
+                    f" run its cell, then `%gptbatch attach {run.name}`"
+                )
             if record.ending in (None, Ending.STOPPED):
                 self._services.check(record.backend)
                 self.journal.reopen(run.run_id, time.time())

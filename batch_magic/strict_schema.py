@@ -12,9 +12,13 @@ from __future__ import annotations
 
 import copy
 import re
+import sys
+import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import typing_extensions
 
 from batch_magic.errors import CellError
 
@@ -35,7 +39,20 @@ _CANNOT = {
     "dependentSchemas": "makes fields depend on others: write a union (anyOf)",
 }
 _OURS_TO_CHECK = ("minLength", "maxLength", "uniqueItems", "minProperties", "maxProperties")
-_NOT_SENT = (*_OURS_TO_CHECK, "title", "examples", "$schema", "$id", "discriminator")
+_TOLD = ("title", "examples", "deprecated", "readOnly", "$schema", "$id", "$comment")
+_NOT_SENT = (*_OURS_TO_CHECK, *_TOLD, "discriminator", "contentMediaType", "contentEncoding")
+_SENT = frozenset(
+    {"type", "description", "properties", "required", "additionalProperties", "items", "enum"}
+    | {"const", "anyOf", "$ref", "$defs", "definitions", "pattern", "format", "multipleOf"}
+    | {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems", "maxItems"}
+)
+_FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid")
+_KINDS = ("object", "array", "string", "number", "integer", "boolean", "null")
+_BOUNDS = (
+    ("minimum", "maximum"),
+    ("exclusiveMinimum", "exclusiveMaximum"),
+    ("minItems", "maxItems"),
+)
 
 
 def json_schema_of(given: object, name: str) -> dict[str, Any]:
@@ -54,6 +71,28 @@ def json_schema_of(given: object, name: str) -> dict[str, Any]:
         f"--schema {name}: a {type(given).__name__} is no schema; give a Pydantic model, a"
         " TypedDict, a dataclass, a JSON Schema dict, or a line: 'label: good|bad, score: float'"
     )
+
+
+def as_pydantic_takes_it(given: object) -> object:
+    """Return the same class; a `typing.TypedDict` as that of typing_extensions before Python 3.12.
+
+    Pydantic cannot tell there which fields of the former are required.
+    """
+    is_old = sys.version_info < (3, 12) and type(given).__module__ == "typing"
+    return _extended(given) if is_old and isinstance(given, type) and is_model(given) else given
+
+
+def _extended(given: Any) -> Any:
+    if type(given).__module__ == "typing" and isinstance(given, type) and is_model(given):
+        hints = get_type_hints(given, include_extras=True)
+        fields = {name: _extended(kind) for name, kind in hints.items()}
+        return typing_extensions.TypedDict(given.__name__, fields, total=given.__total__)  # type: ignore[operator,attr-defined]
+    origin, parts = get_origin(given), get_args(given)
+    if origin in (Union, types.UnionType):
+        return Union.__getitem__(tuple(map(_extended, parts)))
+    if origin is list:
+        return list.__class_getitem__(_extended(parts[0]))
+    return given
 
 
 def is_model(given: object) -> bool:
@@ -86,13 +125,15 @@ def strict(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
     """
     found = copy.deepcopy(dict(schema))
     _check_root(found, name)
-    _tighten(found, name, ())
+    _Strict(copy.deepcopy(found), name).tighten(found, (), ())
     _check_sizes(found, name)
     return found
 
 
 def _check_root(schema: dict[str, Any], name: str) -> None:
+    seen: list[object] = []
     while "$ref" in schema:
+        seen.append(_known(schema["$ref"], seen, name))
         target = _target(schema, schema["$ref"], name)
         rest = {key: value for key, value in schema.items() if key != "$ref"}
         schema.clear()
@@ -108,54 +149,144 @@ def _kind(schema: Mapping[str, Any]) -> str:
     return "a union" if "anyOf" in schema else f"{schema.get('type', 'of any type')}"
 
 
+def _known(ref: object, seen: list[object], name: str) -> object:
+    if ref in seen:
+        raise CellError(f"--schema {name}: {str(ref)[:80]!r} refers to nothing but itself")
+    return ref
+
+
 def _target(root: Mapping[str, Any], ref: object, name: str) -> dict[str, Any]:
     at: Any = root
-    for step in str(ref).removeprefix("#/").split("/"):
+    for step in str(ref).removeprefix("#").split("/")[1:]:
+        step = step.replace("~1", "/").replace("~0", "~")
         at = at.get(step) if isinstance(at, Mapping) else None
-    if not str(ref).startswith("#/") or not isinstance(at, Mapping):
+    if not isinstance(ref, str) or not ref.startswith("#") or not isinstance(at, Mapping):
         raise CellError(f"--schema {name}: nothing is at {str(ref)[:80]!r}")
     return dict(at)
 
 
-def _tighten(schema: dict[str, Any], name: str, path: tuple[str, ...]) -> None:
-    """Bring one part, and all within it, into the form that strict mode demands."""
-    where = f"--schema {name}: {_words(path)}"
-    one = schema.get("allOf")
-    if isinstance(one, list) and len(one) == 1 and isinstance(one[0], dict):
-        schema.update({**one[0], **{k: v for k, v in schema.items() if k != "allOf"}})
-        del schema["allOf"]
-    for key, why in _CANNOT.items():
-        if key in schema:
-            raise CellError(f"{where} {why}")
-    if "default" in schema:
-        if schema["default"] is not None:
-            raise CellError(
-                f"{where} has a default ({schema['default']!r:.40}): strict mode asks for every"
-                " field of every answer; take the default away"
-            )
-        del schema["default"]
-    for key in _NOT_SENT:
-        schema.pop(key, None)
-    if schema.get("type") == "object" or "properties" in schema:
-        _close(schema, where)
-    if schema.get("type") == "array" and not isinstance(schema.get("items"), dict):
-        raise CellError(f"{where} is a list of anything; say of what: list[str]")
-    if not schema.keys() & {"type", "anyOf", "enum", "const", "$ref"}:
-        raise CellError(f"{where} may be anything; give it a type")
-    for step, part in _parts(schema):
-        if not isinstance(part, dict):
-            raise CellError(f"--schema {name}: {_words((*path, step))} is no schema: {part!r:.40}")
-        _tighten(part, name, (*path, step))
+class _Strict:
+    """Brings a schema into the form that strict mode demands, part by part."""
+
+    def __init__(self, root: dict[str, Any], name: str) -> None:
+        self._root, self._name = root, name
+
+    def tighten(
+        self, schema: dict[str, Any], path: tuple[str, ...], within: tuple[str, ...]
+    ) -> None:
+        """Tighten one part and all within it; `within` are the references that lead to it."""
+        where = f"--schema {self._name}: {_words(path)}"
+        within = self._follow(schema, within)
+        one = schema.get("allOf")
+        if isinstance(one, list) and len(one) == 1 and isinstance(one[0], dict):
+            schema.update({**one[0], **{k: v for k, v in schema.items() if k != "allOf"}})
+            del schema["allOf"]
+            within = self._follow(schema, within)
+        for key, why in _CANNOT.items():
+            if key in schema:
+                raise CellError(f"{where} {why}")
+        _check_default(schema, where)
+        for key in [key for key in schema if key in _NOT_SENT or str(key).startswith("x-")]:
+            del schema[key]
+        _check_words(schema, where)
+        if "object" in _kinds(schema) or "properties" in schema:
+            _close(schema, where)
+        if "array" in _kinds(schema) and not isinstance(schema.get("items"), dict):
+            raise CellError(f"{where} is a list of anything; say of what: list[str]")
+        if not schema.keys() & {"type", "anyOf", "enum", "const", "$ref"}:
+            raise CellError(f"{where} may be anything; give it a type")
+        for step, part in _parts(schema):
+            if not isinstance(part, dict):
+                words = _words((*path, step))
+                raise CellError(f"--schema {self._name}: {words} is no schema: {part!r:.40}")
+            self.tighten(part, (*path, step), within)
+
+    def _follow(self, schema: dict[str, Any], within: tuple[str, ...]) -> tuple[str, ...]:
+        """Put in the place of a reference what it leads to, where more is said beside it.
+
+        Strict mode takes a reference alone; in a recursion what is said beside it is left out.
+        """
+        if "$ref" not in schema:
+            return within
+        ref, seen = schema["$ref"], list[object]()
+        target = schema
+        while "$ref" in target:
+            seen.append(_known(target["$ref"], seen, self._name))
+            target = _target(self._root, target["$ref"], self._name)
+        rest = {key: value for key, value in schema.items() if key != "$ref" and key not in _TOLD}
+        schema.clear()
+        if not rest or ref in within or ref == "#":
+            schema["$ref"] = ref
+            return within
+        schema.update({**copy.deepcopy(target), **rest})
+        return (*within, ref)
+
+
+def _check_default(schema: dict[str, Any], where: str) -> None:
+    if "default" not in schema:
+        return
+    if schema["default"] is not None:
+        raise CellError(
+            f"{where} has a default ({schema['default']!r:.40}): strict mode asks for every"
+            " field of every answer; take the default away"
+        )
+    del schema["default"]
+
+
+def _kinds(schema: Mapping[str, Any]) -> list[Any]:
+    kind = schema.get("type", [])
+    return kind if isinstance(kind, list) else [kind]
+
+
+def _check_words(schema: dict[str, Any], where: str) -> None:
+    """Refuse what strict mode does not know; leave out the formats that it does not know."""
+    if schema.get("writeOnly") or schema.get("format") == "password":
+        raise CellError(f"{where} is a secret, which would come out as asterisks; make it a str")
+    if unknown := sorted(str(key) for key in schema if key not in _SENT):
+        raise CellError(
+            f"{where} says {unknown[0]!r}, which strict mode does not know; leave it out"
+        )
+    if any(kind not in _KINDS for kind in _kinds(schema)):
+        raise CellError(f"{where} is of no known type: {schema['type']!r:.40}")
+    if schema.get("format") not in (None, *_FORMATS):
+        del schema["format"]
+    if "enum" in schema:
+        _check_choices(schema["enum"], where)
+    if "anyOf" in schema and (not isinstance(schema["anyOf"], list) or not schema["anyOf"]):
+        raise CellError(f"{where} is a union of nothing; write anyOf: [{{…}}, {{…}}]")
+    for least, most in _BOUNDS:
+        low, high = schema.get(least), schema.get(most)
+        if low is not None and high is not None and low > high:
+            raise CellError(f"{where} goes from {low} to {high}: turn it round")
+    if "integer" in _kinds(schema):
+        for key in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"):
+            if isinstance(schema.get(key), float) and not schema[key].is_integer():
+                raise CellError(f"{where} is a whole number, but its {key} is {schema[key]}")
+    try:
+        re.compile(schema.get("pattern", ""))
+    except (re.error, TypeError) as error:
+        raise CellError(f"{where} has a pattern that cannot be read: {error}") from None
+
+
+def _check_choices(choices: object, where: str) -> None:
+    if not isinstance(choices, list) or not choices:
+        raise CellError(f"{where} is a choice of nothing; write enum: ['a', 'b']")
+    if len({(type(one), str(one)) for one in choices}) < len(choices):
+        raise CellError(f"{where} has the same choice twice")
 
 
 def _close(schema: dict[str, Any], where: str) -> None:
     properties = schema.get("properties")
     is_open = schema.get("additionalProperties", False) is not False
+    if properties == {} and not is_open:
+        raise CellError(f"{where} has no fields; give it one")
     if is_open or not isinstance(properties, dict) or not properties:
         raise CellError(
             f"{where} is an open dict: strict mode knows named fields alone; write a list of"
             " objects with a key and a value"
         )
+    if any(not isinstance(key, str) for key in properties):
+        raise CellError(f"{where} has a field whose name is no text")
     schema["additionalProperties"] = False
     schema["required"] = list(properties)
 
@@ -173,7 +304,8 @@ def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _words(path: tuple[str, ...]) -> str:
-    text = "".join(step if step == "[]" else f".{step}" for step in path if step).strip(".")
+    steps = [" ".join(str(step).split()) for step in path]
+    text = "".join(step if step == "[]" else f".{step}" for step in steps if step).strip(".")
     return f"field {text!r}" if text else "it"
 
 
@@ -232,6 +364,11 @@ def inline_schema(text: str) -> dict[str, Any]:
     properties: dict[str, Any] = {}
     for field in _split(text, ","):
         found = _FIELD.fullmatch(field)
+        if found is None and ":" not in text:
+            raise CellError(
+                f"--schema: {text.strip()!r} is neither a class or dict of the notebook nor a line"
+                " of fields, such as 'label: good|bad, score: float'"
+            )
         if found is None:
             raise CellError(f"--schema: {field.strip()!r} is no field; write name: type")
         name, kind = _unquoted(found[1]), found[2]
@@ -251,6 +388,8 @@ def _type_of(text: str, name: str) -> dict[str, Any]:
         return {"type": "array", "items": _type_of(found[1], name)}
     if found := _RANGE.fullmatch(text):
         least, most = (_number(part, name) for part in (found[2], found[3]))
+        if found[1] in ("int", "integer") and isinstance(least + most, float):
+            raise CellError(f"--schema: field {name!r} is a whole number; its range must be, too")
         if least > most:
             raise CellError(f"--schema: field {name!r} goes from {least} to {most}: turn it round")
         return {**_TYPES[found[1]], "minimum": least, "maximum": most}

@@ -244,10 +244,12 @@ class _JinjaSlot:
         run: Callable[[JinjaTemplate, dict[str, object]], Any],
         chunk: Chunk,
         row: int,
+        given: Callable[[object], object] | None = None,
     ) -> Any:
-        """Run it for one row, in one of the ways of the language."""
+        """Run it for one row, in one of the ways of the language; `given` prepares its values."""
+        given = given or _given
         position, label = chunk.start + row, chunk.index[row] if chunk.index else None
-        values = {column: _given(chunk.columns[column][row]) for column in self.needed}
+        values = {column: given(chunk.columns[column][row]) for column in self.needed}
         variables = {**self.constants, POSITION: position, INDEX: label}
         variables |= {name: values[column] for name, column in self.names.items()}
         if self.whole_row:
@@ -280,7 +282,8 @@ class _PartsSlot:
 
     def _parts(self, chunk: Chunk, row: int) -> tuple[Part, ...] | Unsendable:
         try:
-            texts, images = self.whole.run(language.parts, chunk, row)
+            # As they are: an array made into lists takes a hundred times the room.
+            texts, images = self.whole.run(language.parts, chunk, row, _or_missing)
         except Unsendable as error:
             return error
         found: list[Part] = []
@@ -325,6 +328,8 @@ _Filled = _ColumnSlot | _JinjaSlot | _PartsSlot | _ValueSlot
 
 
 def _as_json(value: object) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column of whole numbers with a gap holds floats
     return "" if language.is_missing(value) else _dumped(value)
 
 
@@ -351,6 +356,10 @@ def _as_model(value: object) -> str:
             "no model" if language.is_missing(value) or value == "" else f"{value!r:.40}, no name"
         )
         raise ValueError(f"it gives {told}; fill the column or leave the row out")
+    if "," in value:
+        raise ValueError(f"it gives {value!r:.60}; a name holds no comma")
+    if not value.isprintable():
+        raise ValueError(f"it gives {value!a:.60}, no name")
     return value.strip()
 
 
@@ -377,6 +386,10 @@ def _given(value: object) -> object:
     if type(value) is str:
         return value
     return language.MISSING if value is None else language.plain(value)
+
+
+def _or_missing(value: object) -> object:
+    return language.MISSING if value is None else value
 
 
 def _cause(error: BaseException) -> str:
@@ -422,9 +435,11 @@ class _Compiler:
         return Message(source.role, _joined(pieces))
 
     def _is_list(self, tree: nodes.Template) -> bool:
-        only = _only_expression(tree)
-        column = self._bare(only) if isinstance(only, nodes.Name) and self.lists else None
-        return column is not None and any(column[0] == one for one in self.lists)
+        """Tell whether a message is one expression of a column that holds lists."""
+        if not self.lists or _only_expression(tree) is None:
+            return False
+        columns = [self._bare(node) for node in tree.find_all(nodes.Name)]
+        return any(column is not None and column[0] in self.lists for column in columns)
 
     def model(self, text: str) -> int:
         """Compile a model that each row has of its own; return its slot."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import add
@@ -63,6 +63,39 @@ def check_params(params: Mapping[str, Any]) -> None:
             f"parameter 'n' is {n!r:.40}, but one answer per row is kept; "
             "leave it out, or repeat the rows in the frame"
         )
+
+
+# Names that end in -chat… are no reasoning models (the API reference, max_tokens).
+_REASONING = re.compile(r"(?:o\d|gpt-[5-9](?!.*-chat))")
+_LIMITS = {
+    Endpoint.CHAT: "max_completion_tokens",
+    Endpoint.RESPONSES: "max_output_tokens",
+    Endpoint.COMPLETIONS: "max_tokens",
+}
+_SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "logprobs")
+
+
+def check_token_limit(params: Mapping[str, Any], endpoint: str, models: Sequence[str]) -> None:
+    """Raise `CellError` for a limit of tokens by a name that the endpoint or a model refuses."""
+    right = _LIMITS.get(Endpoint(endpoint), "")
+    for name in {"max_tokens", "max_output_tokens", "max_completion_tokens"} & params.keys():
+        is_old = name == "max_tokens" and endpoint == Endpoint.CHAT
+        refusing = [model for model in models if _REASONING.match(model)] if is_old else []
+        if name != right and (not is_old or refusing):
+            who = refusing[0] if refusing else Endpoint(endpoint).name.lower()
+            cure = f"say {right}" if right else "leave it out"
+            raise CellError(f"{who} refuses the parameter {name!r}; {cure}")
+
+
+def doubtful_params(
+    params: Mapping[str, Any], endpoint: str, models: Sequence[str]
+) -> Iterator[str]:
+    """Yield a remark on what a reasoning model may refuse, with every row."""
+    given = [name for name in _SAMPLING if name in params and params[name] != 1]
+    if endpoint in (Endpoint.CHAT, Endpoint.RESPONSES) and given:
+        for model in models:
+            if _REASONING.match(model):
+                yield f"{model} may refuse {', '.join(given)}: reasoning models take few of them"
 
 
 def asking_for(

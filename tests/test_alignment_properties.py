@@ -79,7 +79,10 @@ def test_every_answer_lands_on_its_row(frame: pd.DataFrame, dice: random.Random,
         for position, text in zip(found.positions, found.text, strict=True):
             texts[position] = text
         status[list(found.positions)] = found.statuses
-    merged = frames.attach(frame, status, {"answer": frames.text_column(texts)})
+    merged = frames.attach(
+        frame,
+        {"answer": frames.text_column(texts), "gpt_status": frames.status_column(status)},
+    )
 
     pd.testing.assert_frame_equal(frame, before)
     pd.testing.assert_frame_equal(merged.iloc[:, :3], before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any, Literal
 
+import parse
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -180,3 +181,89 @@ def test_any_text_is_read_or_a_misfit(text: str) -> None:
 def test_a_misfit_is_a_value_error() -> None:
     """It is raised and caught within; nobody else need know it."""
     assert issubclass(Misfit, ValueError)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name":"A","parent":{"name":"B"}',
+        '{"person":{"name":"B"},',
+        'Example {"name":"..."} and mine: {"name":"B"',
+        '{"name":"A"} or {"name":"B"',
+        '```json\n{"name":"A"}\n``` and {"name":"B"}',
+        '```\n{"name":"A"}\n```\n```\n{"name":"B"}\n```',
+    ],
+)
+def test_what_is_broken_or_twofold_is_not_guessed_at(text: str) -> None:
+    """A part of a broken answer, or one of two, would pass for the answer."""
+    reader = Reader(Shape(schema=inline_schema("name: str")))
+    assert reader.misfits([text])[0] is not None
+    assert reader.values([text]) == [[None]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['```json\n{"name":"A"}\n```', 'Here, {you}: {"name":"A"}. Fine?', '```{"name":"A"}```'],
+)
+def test_one_whole_object_is_found(text: str) -> None:
+    """Fences with and without a language, prose with braces of its own."""
+    reader = Reader(Shape(schema=inline_schema("name: str")))
+    assert reader.values([text]) == [["A"]]
+    assert reader.unwrapped == 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        ("{a} {b} {c}!", "word " * 20_000),
+        ("{a}, {b}, {c}, {d}.", "word, " * 20_000),
+        ("{a} {b} {n:d}", "word " * 20_000),
+        ("{a:w} {b:w} {c:w} {d:w}!", "word " * 20_000),
+    ],
+)
+def test_a_long_misfit_is_told_at_once(pattern: str, text: str) -> None:
+    """A regular expression would try for hours, and hold the kernel."""
+    assert Reader(Shape(pattern=pattern)).misfits([text])[0] is not None
+
+
+def test_blanks_without_end_are_no_fence() -> None:
+    """Models in JSON mode do that; it must not take the square of their number."""
+    reader = Reader(Shape(schema=inline_schema("name: str")))
+    assert reader.misfits(["```json\n" + " " * 1_000_000])[0] is not None
+
+
+_WORDS = st.sampled_from(["a", "B", " ", ", ", "x|", "{", "ß", "\n", "|"])
+
+
+@given(
+    st.lists(st.tuples(_WORDS, st.sampled_from(["", "d", "w"])), min_size=1, max_size=4),
+    _WORDS,
+    st.lists(_WORDS | st.integers(0, 99).map(str), max_size=9).map("".join),
+)
+def test_the_quick_look_never_overlooks_a_fit(
+    parts: list[tuple[str, str]], last: str, text: str
+) -> None:
+    """It may let a misfit through, but what the pattern fits it must not turn away."""
+    literals = [word.replace("{", "{{") for word, _ in parts]
+    fields = [f"{{f{n}{':' + spec if spec else ''}}}" for n, (_, spec) in enumerate(parts)]
+    pattern = "".join(a + b for a, b in zip(literals, fields, strict=True)) + last.replace(
+        "{", "{{"
+    )
+    by_itself = parse.compile(pattern).parse(text.strip())
+    fits = Reader(Shape(pattern=pattern)).misfits([text])[0] is None
+    assert fits == (by_itself is not None)
+
+
+@given(
+    st.lists(
+        st.sampled_from(['{"n":1}', ' {"n":2}', '{"n":3}\n', '{"n":', "4}", '{"n":[{}', "x", None])
+    )
+)
+def test_texts_read_at_once_are_read_as_one_by_one(texts: list[str | None]) -> None:
+    """Joined texts must not run into each other: that would move answers."""
+    reader = Reader(Shape(schema=inline_schema("n: int")))
+    one_by_one = [reader.values([text])[0][0] for text in texts]
+    assert reader.values(texts)[0] == one_by_one
+    assert [said is None for said in reader.misfits(texts)] == [
+        text is None or value is not None for text, value in zip(texts, one_by_one, strict=True)
+    ]

@@ -64,6 +64,7 @@ KEYS: dict[str, frozenset[str]] = {
     "PIL": frozenset({"images"}),
     "msgspec": frozenset({"result_lines", "schema", "answers"}),
     "pydantic": frozenset({"strict_schema", "answers"}),
+    "typing_extensions": frozenset({"strict_schema"}),
     "parse": frozenset({"answers"}),
     "ipywidgets": frozenset({"panel"}),
     "IPython": frozenset({"magic", "panel"}),

@@ -136,30 +136,34 @@ def test_gather_is_take(chunks: list[list[bytes | None]], data: st.DataObject) -
         assert part.to_pylist() == every[1:]
 
 
-STATUS = np.array([0, 4, 0, 7, 9], dtype=np.uint8)
+STATUS = frames.status_column(np.array([0, 4, 0, 7, 9], dtype=np.uint8))
+
+
+def with_status(columns: dict[str, Any]) -> dict[str, Any]:
+    return {"gpt_status": STATUS, **columns}
 
 
 def test_attach_adds_columns_in_order() -> None:
     """Answer first, then the truth about each row."""
     frame = plain()
-    columns = {"gpt_error": [None] * N, "answer": list("vwxyz")}
-    result = frames.attach(frame, STATUS, columns)
+    columns = {"answer": list("vwxyz"), "gpt_status": STATUS, "gpt_error": [None] * N}
+    result = frames.attach(frame, columns)
     assert list(result.columns) == ["a", "t", "answer", "gpt_status", "gpt_error"]
     assert list(result["gpt_status"]) == ["ok", "failed", "ok", "missing", "pending"]
     assert list(result["gpt_status"].cat.categories) == [each.label for each in RowStatus]
     assert list(frame.columns) == ["a", "t"]
     with pytest.raises(ValueError, match="4 values for 5 rows"):
-        frames.attach(frame, STATUS, {"answer": list("abcd")})
+        frames.attach(frame, with_status({"answer": list("abcd")}))
 
 
 def test_attach_replaces_our_own_columns_and_asks_about_others() -> None:
     """Running the cell on its own result is usual; overwriting the user's column is not."""
-    first = frames.attach(plain(), STATUS, {"answer": list("vwxyz"), "gpt_error": [None] * N})
+    first = frames.attach(plain(), with_status({"answer": list("vwxyz"), "gpt_error": [None] * N}))
     with pytest.raises(FrameError, match="'answer' is in the frame already"):
-        frames.attach(first, STATUS, {"answer": list("12345")})
+        frames.attach(first, with_status({"answer": list("12345")}))
     frames.check_clash(first, ["other", "gpt_error"], "error")
-    again = frames.attach(first, STATUS, {"answer": list("12345")}, on_clash="replace")
-    assert list(again.columns) == ["a", "t", "gpt_error", "answer", "gpt_status"]
+    again = frames.attach(first, with_status({"answer": list("12345")}), on_clash="replace")
+    assert list(again.columns) == ["a", "t", "gpt_error", "gpt_status", "answer"]
     assert list(again["answer"]) == list("12345")
     assert list(first["answer"]) == list("vwxyz")
 
@@ -167,7 +171,7 @@ def test_attach_replaces_our_own_columns_and_asks_about_others() -> None:
 def test_attach_copies_no_data() -> None:
     """A frame of gigabytes is not doubled for one more column."""
     frame = pd.DataFrame({"x": np.arange(1000.0), "gpt_old": 1.0})
-    result = frames.attach(frame, np.zeros(1000, np.uint8), {"gpt_old": ["a"] * 1000})
+    result = frames.attach(frame, {"gpt_old": ["a"] * 1000})
     assert np.shares_memory(result["x"].to_numpy(), frame["x"].to_numpy())
     result.loc[0, "x"] = 5.0
     assert frame.loc[0, "x"] == 0.0

@@ -100,6 +100,20 @@ def test_an_array_is_an_image_of_its_values(array: Any) -> None:
     assert (pixel if isinstance(pixel, int) else pixel[0]) == 200
 
 
+def test_sixteen_bits_are_brought_to_eight() -> None:
+    """Scanners and microscopes give them; all white would be paid for."""
+    for value in (Image.new("I;16", (4, 3), 40_000), np.full((3, 4), 40_000, np.uint16)):
+        assert opened(url_of(value)).getpixel((0, 0)) == 40_000 // 257
+    assert opened(url_of(Image.new("F", (4, 3), 0.5))).getpixel((0, 0)) == 128
+
+
+def test_a_photo_with_a_transparent_part_is_sent_as_png() -> None:
+    """JPEG has none."""
+    image = Image.open(BytesIO(file_of("JPEG")))
+    image.putalpha(100)
+    assert opened(url_of(image)).mode == "RGBA"
+
+
 def test_a_picture_of_any_mode_is_sent() -> None:
     """Pillow holds more than a PNG can."""
     for mode in ("1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16", "F"):
@@ -122,6 +136,9 @@ def test_a_picture_of_any_mode_is_sent() -> None:
         (np.full((2, 2), 300), "0 to 255"),
         (np.full((2, 2), np.nan), "0 to 255"),
         (object(), "a value of type object is no image"),
+        ([[1, 2], [3]], "is no image"),
+        ("~nosuchuser/x.png", "image"),
+        ("http://a.org/b c.png", "holds white space"),
         ({"url": "x"}, "a value of type dict is no image"),
     ],
 )

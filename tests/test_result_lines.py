@@ -437,3 +437,16 @@ threads = [threading.Thread(target=read) for _ in range(8)]
 def test_several_jobs_may_be_read_at_once_from_the_first() -> None:
     """Types made by two threads at once ended the process, and the user's kernel with it."""
     subprocess.run([sys.executable, "-c", FIRST_USE], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("places", [[0, 2], [0, 0, 1], [1, 2], [0, None]])
+def test_vectors_of_which_one_is_missing_are_no_answer(places: list[int | None]) -> None:
+    """Nobody can tell whose vector it is that is not there."""
+    data = [{"index": place, "embedding": [1.0, 2.0]} for place in places]
+    body = {"data": data, "model": "m"}
+    line = json.dumps(
+        {"custom_id": "r-0", "response": {"status_code": 200, "body": body}, "error": None}
+    ).encode()
+    decoder = Decoder(run_id="r", endpoint="/v1/embeddings")
+    (part,) = decoder.outcomes(BytesIO(line + b"\n"))
+    assert list(part.statuses) == [int(RowStatus.UNPARSED)]

@@ -6,16 +6,16 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, Field, field_serializer, field_validator
 
 import batch_magic as bm
-from batch_magic import session
+from batch_magic import answers, session
 from batch_magic.drafting import Options
 from batch_magic.errors import CellError
 from batch_magic.records import RowStatus
@@ -123,7 +123,7 @@ def test_misfits_of_a_pattern_are_read_anew_by_another(home: Path, frame: pd.Dat
     result = run.wait(timeout_s=30)
     misfits = result.query("gpt_status == 'unparsed'")
     assert len(misfits) > 0
-    assert misfits["gpt_error"].str.contains("does not fit the pattern: stub ").all()
+    assert misfits["gpt_error"].str.contains("does not fit the pattern; the answer: stub ").all()
     assert str(result["hash"].dtype) == "Int64"
     jobs = len(run.snapshot().jobs)
     mine = session.session_for(str(home))
@@ -150,7 +150,7 @@ def test_misfits_can_be_asked_for_again(home: Path, frame: pd.DataFrame) -> None
     ("options", "said"),
     [
         ({"schema": 5}, "a int is no schema"),
-        ({"schema": "label"}, "'label' is no field"),
+        ({"schema": "label"}, "'label' is neither a class or dict"),
         ({"schema": {"type": "object", "properties": {"a": {"oneOf": []}}}}, "told apart by"),
         (
             {"schema": {"type": "object", "properties": {"a": {"enum": {1}}}}},
@@ -266,7 +266,7 @@ def test_each_row_asks_its_own_model_with_its_own_parameters(
     temperatures = [body.get("temperature") for body in asked.values()]
     assert sorted(filter(None, temperatures)) == [0.25, 0.5, 1]
     assert len(run.snapshot().jobs) == 2
-    again = submit(frame.iloc[2:3], model="a", params={"temperature": 1.0, "seed": 7}, out="again")
+    again = submit(frame.iloc[2:3], model="a", params={"temperature": 1, "seed": 7}, out="again")
     assert again.wait(timeout_s=60)["gpt_status"].tolist() == ["ok"]
     assert again.snapshot().jobs == ()
 
@@ -282,6 +282,10 @@ def test_each_row_asks_its_own_model_with_its_own_parameters(
         ({"params": {"n": "{{ m }}"}}, "one answer per row is kept"),
         ({"params": {"temperature": "{{ t }}"}}, "-p temperature '{{ t }}': column 't' is not in"),
         ({"image_max": "big"}, "--image-max is a number of pixels"),
+        ({"image_max": 16}, "--image-max is for images, and the template has none"),
+        ({"model": "a,{{ text }}"}, "row 0: -m: it gives 'a,row 0'; a name holds no comma"),
+        ({"model": "gpt-5-mini", "params": {"max_tokens": 5}}, "gpt-5-mini refuses the parameter"),
+        ({"endpoint": "responses", "params": {"max_tokens": 5}}, "say max_output_tokens"),
     ],
 )
 def test_a_model_that_is_not_there_is_one_line(
@@ -439,3 +443,110 @@ def test_the_newest_answers_are_seen_while_others_run(home: Path, frame: pd.Data
         for one in s.newest:
             assert f"row {one.position} seen" in one.text
             assert statuses.iloc[one.position] == "ok"
+
+
+def test_a_model_by_a_condition_is_each_rows_own(home: Path, frame: pd.DataFrame) -> None:
+    """A comma within it parts no names."""
+    model = "{% if text in ('row 0', 'z') %}big{% else %}small{% endif %}"
+    run = submit(frame, model=model, params={"seed": 11}, out="conditional")
+    assert run.wait(timeout_s=60)["gpt_status"].tolist() == ["ok"] * 6
+    assert sorted(body["model"] for body in bodies(run)) == ["big"] + ["small"] * 5
+    assert "asks small (5 rows), big (1 row)" in run.snapshot().notes
+
+
+def test_a_parameter_of_a_row_stands_beside_a_schema(home: Path, frame: pd.DataFrame) -> None:
+    """On responses both are within `text`; whole numbers come out of a column with gaps as such."""
+    frame = frame.assign(v=["low", "high"] * 3, n=[100, None, 5, 6, 7, 8])
+    params = {"text": {"verbosity": "{{ v }}"}, "max_output_tokens": "{{ n }}"}
+    run = submit(frame, endpoint="responses", schema="x: int", params=params, out="beside")
+    run.wait(timeout_s=60)
+    for body in bodies(run):
+        assert body["text"]["verbosity"] in ("low", "high")
+        assert body["text"]["format"]["type"] == "json_schema"
+        assert isinstance(body.get("max_output_tokens", 0), int)
+
+
+def test_columns_of_counts_are_there_before_any_answer(home: Path, frame: pd.DataFrame) -> None:
+    """Of an empty frame, and of a run of which nothing has come in."""
+    keep = ["usage", "finish_reason", "model", "raw", "custom_id"]
+    result = submit(frame.head(0), keep=keep, out="empty").wait(timeout_s=60)
+    assert str(result["gpt_usage_input"].dtype) == "Int64"
+    run = submit(frame.assign(text=frame["text"] + " early"), keep=keep, out="early")
+    assert str(run.partial()["gpt_usage_input"].dtype) == "Int64"
+    run.wait(timeout_s=60)
+
+
+def test_a_number_beyond_all_columns_is_a_misfit_of_its_row(
+    home: Path, frame: pd.DataFrame
+) -> None:
+    """One answer must not hide those of all others."""
+    frame = frame.assign(text=["12", "9" * 30, "[[say:stub x: 10:21:36]]", "7", "8", "9"])
+    run = submit(frame, parse="stub {h}: {n:d}", out="large")
+    assert run.wait(timeout_s=60)["gpt_status"].tolist() == ["ok"] + ["unparsed"] * 2 + ["ok"] * 3
+    run = submit(frame, parse="stub {h}: {t:tt}", out="times")
+    assert run.wait(timeout_s=60)["t"].tolist()[2] == "10:21:36"
+
+
+class Renamed(BaseModel):
+    given: int = Field(validation_alias="x")
+    secret: int = Field(exclude=True)
+    upper: str
+
+    @field_serializer("upper")
+    def as_written(self, value: str) -> list[str]:
+        return [value]
+
+    @field_validator("upper")
+    @classmethod
+    def raises(cls, value: str) -> str:
+        if value == "boom":
+            raise KeyError(value)
+        return value
+
+
+def test_a_model_that_writes_itself_otherwise_is_read_as_it_reads(
+    home: Path, frame: pd.DataFrame
+) -> None:
+    """Aliases, serializers and excluded fields are about writing; a validator's bug is a misfit."""
+    said = '[[say:{"x": 4, "secret": 5, "upper": "%s"}]]'
+    frame = frame.assign(text=[said % word for word in ("a", "b", "c", "d", "e", "boom")])
+    result = submit(frame, schema=Renamed, out="renamed").wait(timeout_s=60)
+    assert result["gpt_status"].tolist() == ["ok"] * 5 + ["unparsed"]
+    assert result["x"].tolist()[:5] == [4] * 5
+    assert result["upper"].tolist()[:5] == list("abcde")
+    assert "its validator failed: KeyError: 'boom'" in result["gpt_error"].iloc[5]
+
+
+def test_after_a_restart_the_missing_class_is_told_of(home: Path, frame: pd.DataFrame) -> None:
+    """Its own rules cannot be asked; that is said, not passed over."""
+    submit(frame, schema=Picky, out="picky2").wait(timeout_s=60)
+    session.close_sessions()
+    answers._models.clear()
+    run = bm.attach("picky2")
+    assert "the class Picky is not here" in " ".join(run.snapshot().notes)
+    assert bm.attach("split").snapshot().notes == ()
+
+
+def test_misfits_of_one_kind_are_one_cause(home: Path, frame: pd.DataFrame) -> None:
+    """Each answer differs; the reason does not."""
+    run = submit(frame, parse="never {a} and {b}", out="never")
+    run.wait(timeout_s=60)
+    assert run.errors()["rows"].tolist() == [6]
+    assert (run.snapshot().fault or "").startswith("6 of 6 rows")
+
+
+def test_a_type_of_the_standard_library_will_do(home: Path, frame: pd.DataFrame) -> None:
+    """`typing.TypedDict` is what people import, and a recursion has columns, too."""
+    Inner = TypedDict("Inner", {"n": int})  # noqa: UP013  (the class of the test is made here)
+    Outer = TypedDict("Outer", {"a": str, "inner": Inner, "all": list[Inner]})  # noqa: UP013
+    result = submit(frame, schema=Outer, out="typed").wait(timeout_s=60)
+    assert result["gpt_status"].tolist() == ["ok"] * 6
+    assert {"a", "inner", "all"} <= set(result.columns)
+
+    class Node(BaseModel):
+        v: int
+        kids: list[Node]
+
+    Node.model_rebuild(_types_namespace={"Node": Node})
+    result = submit(frame, schema=Node, out="nodes").wait(timeout_s=60)
+    assert {"v", "kids"} <= set(result.columns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from enum import Enum
 from typing import Any, Literal, Optional
 
@@ -127,9 +128,10 @@ def test_what_strict_mode_cannot_say_is_refused_by_its_name(kind: Any, said: str
         ),
         ({"type": "array", "items": {"type": "string"}}, "must be an object, not array"),
         ({"anyOf": [{"type": "object"}]}, "must be an object, not a union"),
-        ({"type": "object", "properties": {}}, "it is an open dict"),
+        ({"type": "object", "properties": {}}, "it has no fields"),
         ({"type": "object", "properties": {"a": {"oneOf": []}}}, "'a' is a union told apart"),
-        ({"type": "object", "properties": {"a": {"$ref": "#/no"}, "b": 1}}, "is no schema: 1"),
+        ({"type": "object", "properties": {"b": 1}}, "is no schema: 1"),
+        ({"type": "object", "properties": {"a": {"$ref": "#/no"}}}, "nothing is at '#/no'"),
         (
             {"type": "object", "properties": {str(n): {"type": "null"} for n in range(5001)}},
             "5,001",
@@ -172,7 +174,9 @@ def test_objects_too_deep_are_refused() -> None:
     ("text", "said"),
     [
         ("", "is empty"),
-        ("a", "'a' is no field; write name: type"),
+        ("a", "'a' is neither a class or dict of the notebook nor a line of fields"),
+        ("a: int, b", "'b' is no field; write name: type"),
+        ("a: int 1.5..2", "is a whole number; its range must be, too"),
         ("a: b", "of no known type 'b'"),
         ("a: x|", "an empty or repeated choice"),
         ("a: x|x", "an empty or repeated choice"),
@@ -196,3 +200,61 @@ def test_an_optional_field_stays_optional_to_us_and_is_asked_for() -> None:
 
     assert sent(Maybe)["required"] == ["n"]
     assert "default" not in str(sent(Maybe))
+
+
+def object_of(**properties: object) -> dict[str, object]:
+    return {"type": "object", "properties": properties}
+
+
+CIRCLE = {"A": {"$ref": "#/$defs/A"}}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"$ref": "#/$defs/A", "$defs": CIRCLE}, "refers to nothing but itself"),
+        ({**object_of(a={"$ref": "#/$defs/A"}), "$defs": CIRCLE}, "refers to nothing but itself"),
+        ({"$ref": "#"}, "refers to nothing but itself"),
+        (object_of(a={"$ref": "https://a.org/b"}), "nothing is at 'https://a.org/b'"),
+        (object_of(a={"$ref": ["x"]}), "nothing is at"),
+        (object_of(a={"enum": ["a", "a"]}), "the same choice twice"),
+        (object_of(a={"enum": "abc"}), "a choice of nothing"),
+        (object_of(a={"anyOf": "x"}), "a union of nothing"),
+        (object_of(a={"type": ["array", "null"]}), "a list of anything"),
+        (object_of(a={"type": ["object", "null"]}), "an open dict"),
+        (object_of(a={"type": "foo"}), "of no known type: 'foo'"),
+        (object_of(a={"type": 5}), "of no known type: 5"),
+        (object_of(a={"type": "string", "contains": {}}), "says 'contains'"),
+        (object_of(a={"type": "integer", "minimum": 5, "maximum": 1}), "turn it round"),
+        (object_of(a={"type": "integer", "minimum": 0.5}), "its minimum is 0.5"),
+        (object_of(a={"type": "string", "pattern": "("}), "a pattern that cannot be read"),
+        (object_of(a={"type": "string", "writeOnly": True}), "is a secret"),
+        ({"type": "object", "properties": {5: {"type": "string"}}}, "whose name is no text"),
+        (object_of(**{"a\nb": {}}), "field 'a b' may be anything"),
+    ],
+)
+def test_what_no_service_would_take_is_refused_before(given: dict[str, object], said: str) -> None:
+    """Each of these failed a whole job, or hung, or came as a traceback."""
+    with pytest.raises(CellError, match=re.escape(said)) as caught:
+        strict(given, "Label")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_reference_stands_alone() -> None:
+    """Strict mode takes no word beside it: what it leads to is put in its place, once."""
+    given = {
+        **object_of(a={"$ref": "#/$defs/N", "description": "first"}, b={"$ref": "#/$defs/N"}),
+        "$defs": {"N": object_of(kid={"anyOf": [{"$ref": "#/$defs/N"}, {"type": "null"}]})},
+    }
+    found = strict(given, "Label")
+    assert found["properties"]["a"]["description"] == "first"
+    assert "$ref" not in found["properties"]["a"]
+    assert found["properties"]["b"] == {"$ref": "#/$defs/N"}
+    whole = strict(object_of(a={"type": "array", "items": {"$ref": "#", "title": "x"}}), "Label")
+    assert whole["properties"]["a"]["items"] == {"$ref": "#"}
+
+
+def test_a_format_that_strict_mode_does_not_know_is_left_out() -> None:
+    """A text is a text; we do not look at it either."""
+    found = strict(object_of(a={"type": "string", "format": "uri"}), "Label")
+    assert found["properties"]["a"] == {"type": "string"}

@@ -301,6 +301,42 @@ def test_an_image_is_a_line_of_its_own() -> None:
     ]
 
 
+def test_images_keep_the_places_where_they_are_written() -> None:
+    """A block may be filled before it is used."""
+    blocks = "".join(
+        f"{{% set {n} %}}\n![x]({{{{ {c} }}}})\n{{% endset %}}\n" for n, c in ("ap", "bq")
+    )
+    columns = {"p": ["http://x/p"], "q": ["http://x/q"], "text": ["t"]}
+    (parts,) = parts_of(blocks + "first {{ b }} second {{ a }} {{ text }}", columns)
+    assert [one for kind, one in parts if kind == "image"] == ["http://x/q", "http://x/p"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "![a]({{ p }}) and ![b]({{ p }})",
+        "![a]({{ p }}) what is this?",
+        "- ![a]({{ p }})",
+        "{% if p %}![a]({{ p }}){% endif %}",
+    ],
+)
+def test_an_image_among_words_is_refused(body: str) -> None:
+    """As text it would be paid for and mean nothing."""
+    assert "an image has a line of its own (template line 2)" in refusal(
+        "{{ p }}\n" + body, {"p": ["x"]}
+    )
+
+
+def test_an_image_that_is_left_out_by_its_expression_is_missing() -> None:
+    """As a missing value is; an address with a title behind it is none."""
+    columns = {"p": ["http://x/p", "http://x/q"], "ok": [True, False]}
+    one, two = parts_of("Say\n![a]({{ p if ok }})", columns)
+    assert [kind for kind, _ in one] == ["text", "image"]
+    assert two == (("text", "Say"),)
+    (said, _) = parts_of('Say\n![a]({{ p }} "title")', columns)
+    assert "holds white space" in said
+
+
 def test_images_may_stand_in_loops_and_conditions() -> None:
     """A row may have as many as it has."""
     body = "{% for one in shots %}\n![a]({{ one }})\n{% endfor %}\n{% if yes %}Yes{% endif %}"
@@ -319,9 +355,10 @@ def test_an_image_that_cannot_be_read_fails_its_row_alone() -> None:
 
 
 def test_what_only_looks_like_an_image_is_text() -> None:
-    """In raw text, in a line of words, behind a backslash, and with nothing of the row in it."""
+    """In raw text, behind a backslash, and with nothing of the row in it."""
     raw = "{% raw %}\n![a]({{ x }})\n{% endraw %}"
-    for body in (raw, "see ![a]({{ title }}) there", "\\![a]({{ title }})", "![a](b.png)"):
+    inline = "see \\![a]({{ title }}) there"
+    for body in (raw, inline, "\\![a]({{ title }})", "![a](b.png)"):
         (seen, *_) = prompts(body + "\n{{ title[:0] }}")
         assert "![a](" in seen[0]
         assert "\\" not in seen[0]
@@ -329,7 +366,7 @@ def test_what_only_looks_like_an_image_is_text() -> None:
 
 def test_a_text_with_our_mark_in_it_cannot_move_an_image() -> None:
     """It comes with the data; the row fails and says so."""
-    (said,) = parts_of("{{ text }}\n![a]({{ one }})", {"one": ["http://x"], "text": ["\0image\0"]})
+    (said,) = parts_of("{{ text }}\n![a]({{ one }})", {"one": ["http://x"], "text": ["\0000\0"]})
     assert "the mark that stands for an image" in said
 
 
@@ -345,7 +382,7 @@ def test_a_value_of_a_row_keeps_its_type() -> None:
     values = [0.5, 1, True, "0.5", ["a"], None, float("nan"), np.float64(2)]
     template, rendered = own({"v": values}, params={"one": "{{ v }}", "two": ["{{ v }}0"]})
     assert template.params == {"one": Value(1), "two": [Value(2)]}
-    assert rendered.slots[1] == ["0.5", "1", "true", '"0.5"', '["a"]', "", "", "2.0"]
+    assert rendered.slots[1] == ["0.5", "1", "true", '"0.5"', '["a"]', "", "", "2"]
     assert rendered.slots[2][:4] == ["0.5", "10", '"True0"', "0.5"]
 
 

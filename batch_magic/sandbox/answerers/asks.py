@@ -111,7 +111,7 @@ def read_chat(body: dict[str, Any]) -> Ask:
         json_schema=_chat_schema(body.get("response_format"), plain),
         n=_count(body, "n", 1, 128),
         stop=_stop(body.get("stop")),
-        temperature=float(body.get("temperature") or 0.0),
+        temperature=_temperature(body),
         seed=int(body.get("seed") or 0),
     )
 
@@ -138,7 +138,7 @@ def read_responses(body: dict[str, Any]) -> Ask:
         messages=messages,
         max_tokens=_limit(body, "max_output_tokens"),
         json_schema=_format_schema(form, "text.format", messages),
-        temperature=float(body.get("temperature") or 0.0),
+        temperature=_temperature(body),
     )
 
 
@@ -156,7 +156,7 @@ def read_completion(body: dict[str, Any]) -> list[Ask]:
             max_tokens=_limit(body, "max_tokens") or 16,
             n=_count(body, "n", 1, 128),
             stop=_stop(body.get("stop")),
-            temperature=float(body.get("temperature") or 0.0),
+            temperature=_temperature(body),
             is_chat=False,
         )
         for text in prompts
@@ -209,6 +209,15 @@ def _message(message: Any, where: str) -> dict[str, str]:
         )
     plain_role = {"developer": "system", "function": "tool"}.get(role, role)
     return {"role": plain_role, "content": plain(message.get("content"), f"{where}.content")}
+
+
+def _temperature(body: dict[str, Any]) -> float:
+    given = body.get("temperature")
+    if given is None:
+        return 0.0
+    if isinstance(given, bool) or not isinstance(given, (int, float)):
+        raise invalid_type("temperature", "a decimal", given)
+    return float(given)
 
 
 def plain(content: Any, where: str) -> str:

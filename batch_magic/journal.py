@@ -19,6 +19,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -26,6 +27,7 @@ from batch_magic.errors import JournalError
 from batch_magic.records import (
     Ending,
     Job,
+    JobStage,
     RowStatus,
     RunRecord,
     Shard,
@@ -229,9 +231,23 @@ class Journal:
             if done.rowcount:
                 _note(db, now, run_id, None, "cancel asked for")
 
-    def reopen(self, run_id: str, now: float) -> None:
-        """Let a stopped run, and those whose answers it waits for, go on: the fault is mended."""
+    def lenders_of(self, run_id: str) -> list[str]:
+        """Return the runs whose answers a run waits for, directly or not."""
+        with self._read() as db:
+            return _with_lenders(db, run_id)[1:]
+
+    def reopen(
+        self, run_id: str, now: float, *, unsent: Sequence[Job] = (), lenders: Iterable[str] = ()
+    ) -> None:
+        """Let a stopped run, and those whose answers it waits for, go on: the fault is mended.
+
+        The lines of its jobs `unsent` are held for `lenders`, which were answered some of them or
+        have asked for them since: what they do not answer is sent then.
+        """
         with self._write() as db:
+            if lenders and _is_as_it_was(db, run_id, unsent):
+                _hold(db, run_id, unsent, lenders)
+                _note(db, now, run_id, None, f"looks first at the answers of {', '.join(lenders)}")
             for one in _with_lenders(db, run_id):
                 done = db.execute(
                     "UPDATE runs SET ending = NULL, ended_at = NULL, fault = NULL, resumed_at = ?"
@@ -488,6 +504,35 @@ def _kin(db: sqlite3.Connection, backend_id: str, model: str) -> list[tuple[str,
         (Ending.STOPPED.value, Ending.STOPPED.value, backend_id, model, _is_many(model)),
     ).fetchall()
     return [(str(row[0]), bool(row[1])) for row in found]
+
+
+def _is_as_it_was(db: sqlite3.Connection, run_id: str, jobs: Iterable[Job]) -> bool:
+    """Tell whether a run is stopped still, and these jobs as they were."""
+    row = db.execute("SELECT ending FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    known = dict(db.execute("SELECT number, facts FROM jobs WHERE run_id = ?", (run_id,)))
+    is_stopped = row is not None and row[0] == Ending.STOPPED.value
+    return is_stopped and all(known.get(job.number) == job_facts(job) for job in jobs)
+
+
+def _hold(
+    db: sqlite3.Connection, run_id: str, unsent: Iterable[Job], lenders: Iterable[str]
+) -> None:
+    """Close jobs that were never sent and hold their lines for other runs' answers."""
+    (text,) = db.execute("SELECT lenders FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    awaited = json.loads(text)
+    if not awaited:  # what was held once has been looked for already
+        db.execute("UPDATE shards SET held = 0 WHERE run_id = ?", (run_id,))
+    for job in unsent:
+        closed = replace(job, stage=JobStage.COLLECTED, is_replaced=True)
+        db.execute(
+            "UPDATE jobs SET stage = ?, facts = ? WHERE run_id = ? AND number = ?",
+            (closed.stage.value, job_facts(closed), run_id, closed.number),
+        )
+        db.execute(
+            "UPDATE shards SET held = 1 WHERE run_id = ? AND number = ?", (run_id, job.shard)
+        )
+    everyone = json.dumps(sorted({*awaited, *lenders}))
+    db.execute("UPDATE runs SET lenders = ? WHERE run_id = ?", (everyone, run_id))
 
 
 def _is_many(model: str) -> bool:

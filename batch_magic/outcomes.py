@@ -33,6 +33,7 @@ from batch_magic.folder import (
 )
 from batch_magic.records import (
     PAID,
+    Ending,
     Endpoint,
     Job,
     JobStage,
@@ -403,6 +404,16 @@ def _is_sending(folder: RunFolder, run: RunRecord, digests: NDArray[np.void]) ->
             theirs = _digests(folder.manifest(shard))
             found |= SortedDigests(theirs, np.arange(len(theirs))).find(digests) >= 0
     return found
+
+
+def lends(folder: RunFolder, run: RunRecord, borrower: RunFolder, shards: Iterable[Shard]) -> bool:
+    """Tell whether a run was answered a line of these shards, or has asked for one by now."""
+    some = [_digests(borrower.manifest(shard)) for shard in shards]
+    digests = np.concatenate(some) if some else np.empty(0, dtype=DIGEST)
+    if run.ending is None:
+        return bool(_is_sending(folder, run, digests).any())
+    found = answered(folder, run) if run.ending is not Ending.STOPPED else None
+    return found is not None and bool((found.find(digests) >= 0).any())
 
 
 @dataclass(frozen=True, slots=True)

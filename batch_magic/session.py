@@ -43,6 +43,7 @@ from batch_magic.records import (
     UNANSWERED,
     Backend,
     Ending,
+    Job,
     JobStage,
     RemoteJob,
     RowStatus,
@@ -175,7 +176,7 @@ class Session:
                 if self.journal.run(same).ending is None
                 else "goes on with the run that had stopped"
             )
-            self.journal.reopen(same, now)
+            self._reopen(same)
         else:
             record = replace(record, jobs=plan_jobs(record.shards, _token))
             try:
@@ -220,11 +221,36 @@ class Session:
                 )
             if record.ending in (None, Ending.STOPPED):
                 self._services.check(record.backend)
-                self.journal.reopen(run.run_id, time.time())
+                self._reopen(run.run_id)
             if record.ending is not None:
                 self._refetch(self.journal.run(run.run_id), verify=True)
             self._drive(run)
         return run
+
+    def _reopen(self, run_id: str) -> None:
+        """Let a stopped run go on; what others were answered since is not paid again."""
+        run = self.journal.run(run_id)
+        at_home = (JobStage.PLANNED, JobStage.UPLOADING, JobStage.UPLOADED)
+        unsent = [job for job in run.jobs if job.stage in at_home]
+        lenders = self._lenders_since(run, unsent) if run.ending is Ending.STOPPED else []
+        self.journal.reopen(run_id, time.time(), unsent=unsent, lenders=lenders)
+
+    def _lenders_since(self, run: RunRecord, unsent: Sequence[Job]) -> list[str]:
+        """Return the runs that have lines of these jobs, but for those that wait for this one."""
+        folder = self.home.run_folder(run.run_id, run.files)
+        shards = [shard for shard in run.shards if shard.number in {job.shard for job in unsent}]
+        found = []
+        for other, _ in self.journal.kin(run.backend.identity, run.request.model):
+            if other == run.run_id or run.run_id in self.journal.lenders_of(other):
+                continue
+            record = self.journal.run(other)
+            if record.ended_at is not None and record.ended_at <= run.created_at:
+                continue  # known at submit, and taken over then or not wanted
+            theirs = self.home.run_folder(other, record.files)
+            with contextlib.suppress(JournalError):  # damaged: nothing can be had from it
+                if outcomes.lends(theirs, record, folder, shards):
+                    found.append(other)
+        return found
 
     def adopt(
         self,
@@ -432,6 +458,8 @@ class Session:
         """Write the wish down, if there is a row for it, and see to it."""
         statuses = _retried(labels)
         s = run.snapshot()
+        if run._is_recorded and s.ending is Ending.STOPPED:
+            self._reopen(run.run_id)
         if not run._is_recorded or s.cancelling:
             raise CellError(f"{s.name} is {s.stage.value}; wait for its end and retry then")
         if not any(s.counts.get(status) for status in statuses):

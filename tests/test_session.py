@@ -31,6 +31,7 @@ from batch_magic import session, settings
 from batch_magic.adoption import rows_of
 from batch_magic.card import card_html
 from batch_magic.errors import CellError, JournalError, ServiceError, StillRunning
+from batch_magic.records import RowStatus
 from batch_magic.sandbox import launcher
 from batch_magic.schema import MIGRATIONS
 
@@ -820,3 +821,61 @@ def test_a_retry_asks_for_result_files_before_it_pays(
         assert run.wait(timeout_s=30)["gpt_status"].tolist() == ["ok"] * 3
         assert len(service.batches()) == 1
         session.close_sessions()
+
+
+def test_a_stopped_run_that_goes_on_does_not_pay_for_what_another_was_answered(
+    home: Path, tmp_path: Path, frame: pd.DataFrame
+) -> None:
+    """Two cells stopped on one fault; it is mended, and both are gone on with."""
+    fault = {"code": "model_not_found", "message": "no", "line": 1}
+    with serving(tmp_path / "service") as service:
+        asked: dict[str, Any] = {"on": service.url, "home": str(home), "retries": 0}
+        service.faults(validation_error=fault)
+        more = pd.concat([frame, frame.assign(text=frame["text"] + "!")])
+        for part, out in ((frame, "first"), (more, "second")):
+            with pytest.raises(ServiceError):
+                submit(part, out=out, **asked).wait(timeout_s=30)
+        service.clear_faults()
+
+        def gone_on(name: str) -> bm.Run:
+            while True:
+                run = bm.attach(name, home=str(home), on=service.url)
+                with contextlib.suppress(ServiceError):  # a job made before may fail still
+                    run.wait(timeout_s=30)
+                    return run
+
+        first = gone_on("first")
+        if first.snapshot().counts.get(RowStatus.CANCELLED):  # given up for the second
+            first.retry(["cancelled"])
+            first.wait(timeout_s=30)
+        second = gone_on("second")
+        result = second.result()
+        paid = service.rows_paid(first.run_id, second.run_id)
+        session.close_sessions()
+    assert result["gpt_status"].tolist() == ["ok"] * len(more)
+    assert result["answer"].tolist() == [stub_answer(f"Say {text}") for text in more["text"]]
+    assert paid == len(more)
+
+
+def test_an_unsent_job_waits_for_what_another_run_has_asked_for_since(
+    home: Path, tmp_path: Path, frame: pd.DataFrame
+) -> None:
+    """The run had stopped before it sent anything, and its rows were asked for by another."""
+    with serving(tmp_path / "service") as service:
+        asked: dict[str, Any] = {"on": service.url, "home": str(home), "retries": 0}
+        service.faults(http_status={"route": "files.create", "status": 401})
+        with pytest.raises(ServiceError):
+            submit(frame, out="first", **asked).wait(timeout_s=30)
+        first = bm.attach("first", home=str(home), on=service.url)
+        with pytest.raises(ServiceError):
+            first.wait(timeout_s=30)
+        service.clear_faults()
+        submit(frame.head(2), out="second", fresh=True, **asked).wait(timeout_s=30)
+        first = bm.attach("first", home=str(home), on=service.url)
+        result = first.wait(timeout_s=30)
+        paid = service.rows_paid(*bm.runs(home=str(home))["run_id"])
+        history = [event for _, event in first.history()]
+        session.close_sessions()
+    assert result["answer"].tolist() == [stub_answer(f"Say {text}") for text in frame["text"]]
+    assert paid == len(frame)
+    assert any("looks first at the answers of" in event for event in history)

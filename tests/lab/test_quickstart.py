@@ -215,3 +215,40 @@ def test_answers_become_typed_columns_in_a_lab(lab: Lab) -> None:
         notebook.run(4)
         notebook.wait_for("199 answers of 200 rows fit", 4)
         notebook.shoot("shapes_reparsed")
+
+
+AT_ONCE = (
+    "%config GPTBatch.max_rows_per_job = 70\n%config GPTBatch.max_enqueued_tokens = 3000",
+    """%%gptbatch reviews.head(140) -o both -m gpt-5-mini,gpt-5-nano --on sandbox
+{{ title }}: {{ body }}""",
+    "labelled = both[['title', 'answer.gpt-5-mini', 'answer.gpt-5-nano', 'gpt_status']].head(3)\n"
+    "labelled",
+    """import numpy as np
+patches = pd.DataFrame({"photo": [np.full((40, 60, 3), 20 * n, np.uint8) for n in range(5)]})
+patches.loc[5] = ["gone.png"]""",
+    """%%gptbatch patches -o seen -m gpt-5-mini --on sandbox --image-max 32
+![a patch]({{ photo }})
+What is it?""",
+    "seen[['answer', 'gpt_status', 'gpt_error']]",
+)
+
+
+def test_the_newest_answers_of_several_models_and_of_images_in_a_lab(lab: Lab) -> None:
+    """Jobs come in one after another: what has landed is seen while the others run."""
+    for notebook in _notebook(lab, "models", 15, *AT_ONCE):
+        notebook.run(0)
+        notebook.run(1)
+        notebook.run(2)
+        notebook.wait_for("newest answers", 2)
+        notebook.wait_for("140 rows × 2 models", 2)
+        notebook.shoot("models_running")
+        notebook.wait_for("use the frame", 2)
+        notebook.run(3)
+        notebook.wait_for("answer.gpt-5-nano", 3)
+        notebook.shoot("models_done")
+        notebook.run(4)
+        notebook.run(5)
+        notebook.wait_for("use the frame", 5)
+        notebook.run(6)
+        notebook.wait_for("there is no image file", 6)
+        notebook.shoot("images_seen")

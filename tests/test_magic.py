@@ -178,10 +178,10 @@ def test_terminal_asks_for_the_rest_of_a_cell(notebook: Kernel) -> None:
 
 def test_run_without_one_good_row_says_why(notebook: Kernel) -> None:
     """An end is not a success: the commonest error stands in the panel."""
-    line = "five -o vain -m gpt-5-mini --on sandbox --wait -p max_tokens=5"
+    line = "five -o vain -m gpt-5-mini --on sandbox --wait -p temperature=hot"
     seen = notebook.run(cell(line, "I {{ title }}"))
     assert "no row ok" in seen.text
-    assert "unsupported_parameter" in seen.text
+    assert "invalid_type" in seen.text
     assert "commonest error" in seen.text
 
 

@@ -42,6 +42,7 @@ the list down, the rooms tell the way of a row.
              durable_files   bytes on the disk, known by their hash
              queueing        room in the service's queue
              images          an image of a row as a URL                              (Pillow)
+             money           what tokens cost                                  (genai-prices)
              exact_json      a cell's value as JSON that gives it back                 (pandas)
     floor 0  records         the nouns
              errors          one root, families by whose move is next

@@ -36,7 +36,7 @@ from batch_magic.records import (
     Snapshot,
     Stage,
 )
-from batch_magic.wording import counted
+from batch_magic.wording import counted, dollars
 
 SANDBOX = "sandbox: answers are made on this machine"
 
@@ -346,7 +346,19 @@ def _leftovers(s: Snapshot) -> Iterator[str]:
 def _usage_words(s: Snapshot) -> list[str]:
     if s.usage is None:
         return []
-    return [f"{s.usage.input:,} tokens in, {s.usage.output:,} out"]
+    return [f"{s.usage.input:,} tokens in, {s.usage.output:,} out", *cost_words(s)]
+
+
+def cost_words(s: Snapshot) -> list[str]:
+    """Say what has come in cost, and what it would at once; a price not known is said to be so."""
+    if s.cost is None:
+        return []
+    paid, at_once = s.cost.paid_usd, s.cost.at_once_usd
+    if s.backend.is_sandbox:
+        return [] if paid is None else [f"free here, {dollars(paid)} at OpenAI"]
+    if paid is None:
+        return ["price not known"]
+    return [dollars(paid) + (f" (at once {dollars(at_once)})" if at_once is not None else "")]
 
 
 # ── numbers and times ─────────────────────────────────────────────────────────────────────────

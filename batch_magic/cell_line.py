@@ -125,7 +125,7 @@ def cell_parser() -> _Parser:
         "--keep",
         metavar="COLS",
         default="",
-        help="extra columns: usage, finish_reason, custom_id, model, raw",
+        help="extra columns: usage, cost, finish_reason, custom_id, model, raw",
     )
     add("--fresh", action="store_true", help="do not reuse earlier answers: pay again")
     waiting = parser.add_mutually_exclusive_group().add_argument

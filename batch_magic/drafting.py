@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from batch_magic import frame as frames
-from batch_magic import images, result, settings, wire
+from batch_magic import images, money, result, settings, wire
 from batch_magic.answers import reader_of, remember
 from batch_magic.cell_body import almost_role_lines
 from batch_magic.errors import CellError, FrameError
@@ -85,7 +85,9 @@ def draft(
     endpoint = wire.endpoint_path(options.endpoint)
     params, shape, said = _shaped(options, endpoint)
     several = _several_models(model)
-    request = Request(endpoint, model, template, params, tuple(options.extras or ()), several)
+    request = Request(
+        endpoint, model, template, params, tuple(options.extras or ()), several, _prices(use, now)
+    )
     lists = frames.list_columns(checked) if endpoint == Endpoint.EMBEDDINGS else ()
     layout = Layout(_column(options, endpoint), options.keep, options.on_clash, shape)
     backend = settings.find_backend(options.on or use.backend, environ)
@@ -141,6 +143,14 @@ def _preface(shape: Shape | None, params: Mapping[str, Any], endpoint: str) -> s
         return ""
     written = json.dumps(shape.schema, ensure_ascii=False)
     return f"Answer with one JSON object that fits this JSON Schema, and nothing else: {written}"
+
+
+def _prices(use: Settings, now: float) -> dict[str, Any]:
+    """Return the user's own prices. Raises CellError for one that cannot be used."""
+    table = use.price_table()
+    for model in table:
+        money.prices_of(model, table, is_batch=True, now=now)
+    return table
 
 
 def _several_models(model: str) -> tuple[str, ...]:

@@ -420,6 +420,7 @@ class Engine:
         scan, unwrapped = await asyncio.to_thread(outcomes.scan_job, folder, run, job.number)
         collected = replace(job, stage=JobStage.COLLECTED, problem=problem)
         count = await asyncio.to_thread(outcomes.count_job, folder, run, collected)
+        cost = await asyncio.to_thread(outcomes.cost_of, folder, run, job)
         self._save(
             run,
             job,
@@ -428,6 +429,7 @@ class Engine:
             counts=count.counts,
             retryable=count.retryable,
             usage=scan.usage,
+            cost=cost,
             model=scan.model,
             problem=problem or _oddities(scan, unwrapped),
             is_refetched=job.is_refetched and not has_come,

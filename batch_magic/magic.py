@@ -14,14 +14,14 @@ import difflib
 import json
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
-from traitlets import Float, Integer, Unicode
+from traitlets import Dict, Float, Integer, Unicode
 
 from batch_magic import cell_line, session, settings
 from batch_magic.card import clip, size_words
@@ -53,6 +53,7 @@ VERBS = {
     "retry": "NAME [--status failed,expired,…] send rows without an answer again, or these",
     "reparse": "NAME --parse PATTERN | --schema X [--prefix P] read its answers anew, for nothing",
     "errors": "NAME why rows have no answer: causes, how often, an example of each",
+    "cost": "[NAME] tokens and dollars of all runs, or of one, as paid and as if at once",
     "attach": "NAME | run id | batch_… [-o NAME --frame FRAME --id COLUMN] go on with it",
     "take": "NAME put the result in the namespace now",
     "show": "NAME template, parameters, latest events and one rendered request",
@@ -61,17 +62,19 @@ VERBS = {
     "help": "this table",
 }
 
+
+def _trait(one: Field[Any]) -> Any:
+    kind = Dict if one.name == "prices" else _TRAITS[type(one.default)]
+    default = {} if kind is Dict else one.default
+    return kind(default, help=one.metadata["help"])
+
+
 # One trait a setting, so that `%config GPTBatch` lists and sets them.
 _meta: Any = type(Magics)
 _Configured: Any = _meta(
     "_Configured",
     (Magics,),
-    {
-        one.name: _TRAITS[type(one.default)](one.default, help=one.metadata["help"]).tag(
-            config=True
-        )
-        for one in fields(Settings)
-    },
+    {one.name: _trait(one).tag(config=True) for one in fields(Settings)},
 )
 
 
@@ -87,6 +90,8 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             for one in fields(Settings)
             if one.name not in configured
         }
+        if "prices" in from_env:
+            from_env["prices"] = given.price_table()
         super().__init__(shell, **from_env)
         self._handover = HandOver(shell)
         self._panels: dict[str, Shown] = {}
@@ -202,9 +207,8 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         return word
 
     def _settings(self) -> Settings:
-        return settings.check(
-            Settings(**{one.name: getattr(self, one.name) for one in fields(Settings)})
-        )
+        values = {one.name: getattr(self, one.name) for one in fields(Settings)}
+        return settings.check(Settings(**{**values, "prices": json.dumps(values["prices"])}))
 
     # -- the line ---------------------------------------------------------------------------
 
@@ -293,6 +297,17 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             return errors
         print(f"{run.name}: every row that was asked for and has come in has an answer")
         return None
+
+    def _do_cost(self, words: list[str]) -> pd.DataFrame | None:
+        home = self._session()
+        _want(words, min(len(words), 1), "%gptbatch cost [NAME]")
+        pictures = [home.find(words[0]).snapshot()] if words else home.snapshots()
+        if not pictures:
+            print(f"there are no runs yet in {home.home.path}")
+            return None
+        found = session.cost_frame(pictures)
+        print(session.cost_words(pictures))
+        return found
 
     def _do_attach(self, words: list[str]) -> None:
         words, out = _option(words, "-o", "a name")

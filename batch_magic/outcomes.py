@@ -16,7 +16,7 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from batch_magic import wire
+from batch_magic import money, wire
 from batch_magic.answers import reader_of
 from batch_magic.digests import DIGEST, SortedDigests, as_digests
 from batch_magic.errors import JournalError
@@ -32,7 +32,9 @@ from batch_magic.folder import (
     ShardWriters,
 )
 from batch_magic.records import (
+    OPENAI_URL,
     PAID,
+    Cost,
     Ending,
     Endpoint,
     Job,
@@ -51,6 +53,65 @@ from batch_magic.wording import counted
 _NOTHING: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
 
+_TOKENS = ("usage_input", "usage_cached", "usage_output")
+
+
+def cost_of(folder: RunFolder, run: RunRecord, job: Job) -> Cost | None:
+    """Add up what a job's answers cost; None where no tokens are told of."""
+    table = folder.outcomes(f"job-{job.number:05}")
+    if table is None:
+        return None
+    shard = next(one for one in run.shards if one.number == job.shard)
+    tokens = [table.table[name].to_numpy(zero_copy_only=False).astype(float) for name in _TOKENS]
+    served = table.table["model"].to_pylist()
+    known = ~np.isnan(tokens[0])
+    if not known.any():
+        return None
+    asked = shard.model or run.request.model
+    paid, at_once = (
+        _known_sum(row_costs(run, served, asked, *tokens, is_batch=is_batch)[known])
+        for is_batch in (True, False)
+    )
+    return Cost(paid, at_once)
+
+
+def _known_sum(dollars: NDArray[np.float64]) -> float | None:
+    return None if np.isnan(dollars).any() else float(dollars.sum())
+
+
+def row_costs(
+    run: RunRecord,
+    served: Sequence[str | None],
+    asked: str,
+    *tokens: NDArray[np.float64],
+    is_batch: bool,
+) -> NDArray[np.float64]:
+    """Return US dollars of answers by who gave them (n values); NaN where not known.
+
+    `tokens`: input, cached input, output, each n values. The list of prices is that of OpenAI; at
+    another service the user's own prices count alone. The sandbox is priced as if it were OpenAI.
+    """
+    dollars = np.full(len(served), np.nan)
+    names = np.array([name or "" for name in served], dtype=object)
+    for name in set(names.tolist()):
+        mine = np.flatnonzero(names == name)
+        prices = _prices(run, name, asked, is_batch=is_batch)
+        if prices is not None:
+            dollars[mine] = money.costs(prices, *(one[mine] for one in tokens))
+    return dollars
+
+
+def _prices(run: RunRecord, served: str, asked: str, *, is_batch: bool) -> money.Prices | None:
+    own, is_listed = run.request.prices, run.backend.base_url == OPENAI_URL
+    candidates = [asked] if run.backend.is_sandbox else [served, asked]
+    for name in candidates:
+        if name in own or is_listed or run.backend.is_sandbox:
+            found = money.prices_of(name, own, is_batch=is_batch, now=run.created_at)
+            if found is not None:
+                return found
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """A run's outcomes: the resolution, the tables its entries count through, texts of defaults."""
@@ -58,6 +119,7 @@ class Resolved:
     resolution: Resolution
     tables: tuple[OutcomeTable, ...]
     notes: tuple[str, ...]
+    first_paid: int = 0  # entries before were not sent, or paid by other runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +146,11 @@ def resolve_run(folder: RunFolder, run: RunRecord) -> Resolved:
     reader.read("unsent")
     for number in folder.kept_numbers():
         reader.read_kept(number)
+    first_paid = reader.entries
     for job in run.jobs:
         reader.read_job(job)
     resolution = resolve(run.rows, reader.sources, folder.twins())
-    return Resolved(resolution, tuple(reader.tables), tuple(reader.notes))
+    return Resolved(resolution, tuple(reader.tables), tuple(reader.notes), first_paid)
 
 
 def scan_job(folder: RunFolder, run: RunRecord, job: int) -> tuple[Scan, int]:
@@ -587,7 +650,7 @@ class _Reader:
 
     def __init__(self, folder: RunFolder, run: RunRecord) -> None:
         self._folder, self._run = folder, run
-        self._entries = 0
+        self.entries = 0
         self.sources: list[Source] = []
         self.tables: list[OutcomeTable] = []
         self.notes: list[str] = []
@@ -645,7 +708,7 @@ class _Reader:
         positions = _NOTHING if columns is None else columns["position"].to_numpy()
         self.sources.append(
             Source(
-                first=self._entries,
+                first=self.entries,
                 positions=_known(positions, rows, self._run.rows) if len(rows) else positions,
                 statuses=_NOTHING.astype(np.uint8)
                 if columns is None
@@ -661,7 +724,7 @@ class _Reader:
         )
         if table is not None:
             self.tables.append(table)
-            self._entries += len(table.table)
+            self.entries += len(table.table)
 
 
 def _has_files(folder: RunFolder, job: Job) -> bool:

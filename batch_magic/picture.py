@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 
 from batch_magic.records import (
+    Cost,
     Ending,
     Job,
     JobStage,
@@ -25,6 +26,7 @@ def snapshot(run: RunRecord, now: float, *, wake_at: float | None = None) -> Sna
     """Draw a run as it stands: a pure function of the journal's record and the time."""
     counts = dict(run.counts) if run.counts else _counts_so_far(run)
     usages = [job.usage for job in run.jobs if job.usage]
+    costs = [job.cost for job in run.jobs if job.cost]
     claimed_ok, claimed_failed = _claims(run)
     return Snapshot(
         run_id=run.run_id,
@@ -42,6 +44,7 @@ def snapshot(run: RunRecord, now: float, *, wake_at: float | None = None) -> Sna
         claimed_failed=claimed_failed,
         model_served=run.model_served or _served(run),
         usage=sum(usages, Usage()) if usages else None,
+        cost=sum(costs, Cost(0.0, 0.0)) if costs else None,
         ending=run.ending,
         ended_at=run.ended_at,
         fault=run.fault,

@@ -209,6 +209,21 @@ class Usage:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """US dollars of answers: as they are paid, and as they would be at once. None: not known."""
+
+    paid_usd: float | None
+    at_once_usd: float | None
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(_sum(self.paid_usd, other.paid_usd), _sum(self.at_once_usd, other.at_once_usd))
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other
+
+
 OPENAI_URL = "https://api.openai.com/v1"
 
 
@@ -251,6 +266,7 @@ class Request:
     params: Mapping[str, Any] = field(default_factory=dict)
     extras: Sequence[str] = ()  # names given by --with
     several_models: tuple[str, ...] = ()  # those that each row is asked of, if not of one
+    prices: Mapping[str, Any] = field(default_factory=dict)  # the user's own, by model
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -401,6 +417,7 @@ class Job:
     counts: Mapping[RowStatus, int] = field(default_factory=dict)  # after collecting
     retryable: int = 0  # of these, rows that may be sent again by themselves
     usage: Usage | None = None  # after collecting
+    cost: Cost | None = None  # after collecting: of the rows whose tokens are known
     model: str | None = None  # after collecting: who answered, in the answers' own words
     problem: str | None = None  # what went wrong last, in one line
     is_too_large: bool = False  # its file was refused for its size: to be cut
@@ -490,6 +507,7 @@ class Snapshot:
     claimed_failed: int = 0
     model_served: str | None = None
     usage: Usage | None = None
+    cost: Cost | None = None  # of what has come in; None while nothing has
     ending: Ending | None = None
     ended_at: float | None = None
     fault: str | None = None  # why it stopped; once ended, the commonest error of its rows

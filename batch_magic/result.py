@@ -19,7 +19,7 @@ from batch_magic import picture
 from batch_magic.answers import reader_of
 from batch_magic.errors import CellError
 from batch_magic.folder import RunFolder
-from batch_magic.outcomes import Resolved, causes, resolve_run
+from batch_magic.outcomes import Resolved, causes, resolve_run, row_costs
 from batch_magic.records import Endpoint, Layout, RowStatus, RunRecord
 from batch_magic.resolution import Resolution
 from batch_magic.stored_frame import load
@@ -27,6 +27,7 @@ from batch_magic.stored_frame import load
 KEEP: Mapping[str, tuple[str, ...]] = {
     "usage": ("usage_input", "usage_cached", "usage_output", "usage_reasoning"),
     "finish_reason": ("finish_reason",),
+    "cost": (),
     "custom_id": (),
     "model": ("model",),
     "raw": (),
@@ -237,9 +238,35 @@ def _kept(folder: RunFolder, run: RunRecord, resolved: Resolved, first: int) -> 
             rows = len(resolved.resolution.statuses)
             ids = [f"{run.run_id}-{position}" for position in range(first, first + rows)]
             columns["gpt_custom_id"] = frames.text_column(ids)
+        if name == "cost":
+            columns["gpt_cost"] = _cost_column(folder, run, resolved, first)
         if name == "raw":
             columns["gpt_raw"] = frames.text_column(_raw_lines(folder, resolved))
     return columns
+
+
+def _cost_column(folder: RunFolder, run: RunRecord, resolved: Resolved, first: int) -> Any:
+    """US dollars that each row cost this run: 0 where its answer was paid for before, or is shared.
+
+    Null where the price or the tokens are not known. The sandbox costs nothing.
+    """
+    names = ("usage_input", "usage_cached", "usage_output")
+    tokens = [_taken(resolved, name).to_numpy(zero_copy_only=False).astype(float) for name in names]
+    entry = resolved.resolution.entry
+    if run.backend.is_sandbox:
+        dollars = np.where(np.isnan(tokens[0]), np.nan, 0.0)
+    else:
+        served = _taken(resolved, "model").to_pylist()
+        asked = run.request.models[first // len(entry)] if len(entry) else run.request.model
+        dollars = row_costs(run, served, asked, *tokens, is_batch=True)
+    is_free = (entry >= 0) & (entry < resolved.first_paid)
+    shared = folder.twins()[:, 0] - first
+    is_free[shared[(shared >= 0) & (shared < len(entry))]] = True
+    dollars[is_free & ~np.isnan(tokens[0])] = 0.0
+    numbers: Any = pd.Float64Dtype()
+    import pyarrow as pa
+
+    return numbers.__from_arrow__(pa.array(dollars, mask=np.isnan(dollars)))
 
 
 def _kept_column(resolved: Resolved, part: str) -> Any:
@@ -297,7 +324,7 @@ def _facts(run: RunRecord, missing: list[str]) -> dict[str, Any]:
             "output": usage.output,
             "reasoning": usage.reasoning,
         },
-        "cost_usd": None,  # unknown, which is not 0
+        "cost_usd": None if drawn.cost is None or run.backend.is_sandbox else drawn.cost.paid_usd,
         "notes": list(run.notes),
         "columns_lost": missing,
     }

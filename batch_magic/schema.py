@@ -266,7 +266,9 @@ def put_files(db: sqlite3.Connection, run_id: str, files: Mapping[str, str]) -> 
 
 def _read_request(facts: dict[str, Any]) -> Request:
     several = tuple(msgspec.convert(facts.get("several_models", []), list[str]))
-    return Request(**{**facts, "extras": tuple(facts["extras"]), "several_models": several})
+    prices = msgspec.convert(facts.get("prices", {}), dict[str, dict[str, float]])
+    read = {"extras": tuple(facts["extras"]), "several_models": several, "prices": prices}
+    return Request(**{**facts, **read})
 
 
 def _numbers(limits: Mapping[str, Any]) -> dict[str, Any]:

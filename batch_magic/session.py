@@ -54,6 +54,7 @@ from batch_magic.run import Run
 from batch_magic.services import Services
 from batch_magic.settings import Settings
 from batch_magic.template import Template
+from batch_magic.wording import counted, dollars
 
 log = logging.getLogger("batch_magic")
 
@@ -682,6 +683,43 @@ def runs_frame(pictures: Sequence[Snapshot]) -> pd.DataFrame:
     ]
     columns = ["name", "run_id", "state", "rows", "ok", "pending", "jobs", "backend", "model"]
     return pd.DataFrame(rows, columns=[*columns, "created"])
+
+
+def cost_frame(pictures: Sequence[Snapshot]) -> pd.DataFrame:
+    """Return what runs have cost: one row each; null where it is not known.
+
+    Columns: name, run_id, model, rows, tokens (`input`, `cached`, `output`), `cost_usd` as paid (0
+    on the sandbox) and `at_once_usd`, what the same answers cost through the realtime API.
+    """
+    rows = [
+        {
+            "name": s.name,
+            "run_id": s.run_id,
+            "model": s.request.model,
+            "rows": s.rows,
+            "input": s.usage.input if s.usage else 0,
+            "cached": s.usage.cached if s.usage else 0,
+            "output": s.usage.output if s.usage else 0,
+            "cost_usd": _paid_usd(s),
+            "at_once_usd": s.cost.at_once_usd if s.cost else None,
+        }
+        for s in pictures
+    ]
+    return pd.DataFrame(rows).astype({"cost_usd": "Float64", "at_once_usd": "Float64"})
+
+
+def _paid_usd(s: Snapshot) -> float | None:
+    if s.cost is None:
+        return None if s.usage else 0.0
+    return 0.0 if s.backend.is_sandbox else s.cost.paid_usd
+
+
+def cost_words(pictures: Sequence[Snapshot]) -> str:
+    """Say what runs have cost in sum, and of how many that is not known."""
+    known = [paid for paid in map(_paid_usd, pictures) if paid is not None]
+    unknown = len(pictures) - len(known)
+    rest = f"; the price of {counted(unknown, 'more run')} is not known" if unknown else ""
+    return f"paid: {dollars(sum(known))} for {counted(len(known), 'run')}{rest}"
 
 
 def dry_run(frame: object, template: str, options: Options, use: Settings) -> DryRun:

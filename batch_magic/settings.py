@@ -7,6 +7,7 @@ precedence: an option beats the configuration, which beats the environment, whic
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -46,6 +47,12 @@ class Settings:
     )
     retries: int = field(default=2, metadata={"help": "automatic rounds for retryable rows"})
     wait: str = field(default="auto", metadata={"help": "auto, always or never"})
+    prices: str = field(
+        default="",
+        metadata={
+            "help": "your own, by model: {'m': {'input': 0.1, 'output': 0.4}}, $ per million"
+        },
+    )
     sandbox_answerer: str = field(
         default="auto", metadata={"help": "who answers in the sandbox: auto, model or stub"}
     )
@@ -58,6 +65,16 @@ class Settings:
     sandbox_time_scale: float = field(
         default=0.0, metadata={"help": "how much faster the sandbox's waits pass; 0: its default"}
     )
+
+    def price_table(self) -> dict[str, Any]:
+        """Return the user's own prices by model. Raises CellError for what is none."""
+        try:
+            table = json.loads(self.prices or "{}")
+        except ValueError as error:
+            raise CellError(f"prices is no JSON: {error}") from None
+        if not isinstance(table, dict):
+            raise CellError("prices is by model: {'m': {'input': 0.1, 'output': 0.4}}")
+        return table
 
     def limits(self, retries: int | None = None) -> Limits:
         """Return the limits of a run under these settings."""

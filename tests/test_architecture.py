@@ -20,6 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "prompt_language",
         "template_names",
         "images",
+        "money",
         "exact_json",
         "queueing",
     ),
@@ -61,6 +62,7 @@ KEYS: dict[str, frozenset[str]] = {
     "markupsafe": frozenset({"prompt_language"}),
     "jinja2": frozenset({"template", "template_names", "prompt_language"}),
     "orjson": frozenset({"wire", "result_lines", "adoption"}),
+    "genai_prices": frozenset({"money"}),
     "PIL": frozenset({"images"}),
     "msgspec": frozenset({"result_lines", "schema", "answers"}),
     "pydantic": frozenset({"strict_schema", "answers"}),
@@ -76,6 +78,7 @@ KEYS: dict[str, frozenset[str]] = {
         {
             "exact_json",
             "images",
+            "money",
             "drafting",
             "frame",
             "stored_frame",

@@ -403,7 +403,7 @@ BAD = {
     "refused param": (f"five {SANDBOX} -p stream=true", "{{ title }}", "stream"),
     "wrong backend": ("five -o out -m m --on mars", "{{ title }}", "not 'mars'"),
     "wrong endpoint": (f"five {SANDBOX} -e chats", "{{ title }}", "'chat'"),
-    "wrong keep": (f"five {SANDBOX} --keep cost", "{{ title }}", "'cost'"),
+    "wrong keep": (f"five {SANDBOX} --keep costs", "{{ title }}", "'costs'"),
     "open quote": (f"five {SANDBOX} -c 'answer", "{{ title }}", "open quote"),
     "template syntax": (f"five {SANDBOX}", "a\n{{ title", "line 2"),
     "no such column": (f"five {SANDBOX}", "a\n{{ titel }}", "line 2); did you mean 'title'?"),

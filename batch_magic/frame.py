@@ -338,9 +338,7 @@ def typed_column(kind: Kind, values: Sequence[Any], choices: Sequence[Any] = ())
         case Kind.MOMENT:
             moments = [None if one is None else _in_utc(one) for one in values]
             return pd.Series(pd.array(moments, dtype="datetime64[us, UTC]"))
-    column = np.empty(len(values), dtype=object)
-    column[:] = values
-    return pd.Series(column)
+    return pd.Series(np.fromiter(values, dtype=object, count=len(values)))
 
 
 def vector_column(

@@ -115,16 +115,15 @@ def measure_tutorials(folder: Path) -> Iterator[Row]:
     yield _ratio(f"in, {rows}: the tutorial's way / ours", took, "tutorial", "ours", "")
 
 
-def measure_shapes(rows: int, rounds: int) -> Iterator[Row]:
+def measure_shapes(rows: int) -> Iterator[Row]:
     """Typed columns and vectors."""
-    took = fastest(shapes.structured(rows), rounds)
+    said = list(map(float, _said("benchmarks.shapes", rows)))
+    plain, model, decode, ours, limit, grown, own = said
     what = f"{rows:,} structured answers to columns"
-    yield _ratio(f"{what} / a typed decode of each", took, "plain", "limit", "≤ 1.5×")
-    yield _ratio(f"{what}, by a Pydantic model / the same", took, "model", "limit", "≤ 3×")
-    took = fastest(shapes.vectors(), rounds)
+    yield f"{what} / a typed decode of each", f"{plain / decode:.2f}×", "≤ 1.5×"
+    yield f"{what}, by a Pydantic model / the same", f"{model / decode:.2f}×", "≤ 3×"
     what = f"{shapes.VECTORS:,} vectors of {shapes.NUMBERS:,} to a column"
-    yield _ratio(f"{what} / a base64 decode of each", took, "ours", "limit", "≤ 2×")
-    grown, own = (int(each) for each in _said("benchmarks.shapes"))
+    yield f"{what} / a base64 decode of each", f"{ours / limit:.2f}×", "≤ 2×"
     yield f"{what}: memory / their own bytes", f"{grown / own:.2f}×", "≤ 1.3×"
 
 
@@ -208,7 +207,7 @@ def main(rows: int, rounds: int) -> None:
         for rows_of_table in (
             measure_out(frame, folder, rounds),
             measure_in(frame, folder, rounds),
-            measure_shapes(rows, rounds),
+            measure_shapes(rows),
             measure_tutorials(_made(folder / "tutorials")),
             measure_memory(_made(folder / "fresh")),
             measure_transfer(_made(folder / "transfer")),

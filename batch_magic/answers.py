@@ -8,6 +8,7 @@ that is read; two JSON values in one text are a misfit, for nobody knows which w
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import re
@@ -166,11 +167,19 @@ class _BySchema:
 
     def _read(self, text: str | bytes) -> Any:
         try:
-            return self._decode(text if self._judged is None else self._judged(text))
+            return self._decode(text) if self._judged is None else self._decode_judged(text)
         except msgspec.ValidationError as error:
             raise Misfit(_field_words(str(error))) from None
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             raise _NotJson from None
+
+    def _decode_judged(self, text: str | bytes) -> Any:
+        assert self._judged is not None
+        written = self._judged(text)
+        try:
+            return self._decode(written)
+        except msgspec.ValidationError:  # it writes itself in other types than it reads
+            return self._decode(text)
 
     def column(self, rows: Sequence[Any], column: Column) -> list[Any]:
         """Return one column's values, None for rows that are nothing."""
@@ -202,8 +211,8 @@ class _NotJson(Exception):  # noqa: N818  (a turn of the way, never shown)
 class _Judge:
     """Has a user's own model judge texts, and writes what it makes of them.
 
-    A model that writes itself otherwise than it is read (aliases, serializers, excluded fields) has
-    its say, but the values are those of the text.
+    The text itself stands where a model writes other fields than it reads (aliases, fields that
+    are excluded), or cannot be written.
     """
 
     def __init__(self, model: type) -> None:
@@ -212,10 +221,10 @@ class _Judge:
         self._one: Any = TypeAdapter(model)
         self._many: Any = TypeAdapter(list[model])  # type: ignore[valid-type]
         self._raw = msgspec.json.Decoder(msgspec.Raw).decode_lines
-        read, written = (_essence(_schema_in(self._one, mode)) for mode in _MODES)
+        read, written = (_fields_in(_schema_in(self._one, mode)) for mode in _MODES)
         self._writes = read == written
 
-    def __call__(self, text: str | bytes) -> bytes:
+    def __call__(self, text: str | bytes) -> bytes | str:
         """Judge one text. Raises Misfit, _NotJson."""
         from pydantic import ValidationError
 
@@ -231,7 +240,7 @@ class _Judge:
         except Exception as error:  # a validator of the user's own
             said = " ".join(str(error).split())
             raise Misfit(f"its validator failed: {type(error).__name__}: {said}") from None
-        return self._written(self._one, found, text)
+        return self._written(self._one, found) or text
 
     def lines(self, data: bytes) -> bytes:
         """Judge lines that are an object each, and write a list of what they are.
@@ -245,38 +254,37 @@ class _Judge:
             found = self._many.validate_json(whole)
         except Exception as error:
             raise ValueError("one does not fit") from error
-        return self._written(self._many, found, whole)
+        return self._written(self._many, found) or whole
 
-    def _written(self, adapter: Any, found: Any, text: str | bytes) -> bytes:
+    def _written(self, adapter: Any, found: Any) -> bytes | None:
         if not self._writes:
-            return text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-        written: bytes = adapter.dump_json(found, by_alias=True)
+            return None
+        try:
+            written: bytes = adapter.dump_json(found, by_alias=True, warnings=False)
+        except Exception:  # a serializer of the user's own
+            return None
         return written
 
 
 _MODES = ("validation", "serialization")
-_TOLD = ("title", "description", "default", "examples", "required", "readOnly")
 
 
 def _schema_in(adapter: Any, mode: str) -> Any:
     try:
         return adapter.json_schema(mode=mode)
     except Exception as error:  # a serializer of which nothing is known
-        return f"{mode}: {error}"
+        return {"properties": {f"{mode}: {error}": {}}}
 
 
-def _essence(schema: Any) -> Any:
-    """A schema without what is only told of it."""
+def _fields_in(schema: Any) -> list[list[str]]:
+    """Return the names of the fields of each object in a schema."""
     if isinstance(schema, list):
-        return [_essence(one) for one in schema]
+        return [fields for one in schema for fields in _fields_in(one)]
     if not isinstance(schema, Mapping):
-        return schema
-    named = ("properties", "$defs")
-    return {
-        key: {name: _essence(part) for name, part in one.items()} if key in named else _essence(one)
-        for key, one in schema.items()
-        if key not in _TOLD
-    }
+        return []
+    properties = schema.get("properties")
+    mine = [sorted(properties)] if isinstance(properties, Mapping) else []
+    return mine + [fields for one in schema.values() for fields in _fields_in(one)]
 
 
 def _field_words(said: str) -> str:
@@ -287,38 +295,41 @@ def _field_words(said: str) -> str:
     return f"{field}: {what}" if field else what
 
 
-_FENCE = "```"
+_START = re.compile(r'\{\s*["}]')
+_MEMBER = re.compile(r'\{\s*"(?:[^"\\]|\\.)*"\s*:')
+_MOST_FAILURES = 20
 
 
 def _whole_json(text: str) -> str:
-    """Return the one JSON object that stands in fences or prose. Raises Misfit."""
-    parts = text.split(_FENCE)
-    is_fenced = len(parts) > 1 and len(parts) % 2 == 1
-    prose, fenced = (parts[::2], parts[1::2]) if is_fenced else ([text], [])
-    found = [span for part in prose for span in _objects_in(part)]
-    # The first line of a fence names the language.
-    found += [part.partition("\n")[2].strip() if "\n" in part else part for part in fenced]
+    """Return the one JSON object that stands in fences or prose. Raises Misfit.
+
+    Not one within something else in braces or brackets, and none where another breaks off: a
+    part of a broken answer would pass for the answer.
+    """
+    decoder, found, at, depth, failures = json.JSONDecoder(), list[str](), 0, 0, 0
+    while (start := _START.search(text, at)) is not None:
+        depth = _deeper(depth, text[at : start.start()])
+        at = start.start() + 1
+        try:
+            value, end = decoder.raw_decode(text, start.start())
+        except (ValueError, RecursionError):
+            failures += 1
+            if _MEMBER.match(text, start.start()) or failures > _MOST_FAILURES:
+                raise Misfit("the answer is no JSON") from None
+            depth += 1  # a brace of the prose
+            continue
+        at = end
+        if value and depth:
+            raise Misfit("the answer is no JSON")
+        found += [text[start.start() : end]] if value else []
     if len(found) == 1:
         return found[0]
     raise Misfit("the answer holds several JSON values" if found else "the answer is no JSON")
 
 
-def _objects_in(text: str) -> Iterator[str]:
-    """Yield the objects in prose. Raises Misfit for one that breaks off: what follows is no answer.
-
-    A brace that no member follows is a piece of prose.
-    """
-    decoder, at = json.JSONDecoder(), text.find("{")
-    while at >= 0:
-        try:
-            _, end = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError):
-            if text[at + 1 : at + 50].lstrip().startswith('"'):
-                raise Misfit("the answer is no JSON") from None
-            end = at + 1
-        else:
-            yield text[at:end]
-        at = text.find("{", end)
+def _deeper(depth: int, prose: str) -> int:
+    opened = prose.count("{") + prose.count("[") - prose.count("}") - prose.count("]")
+    return max(0, depth + opened)
 
 
 class _Types:
@@ -353,6 +364,10 @@ class _Types:
                 return _string(schema)
             case "integer":
                 limits = {"minimum": -(2**63), "maximum": 2**63 - 1} | dict(schema)
+                limits = {
+                    name: int(one) if isinstance(one, float) and one.is_integer() else one
+                    for name, one in limits.items()
+                }
                 return _limited(int, limits, **_NUMBERS)
             case "number":
                 return _limited(float, schema, **_NUMBERS)
@@ -431,7 +446,10 @@ def _string(schema: Mapping[str, Any]) -> Any:
             return datetime.date
         case "date-time":
             return datetime.datetime
-    names = {"min_length": "minLength", "max_length": "maxLength", "pattern": "pattern"}
+    names = {"min_length": "minLength", "max_length": "maxLength"}
+    with contextlib.suppress(re.error):  # in a dialect that only the service reads
+        re.compile(schema.get("pattern", ""))
+        names["pattern"] = "pattern"
     return _limited(str, schema, **names)
 
 
@@ -534,8 +552,8 @@ class _ByPattern:
         text = text.strip()
         if not self._may_fit(text):
             raise Misfit("the answer does not fit the pattern")
-        if self._typed and len(text) ** len(self._kinds) > _MOST_STEPS:
-            raise Misfit("the answer is too long for a pattern with so many typed fields")
+        if self._typed and self._ways(text) > _MOST_WAYS:
+            raise Misfit("the answer can be split in too many ways; put more words between fields")
         try:
             found = self._parse(text)
         except (ValueError, OverflowError, NotImplementedError) as error:
@@ -544,6 +562,13 @@ class _ByPattern:
             raise Misfit("the answer does not fit the pattern")
         named: Mapping[str, Any] = found.named
         return {name: _of_kind(value, self._kinds[name]) for name, value in named.items()}
+
+    def _ways(self, text: str) -> int:
+        """Return about how often a regular expression tries a text that does not fit."""
+        ways = len(text)
+        for literal, _ in self._steps[1:]:
+            ways *= max(1, sum(1 for _ in literal.finditer(text)))
+        return ways
 
     def _may_fit(self, text: str) -> bool:
         """Tell whether the words between the fields are there in their order.
@@ -563,7 +588,7 @@ class _ByPattern:
         return [row.get(column.path[0]) for row in rows]
 
 
-_MOST_STEPS = 10**9
+_MOST_WAYS = 3 * 10**8
 
 
 def _steps(pattern: str) -> Iterator[tuple[re.Pattern[str], int]]:
@@ -577,12 +602,19 @@ def _steps(pattern: str) -> Iterator[tuple[re.Pattern[str], int]]:
 
 
 def _of_kind(value: Any, kind: Kind) -> Any:
-    """Return a value as its column takes it. Raises Misfit for a number that no column holds."""
-    if kind is Kind.INTEGER and not -(2**63) <= value < 2**63:
-        raise Misfit(f"{value} is beyond the numbers of a column")
-    if kind is Kind.TEXT:
-        return str(value).strip()
-    return value
+    """Return a value as its column takes it. Raises Misfit for one that no column holds."""
+    match kind:
+        case Kind.INTEGER if isinstance(value, int) and -(2**63) <= value < 2**63:
+            return value
+        case Kind.NUMBER:
+            return float(value)
+        case Kind.MOMENT if isinstance(value, datetime.datetime):
+            return value
+        case Kind.DATE if isinstance(value, datetime.date):
+            return value
+        case Kind.TEXT:
+            return str(value).strip()
+    raise Misfit(f"{value} is beyond what a column holds")
 
 
 def pattern_fields(pattern: str) -> dict[str, Kind]:
@@ -609,7 +641,14 @@ def pattern_fields(pattern: str) -> dict[str, Kind]:
     return fields
 
 
+_DAY, _HOUR = re.compile(r"%[aAdbBmyYjUWxGuVcD]"), re.compile(r"%[HIMSfpXcT]")
+
+
 def _pattern_kind(spec: str) -> Kind:
+    if re.search(r"%[a-zA-Z]", spec):  # as strptime has it
+        if not _DAY.search(spec):
+            return Kind.TEXT
+        return Kind.MOMENT if _HOUR.search(spec) else Kind.DATE
     if re.search(r"t[igeahsc]$", spec):
         return Kind.MOMENT
     last = spec[-1:]

@@ -144,7 +144,7 @@ def _check_place(source: Source, image: re.Match[str]) -> None:
     line = source.first_line + source.text.count("\n", 0, image.start())
     start = source.text.rfind("\n", 0, image.start()) + 1
     rest = source.text[start : image.start()] + source.text[image.end() :].partition("\n")[0]
-    if rest.strip():
+    if re.sub(r"\{%.*?%\}", "", rest).strip():
         raise TemplateError(
             f"an image has a line of its own (template line {line}); as plain text write \\![…]"
         )

@@ -86,7 +86,14 @@ def draft(
     params, shape, said = _shaped(options, endpoint)
     several = _several_models(model)
     request = Request(
-        endpoint, model, template, params, tuple(options.extras or ()), several, _prices(use, now)
+        endpoint,
+        model,
+        template,
+        params,
+        tuple(options.extras or ()),
+        several,
+        _prices(use, now),
+        options.fresh,
     )
     lists = frames.list_columns(checked) if endpoint == Endpoint.EMBEDDINGS else ()
     layout = Layout(_column(options, endpoint), options.keep, options.on_clash, shape)
@@ -251,7 +258,7 @@ def _shaped(
         remember(shape, given)
     try:
         reader_of(shape)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise CellError(f"--schema {name} cannot be read by: {error}") from None
     asked, said = wire.asking_for(sent, name, params, endpoint)
     return asked, shape, said

@@ -98,6 +98,7 @@ def _of_file(data: bytes, max_side: int) -> str:
         return _data_url(data, kind)
     image = _opened(data)
     if kind is None or (max_side and max(image.size) > max_side):
+        image = image if image.mode in _MODES else _of_array(image)
         return _data_url(*_encoded(image, max_side))
     return _data_url(data, kind)
 

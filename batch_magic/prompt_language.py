@@ -85,6 +85,30 @@ class _Missing(str):
 MISSING = _Missing()
 
 
+class Opaque:
+    """An array that is an image: to be passed on, not to be looked into or changed."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __str__(self) -> str:
+        raise TypeError("an array is no text; as an image it has a line of its own")
+
+
+def with_images(value: Any) -> Any:
+    """The value as plain Python, but for arrays that may be images; missing ones as `MISSING`.
+
+    Made into lists an image takes a hundred times the room.
+    """
+    if isinstance(value, (list, tuple)):
+        return [with_images(one) for one in value]
+    if getattr(value, "ndim", 0) >= 2:
+        return Opaque(value)
+    return MISSING if is_missing(value) else plain(value)
+
+
 def is_missing(value: object) -> bool:
     """Tell whether a value is None, NaN, NaT, NA or `MISSING`."""
     if value is None or isinstance(value, _Missing):
@@ -154,7 +178,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Keep a value that is an image; a mark stands for it in the text."""
         if is_missing(value) or isinstance(value, Undefined):
             return ""
-        self.images.append(value)
+        self.images.append(value.value if isinstance(value, Opaque) else value)
         return f"\0{len(self.images) - 1}\0"
 
     def counted(self, items: Iterable[Any]) -> Iterator[Any]:
@@ -220,8 +244,8 @@ def parts(template: Template, variables: dict[str, object]) -> tuple[list[str], 
     sandbox: Any = template.environment
     texts = _MARK.split(_run(template, variables)[0])
     numbers = [int(number) for number in texts[1::2]]
-    if sorted(numbers) != list(range(len(sandbox.images))):
-        raise Unsendable("its text holds the mark that stands for an image, or an image twice")
+    if any(number >= len(sandbox.images) for number in numbers):
+        raise Unsendable("its text holds the mark that stands for an image")
     return texts[::2], [sandbox.images[n] for n in numbers]
 
 

@@ -267,6 +267,7 @@ class Request:
     extras: Sequence[str] = ()  # names given by --with
     several_models: tuple[str, ...] = ()  # those that each row is asked of, if not of one
     prices: Mapping[str, Any] = field(default_factory=dict)  # the user's own, by model
+    fresh: bool = False  # the user wants to pay, whatever was answered before
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -233,7 +233,8 @@ class Session:
         run = self.journal.run(run_id)
         at_home = (JobStage.PLANNED, JobStage.UPLOADING, JobStage.UPLOADED)
         unsent = [job for job in run.jobs if job.stage in at_home]
-        lenders = self._lenders_since(run, unsent) if run.ending is Ending.STOPPED else []
+        is_open = run.ending is Ending.STOPPED and not run.request.fresh
+        lenders = self._lenders_since(run, unsent) if is_open else []
         self.journal.reopen(run_id, time.time(), unsent=unsent, lenders=lenders)
 
     def _lenders_since(self, run: RunRecord, unsent: Sequence[Job]) -> list[str]:

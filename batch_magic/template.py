@@ -282,8 +282,7 @@ class _PartsSlot:
 
     def _parts(self, chunk: Chunk, row: int) -> tuple[Part, ...] | Unsendable:
         try:
-            # As they are: an array made into lists takes a hundred times the room.
-            texts, images = self.whole.run(language.parts, chunk, row, _or_missing)
+            texts, images = self.whole.run(language.parts, chunk, row, language.with_images)
         except Unsendable as error:
             return error
         found: list[Part] = []
@@ -386,10 +385,6 @@ def _given(value: object) -> object:
     if type(value) is str:
         return value
     return language.MISSING if value is None else language.plain(value)
-
-
-def _or_missing(value: object) -> object:
-    return language.MISSING if value is None else value
 
 
 def _cause(error: BaseException) -> str:

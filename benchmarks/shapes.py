@@ -3,8 +3,8 @@
 Ours is the way from answer texts, as an outcomes file holds them, to finished pandas columns. The
 limits build no columns: a typed msgspec decode of each text, a base64 decode of each vector by
 numpy. `python -m benchmarks.shapes ROWS` prints CPU seconds of each side, then the bytes by which
-the process grows at most while the vectors' column is made, and those of the vectors themselves. In a
-process of its own, as the garbage collector's part in it hangs on all that stands about.
+the process grows at most while the vectors' column is made, and those of the vectors themselves.
+It is a process of its own, as the garbage collector's part in it hangs on all that stands about.
 """
 
 from __future__ import annotations

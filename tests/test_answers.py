@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import datetime
+from decimal import Decimal
 from typing import Any, Literal
 
 import parse
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, field_serializer, field_validator
 
 from batch_magic.answers import Misfit, Reader, pattern_fields, reader_of, remember
 from batch_magic.errors import CellError
+from batch_magic.frame import typed_column
 from batch_magic.records import Kind, Shape
 from batch_magic.strict_schema import inline_schema, json_schema_of
 
@@ -192,6 +194,15 @@ def test_a_misfit_is_a_value_error() -> None:
         '{"name":"A"} or {"name":"B"',
         '```json\n{"name":"A"}\n``` and {"name":"B"}',
         '```\n{"name":"A"}\n```\n```\n{"name":"B"}\n```',
+        '{parent: {"name":"B"}}',
+        '{\'parent\': {"name":"B"}}',
+        '{// c\n"x": {"name":"B"}}',
+        '{1: {"name":"B"}}',
+        "{" + " " * 80 + '"parent": {"name":"B"}',
+        'Answer: [{"name":"A"}]',
+        "{" * 200_000,
+        "{ x " * 100_000,
+        '{"' * 100_000,
     ],
 )
 def test_what_is_broken_or_twofold_is_not_guessed_at(text: str) -> None:
@@ -203,7 +214,16 @@ def test_what_is_broken_or_twofold_is_not_guessed_at(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['```json\n{"name":"A"}\n```', 'Here, {you}: {"name":"A"}. Fine?', '```{"name":"A"}```'],
+    [
+        '```json\n{"name":"A"}\n```',
+        'Here, {you}: {"name":"A"}. Fine?',
+        '```{"name":"A"}```',
+        '```json {"name":"A"}```',
+        '```json\n{"name":"A"}\n```\n\n`name` is ```code```.',
+        'set {"a","b"} is {"name":"A"}',
+        'if (x) { "s"; } then {"name":"A"}, and {} else',
+        '```json\n{"name":"A"}',
+    ],
 )
 def test_one_whole_object_is_found(text: str) -> None:
     """Fences with and without a language, prose with braces of its own."""
@@ -267,3 +287,65 @@ def test_texts_read_at_once_are_read_as_one_by_one(texts: list[str | None]) -> N
     assert [said is None for said in reader.misfits(texts)] == [
         text is None or value is not None for text, value in zip(texts, one_by_one, strict=True)
     ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "values"),
+    [
+        (
+            "name={n}; age={a:d}; city={c}; job={j}; score={s:f}",
+            "name=Anna Schmidt; age=34; city=Hamburg-Altona; job=engineer; score=0.75",
+            ["Anna Schmidt", 34, "Hamburg-Altona", "engineer", 0.75],
+        ),
+        (
+            "Title: {t}\nBody: {b}\nScore: {s:d}",
+            "Title: A\nBody: " + "w " * 900 + "\nScore: 4",
+            None,
+        ),
+        ("{d:%Y-%m-%d}", "2024-01-02", [datetime.date(2024, 1, 2)]),
+        ("{d:%Y-%m-%d %H:%M}", "2024-01-02 10:21", [datetime.datetime(2024, 1, 2, 10, 21)]),
+        ("{d:%H:%M}", "10:21", ["10:21:00"]),
+        ("{v:F}", "1.5", [1.5]),
+    ],
+)
+def test_typed_fields_come_in_the_kind_of_their_column(
+    pattern: str, text: str, values: list[Any] | None
+) -> None:
+    """Dates as `strptime` has them and decimals too; long answers are no misfits for that."""
+    reader = Reader(Shape(pattern=pattern))
+    assert reader.misfits([text]) == [None]
+    found = [column[0] for column in reader.values([text])]
+    assert values is None or found == values
+    for column, value in zip(reader.columns, found, strict=True):
+        typed_column(column.kind, [value, None], column.choices)
+
+
+class Priced(BaseModel):
+    price: Decimal
+    name: str
+
+    @field_validator("name")
+    @classmethod
+    def loud(cls, value: str) -> str:
+        return value.upper()
+
+
+class Hashed(BaseModel):
+    a: int
+
+    @field_serializer("a")
+    def s(self, value: int):  # type: ignore[no-untyped-def]
+        if value == 5:
+            raise KeyError(value)
+        return f"#{value}"
+
+
+def test_a_model_is_asked_and_its_answers_keep_their_types() -> None:
+    """Its validators may change a value; how it writes itself is another matter."""
+    shape = Shape(schema=json_schema_of(Priced, "Priced"))
+    reader = Reader(shape, Priced)
+    texts = ['{"price": "1.5", "name": "a"}', '{"price": 2, "name": "b"}'] * 80
+    assert reader.misfits(texts) == [None] * 160
+    assert reader.values(texts)[1] == ["A", "B"] * 80
+    reader = Reader(Shape(schema=json_schema_of(Hashed, "Hashed")), Hashed)
+    assert reader.values([f'{{"a": {n}}}' for n in range(7)]) == [list(range(7))]

@@ -107,6 +107,14 @@ def test_sixteen_bits_are_brought_to_eight() -> None:
     assert opened(url_of(Image.new("F", (4, 3), 0.5))).getpixel((0, 0)) == 128
 
 
+def test_files_of_sixteen_bits_are_not_all_white() -> None:
+    """A TIFF, and a PNG that is made smaller, are written anew."""
+    for kind, most in (("TIFF", 0), ("PNG", 8)):
+        out = BytesIO()
+        Image.fromarray(np.full((20, 20), 20_000, np.uint16)).save(out, kind)
+        assert opened(url_of(out.getvalue(), most)).getpixel((0, 0)) == 20_000 // 257
+
+
 def test_a_photo_with_a_transparent_part_is_sent_as_png() -> None:
     """JPEG has none."""
     image = Image.open(BytesIO(file_of("JPEG")))

@@ -301,6 +301,33 @@ def test_an_image_is_a_line_of_its_own() -> None:
     ]
 
 
+def test_an_array_is_passed_on_and_not_looked_into() -> None:
+    """It stands for its image; a template neither asks its truth nor changes it."""
+    shot = np.zeros((4, 4, 3), np.uint8)
+    columns: dict[Hashable, Sequence[object]] = {"p": [shot], "l": [np.array([1, 2])]}
+    for body in (
+        "{% if p %}![a]({{ p }}){% endif %}",
+        "![a]({{ p or 'http://x/y' }})",
+        "![a]({{ [p][0] }})\n{% if l %}{{ l + l }}{% endif %}",
+        "{% for one in [p] %}![a]({{ one }}){% endfor %}",
+    ):
+        (parts,) = parts_of(body, columns)
+        assert parts[0][1].startswith("data:image/png")
+    with pytest.raises(TemplateError, match="no attribute 'fill'"):
+        parts_of("![a]({{ p }})\n{{ p.fill(7) }}", columns)
+    with pytest.raises(TemplateError, match="an array is no text"):
+        parts_of("![a]({{ p }})\n{{ p }}", columns)
+    assert not shot.any()
+
+
+def test_an_image_that_is_set_and_not_used_is_not_sent() -> None:
+    """And one that is used twice is sent twice."""
+    block = "{% set a %}\n![x]({{ p }})\n{% endset %}\n"
+    columns = {"p": ["http://x/p"] * 2, "n": [0, 2]}
+    none, two = parts_of(block + "say {% for _ in range(n) %}{{ a }}{% endfor %}", columns)
+    assert [[kind for kind, _ in parts].count("image") for parts in (none, two)] == [0, 2]
+
+
 def test_images_keep_the_places_where_they_are_written() -> None:
     """A block may be filled before it is used."""
     blocks = "".join(
@@ -317,7 +344,6 @@ def test_images_keep_the_places_where_they_are_written() -> None:
         "![a]({{ p }}) and ![b]({{ p }})",
         "![a]({{ p }}) what is this?",
         "- ![a]({{ p }})",
-        "{% if p %}![a]({{ p }}){% endif %}",
     ],
 )
 def test_an_image_among_words_is_refused(body: str) -> None:
@@ -366,7 +392,7 @@ def test_what_only_looks_like_an_image_is_text() -> None:
 
 def test_a_text_with_our_mark_in_it_cannot_move_an_image() -> None:
     """It comes with the data; the row fails and says so."""
-    (said,) = parts_of("{{ text }}\n![a]({{ one }})", {"one": ["http://x"], "text": ["\0000\0"]})
+    (said,) = parts_of("{{ text }}\n![a]({{ one }})", {"one": ["http://x"], "text": ["\0007\0"]})
     assert "the mark that stands for an image" in said
 
 

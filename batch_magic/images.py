@@ -62,6 +62,8 @@ def url_of(value: object, max_side: int = 0) -> str:
 
 
 def _address(text: str) -> str:
+    if text[:5].lower() == "data:":
+        return re.sub(r"\s+", "", text)  # base64 comes in lines of 76 characters, too
     if re.search(r"\s", text):
         raise Unsendable(f"{text[:80]!r} is no address: it holds white space")
     return text

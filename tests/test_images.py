@@ -50,6 +50,7 @@ def test_an_address_is_left_to_the_service() -> None:
         "data:image/png;base64,AA",
     ):
         assert url_of(f" {url}\n", 10) == url
+    assert url_of("data:image/png;base64,AA\nBB") == "data:image/png;base64,AABB"
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "BMP", "PPM"])

@@ -80,7 +80,8 @@ def test_many_groups_and_all_columns_together(tmp_path: Path) -> None:
 def test_frames_with_nothing_in_them(frame: pd.DataFrame, tmp_path: Path) -> None:
     """No rows or no columns is still a frame."""
     assert_same(frame, round_trip(frame, tmp_path / "f.parquet"))
-    assert frames.attach(frame, np.zeros(len(frame), np.uint8), {}).shape[0] == len(frame)
+    statuses = frames.status_column(np.zeros(len(frame), np.uint8))
+    assert frames.attach(frame, {"gpt_status": statuses}).shape[0] == len(frame)
 
 
 def test_what_cannot_be_stored_is_named_and_taken_from_the_live_frame(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from batch_magic.prepare import DryRun
 from batch_magic.records import Ending, RemoteJob, RowStatus
 from batch_magic.run import Run
 from batch_magic.settings import Settings
-from batch_magic.wording import counted
+from batch_magic.wording import counted, dollars
 
 AWAITED = "_gptbatch_awaited"
 """The magic that a waiting cell is rewritten to: it returns something to await."""
@@ -669,9 +669,17 @@ def _print_dry_run(dry: DryRun, options: Options) -> None:
             print(f"  {counted(n, 'row')} {what}")
     for note in dry.notes:
         print(f"  {note}")
-    print("  the price is unknown: this version knows no prices")
+    print(f"  {_price_words(dry)}")
     for line in dry.first_lines:
         print(_indented(_pretty(line)))
+
+
+def _price_words(dry: DryRun) -> str:
+    """Say roughly what the input costs: the answers' part is known when they are there."""
+    tokens = f"input: roughly {counted(dry.tokens, 'token')}, guessed by bytes"
+    if dry.input_usd is None:
+        return f"{tokens}; the price is not known"
+    return f"{tokens}, {dollars(dry.input_usd)} by batch; the answers' tokens cost extra"
 
 
 def _pretty(line: str) -> str:

@@ -95,17 +95,22 @@ def row_costs(
     names = np.array([name or "" for name in served], dtype=object)
     for name in set(names.tolist()):
         mine = np.flatnonzero(names == name)
-        prices = _prices(run, name, asked, is_batch=is_batch)
+        names_known = (asked,) if run.backend.is_sandbox else (name, asked)
+        prices = prices_of(run, names_known, is_batch=is_batch)
         if prices is not None:
             dollars[mine] = money.costs(prices, *(one[mine] for one in tokens))
     return dollars
 
 
-def _prices(run: RunRecord, served: str, asked: str, *, is_batch: bool) -> money.Prices | None:
-    own, is_listed = run.request.prices, run.backend.base_url == OPENAI_URL
-    candidates = [asked] if run.backend.is_sandbox else [served, asked]
-    for name in candidates:
-        if name in own or is_listed or run.backend.is_sandbox:
+def prices_of(run: RunRecord, names: Sequence[str], *, is_batch: bool) -> money.Prices | None:
+    """Return the prices of the first of these models that has any; None if none has.
+
+    The list is that of OpenAI: for another service the user's own prices count alone.
+    """
+    own = run.request.prices
+    is_listed = run.backend.is_sandbox or run.backend.base_url == OPENAI_URL
+    for name in names:
+        if name in own or is_listed:
             found = money.prices_of(name, own, is_batch=is_batch, now=run.created_at)
             if found is not None:
                 return found

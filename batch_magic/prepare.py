@@ -36,6 +36,7 @@ from batch_magic.folder import (
 )
 from batch_magic.journal import Journal
 from batch_magic.packing import Packer, pick
+from batch_magic.queueing import tokens_in
 from batch_magic.records import Chunk, Lines, Outcomes, Rendered, RowStatus, RunRecord
 from batch_magic.stored_frame import Stored, store
 from batch_magic.template import Template, is_template
@@ -375,6 +376,8 @@ class DryRun:
     unsendable: int
     jobs: int
     bytes: int
+    tokens: int  # of the input, guessed by its bytes
+    input_usd: float | None  # what they cost by batch; None: a price is not known
     first_lines: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -382,7 +385,7 @@ class DryRun:
 def rehearse(draft: RunRecord, frame: Any, template: Template) -> DryRun:
     """Render and count every row; write and send nothing. Raises as a submit would."""
     asked, totals, first = _Asked(draft, template), Counter[str](), list[str]()
-    seen, packers = FirstSeen(), dict[str, Packer]()
+    seen, packers, sizes = FirstSeen(), dict[str, Packer](), Counter[str]()
     for chunk in _chunks(frame, template):
         rendered = template.render(chunk)
         times = len(draft.request.models)
@@ -401,9 +404,25 @@ def rehearse(draft: RunRecord, frame: Any, template: Template) -> DryRun:
             for part in packed.parts:
                 totals["to_send"] += len(part.lines.sizes)
                 totals["bytes"] += len(part.lines.data)
+                sizes[model] += len(part.lines.data)
                 totals["jobs"] += part.opens
     counts = {name: totals[name] for name in _DRY_COUNTS}
-    return DryRun(rows=len(frame), first_lines=tuple(first), notes=draft.notes, **counts)
+    dollars = [_input_usd(draft, model, tokens_in(size)) for model, size in sizes.items()]
+    known = [one for one in dollars if one is not None]
+    return DryRun(
+        rows=len(frame),
+        tokens=sum(map(tokens_in, sizes.values())),
+        input_usd=sum(known) if len(known) == len(dollars) else None,
+        first_lines=tuple(first),
+        notes=draft.notes,
+        **counts,
+    )
+
+
+def _input_usd(draft: RunRecord, model: str, tokens: int) -> float | None:
+    """Return what input costs by batch, at the price of short requests."""
+    prices = outcomes.prices_of(draft, [model], is_batch=True)
+    return None if prices is None else tokens * prices.input.prices[0][1] / 1e6
 
 
 _DRY_COUNTS = (

@@ -25,7 +25,12 @@ _UNITS = {"": 1, "K": 1_000, "M": 1_000_000, "B": 1_000_000_000}  # Azure: "limi
 
 def estimated_tokens(job: Job) -> int:
     """Guess the prompt tokens of a job from the bytes of its lines, rounded up."""
-    return -(-job.bytes // _BYTES_PER_TOKEN)
+    return tokens_in(job.bytes)
+
+
+def tokens_in(size_bytes: int) -> int:
+    """Guess how many tokens are in so many bytes, rounded up."""
+    return -(-size_bytes // _BYTES_PER_TOKEN)
 
 
 def token_limit(run: RunRecord, job: Job) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -161,6 +162,9 @@ def test_dry_run_needs_no_key_and_sends_nothing(notebook: Kernel) -> None:
     assert seen.error is None
     assert "200 rows, 197 requests in 1 job," in seen.printed
     assert '"model": "gpt-5-mini"' in seen.printed
+    assert re.search(r"roughly [\d,]+ tokens, guessed by bytes, \$0\.00\d+ by batch", seen.printed)
+    seen = notebook.run(cell("five -o dry -m nobody-knows --dry-run", "{{ title }}"))
+    assert "guessed by bytes; the price is not known" in seen.printed
     assert notebook.run("dry").error == "NameError: name 'dry' is not defined"
 
 

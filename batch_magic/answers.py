@@ -232,7 +232,7 @@ class _Judge:
             found = self._one.validate_json(text)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            if first["type"] == "json_invalid":
+            if first["type"] == "json_invalid" and not first["loc"]:
                 raise _NotJson from None
             where = ".".join(map(str, first["loc"]))
             said = " ".join(str(first["msg"]).split())

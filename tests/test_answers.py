@@ -10,7 +10,7 @@ import parse
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, field_serializer, field_validator
+from pydantic import BaseModel, Json, field_serializer, field_validator
 
 from batch_magic.answers import Misfit, Reader, pattern_fields, reader_of, remember
 from batch_magic.errors import CellError
@@ -330,6 +330,10 @@ class Priced(BaseModel):
         return value.upper()
 
 
+class Boxed(BaseModel):
+    j: Json[list[int]]
+
+
 class Hashed(BaseModel):
     a: int
 
@@ -347,5 +351,7 @@ def test_a_model_is_asked_and_its_answers_keep_their_types() -> None:
     texts = ['{"price": "1.5", "name": "a"}', '{"price": 2, "name": "b"}'] * 80
     assert reader.misfits(texts) == [None] * 160
     assert reader.values(texts)[1] == ["A", "B"] * 80
+    reader = Reader(Shape(schema=json_schema_of(Boxed, "Boxed")), Boxed)
+    assert reader.misfits(['{"j": "no"}', '{"j": "[1]"}'])[0].startswith("j: Invalid JSON")
     reader = Reader(Shape(schema=json_schema_of(Hashed, "Hashed")), Hashed)
     assert reader.values([f'{{"a": {n}}}' for n in range(7)]) == [list(range(7))]

@@ -438,6 +438,18 @@ def _close(run: RunRecord) -> Action:
     return Settle(Ending.FINISHED)
 
 
+def unsent_jobs(run: RunRecord) -> list[Job]:
+    """Return the jobs of a stopped run that the service never had: others may have their rows."""
+    at_home = (JobStage.PLANNED, JobStage.UPLOADING, JobStage.UPLOADED)
+    is_open = run.ending is Ending.STOPPED and not run.request.fresh
+    return [job for job in run.jobs if is_open and job.stage in at_home]
+
+
+def was_known(other: RunRecord, run: RunRecord) -> bool:
+    """Tell whether a run had ended when another was submitted: it was looked at then."""
+    return other.ended_at is not None and other.ended_at <= run.created_at
+
+
 def may_have_results(job: Job, now: float) -> bool:
     """Tell whether it is worth asking the service once more for a collected job's result files."""
     is_known = job.remote is not None and bool(job.batch_id) and not job.is_replaced

@@ -231,10 +231,8 @@ class Session:
     def _reopen(self, run_id: str) -> None:
         """Let a stopped run go on; what others were answered since is not paid again."""
         run = self.journal.run(run_id)
-        at_home = (JobStage.PLANNED, JobStage.UPLOADING, JobStage.UPLOADED)
-        unsent = [job for job in run.jobs if job.stage in at_home]
-        is_open = run.ending is Ending.STOPPED and not run.request.fresh
-        lenders = self._lenders_since(run, unsent) if is_open else []
+        unsent = lifecycle.unsent_jobs(run)
+        lenders = self._lenders_since(run, unsent) if unsent else []
         self.journal.reopen(run_id, time.time(), unsent=unsent, lenders=lenders)
 
     def _lenders_since(self, run: RunRecord, unsent: Sequence[Job]) -> list[str]:
@@ -246,8 +244,8 @@ class Session:
             if other == run.run_id or run.run_id in self.journal.lenders_of(other):
                 continue
             record = self.journal.run(other)
-            if record.ended_at is not None and record.ended_at <= run.created_at:
-                continue  # known at submit, and taken over then or not wanted
+            if lifecycle.was_known(record, run):
+                continue
             theirs = self.home.run_folder(other, record.files)
             with contextlib.suppress(JournalError):  # damaged: nothing can be had from it
                 if outcomes.lends(theirs, record, folder, shards):

@@ -22,7 +22,7 @@ from batch_magic import images, money, result, settings, wire
 from batch_magic.answers import reader_of, remember
 from batch_magic.cell_body import almost_role_lines
 from batch_magic.errors import CellError, FrameError
-from batch_magic.records import Endpoint, Layout, Request, RunRecord, Shape, Value
+from batch_magic.records import Endpoint, Layout, Request, RunRecord, Shape
 from batch_magic.settings import Settings
 from batch_magic.strict_schema import as_pydantic_takes_it, json_schema_of, strict
 from batch_magic.template import Template, compile_template, is_template
@@ -83,17 +83,17 @@ def draft(
             " or %config GPTBatch.model"
         )
     endpoint = wire.endpoint_path(options.endpoint)
-    params, shape, said = _shaped(options, endpoint)
-    several = _several_models(model)
+    shape, sent = _shaped(options, endpoint)
+    params, said = _asked(shape, sent, options.params or {}, endpoint)
     request = Request(
-        endpoint,
-        model,
-        template,
-        params,
-        tuple(options.extras or ()),
-        several,
-        _prices(use, now),
-        options.fresh,
+        endpoint=endpoint,
+        model=model,
+        template=template,
+        params=params,
+        extras=tuple(options.extras or ()),
+        several_models=_several_models(model),
+        prices=_prices(use, now),
+        fresh=options.fresh,
     )
     lists = frames.list_columns(checked) if endpoint == Endpoint.EMBEDDINGS else ()
     layout = Layout(_column(options, endpoint), options.keep, options.on_clash, shape)
@@ -116,9 +116,7 @@ def draft(
         image_max=options.image_max,
         preface=_preface(shape, params, endpoint),
     )
-    if shape is not None and shape.schema is not None and endpoint not in _WITHOUT_TEXT:
-        sent = strict(shape.schema, shape.name)
-        compiled.params, _ = wire.asking_for(sent, shape.name, compiled.params, endpoint)
+    compiled.params, _ = _asked(shape, sent, compiled.params, endpoint)
     wire.check_one_text(endpoint, compiled.messages)
     wire.check_params(params)
     wire.check_token_limit(params, endpoint, request.models)
@@ -133,7 +131,7 @@ def draft(
         name=options.out,
         backend=backend,
         request=request,
-        layout=replace(layout, several=isinstance(compiled.messages[0].pieces[0], Value)),
+        layout=replace(layout, several=compiled.has_lists),
         limits=use.limits(options.retries),
         created_at=now,
         rows=len(checked) * len(request.models),
@@ -212,11 +210,12 @@ def _column(options: Options, endpoint: str) -> str:
     return options.column or _COLUMNS.get(Endpoint(endpoint), "answer")
 
 
-def _shaped(
-    options: Options, endpoint: str
-) -> tuple[dict[str, Any], Shape | None, tuple[str, ...]]:
-    """Return the parameters with what asks for the shape of answers, the shape, and notes."""
-    params = dict(options.params or {})
+Sent = dict[str, Any] | None
+"""A schema as strict mode takes it, for answers that are asked for by one."""
+
+
+def _shaped(options: Options, endpoint: str) -> tuple[Shape | None, Sent]:
+    """Return the shape of answers, and the schema that asks for it. Raises CellError."""
     if endpoint in _WITHOUT_TEXT and (options.schema is not None or options.parse):
         word = Endpoint(endpoint).name.lower()
         raise CellError(f"{word} answers without a text; leave --schema and --parse out")
@@ -225,22 +224,26 @@ def _shaped(
             raise CellError("moderations fills flagged, categories and scores; say --prefix")
         if options.flatten:
             raise CellError("--flatten is for the objects of --schema")
-        return params, replace(_MODERATION, prefix=options.prefix), ()
+        return replace(_MODERATION, prefix=options.prefix), None
     if options.schema is None and not options.parse:
         if options.prefix or options.flatten:
             word = "--prefix" if options.prefix else "--flatten"
             raise CellError(f"{word} is for the columns of --schema or --parse; name one of them")
-        return params, None, ()
+        return None, None
     if options.schema is not None and options.parse:
         raise CellError("--schema and --parse both say what an answer is; name one of them")
     if options.column:
         raise CellError("-c names the column of a plain answer; fields have names: say --prefix")
-    if options.parse:
-        if options.flatten:
-            raise CellError("--flatten is for the objects of --schema; a pattern has none")
-        shape = Shape(pattern=options.parse, prefix=options.prefix)
-        reader_of(shape)
-        return params, shape, ()
+    if options.schema is not None:
+        return _by_schema(options)
+    if options.flatten:
+        raise CellError("--flatten is for the objects of --schema; a pattern has none")
+    shape = Shape(pattern=options.parse, prefix=options.prefix)
+    reader_of(shape)
+    return shape, None
+
+
+def _by_schema(options: Options) -> tuple[Shape, Sent]:
     name = options.schema_name or getattr(options.schema, "__name__", "") or "the schema"
     given = as_pydantic_takes_it(options.schema)
     meant = json_schema_of(given, name)
@@ -252,21 +255,34 @@ def _shaped(
         sent = strict(meant, name)
     except RecursionError:
         raise CellError(f"--schema {name} is nested too deeply; make it simpler") from None
-    has_rules = isinstance(given, type)
-    shape = Shape(meant, None, name, options.prefix, options.flatten, has_rules)
+    shape = Shape(
+        schema=meant,
+        name=name,
+        prefix=options.prefix,
+        flatten=options.flatten,
+        has_rules=isinstance(given, type),
+    )
     if isinstance(given, type):
         remember(shape, given)
     try:
         reader_of(shape)
     except (TypeError, ValueError, RecursionError) as error:
         raise CellError(f"--schema {name} cannot be read by: {error}") from None
-    asked, said = wire.asking_for(sent, name, params, endpoint)
-    return asked, shape, said
+    return shape, sent
+
+
+def _asked(
+    shape: Shape | None, sent: Sent, params: Mapping[str, Any], endpoint: str
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return parameters with what asks for the shape of answers, and what is to be said of it."""
+    if shape is None or sent is None:
+        return dict(params), ()
+    return wire.asking_for(sent, shape.name, params, endpoint)
 
 
 def reshaped(run: RunRecord, options: Options, frame: pd.DataFrame) -> RunRecord:
     """Return a run whose answers are to be read by another schema or pattern. Raises CellError."""
-    _, shape, _ = _shaped(options, run.request.endpoint)
+    shape, _ = _shaped(options, run.request.endpoint)
     if shape is None:
         raise CellError("say by what: %gptbatch reparse NAME --parse PATTERN, or --schema X")
     layout = replace(run.layout, shape=shape)

@@ -10,7 +10,8 @@
     └── StillRunning      nobody: the run has not ended yet
 
 A user's mistake shows as one line in a cell, without a traceback; it still raises, so Run All
-stops. Anything that is not one of these is a bug of ours and keeps its traceback. The trap: a
+stops. Anything that is not one of these is a bug of ours and keeps its traceback (`Unsendable` is
+no error of a cell: it becomes the outcome of its row, and is never seen). The trap: a
 message is one line that says what happened, where, and what to do next; it never holds a key.
 """
 

@@ -208,7 +208,9 @@ class GPTBatch(_Configured):  # type: ignore[misc]
 
     def _settings(self) -> Settings:
         values = {one.name: getattr(self, one.name) for one in fields(Settings)}
-        return settings.check(Settings(**{**values, "prices": json.dumps(values["prices"])}))
+        return settings.check(
+            Settings(**{**values, "prices": json.dumps(values["prices"], default=str)})
+        )
 
     # -- the line ---------------------------------------------------------------------------
 

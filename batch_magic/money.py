@@ -29,6 +29,11 @@ class Rate:
 
     prices: tuple[tuple[int, float], ...]  # (from how many input tokens on, dollars), ascending
 
+    @property
+    def least(self) -> float:
+        """The price of a short request."""
+        return self.prices[0][1]
+
     def of(self, input_tokens: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the price that holds for each request."""
         starts = np.array([start for start, _ in self.prices])

@@ -105,16 +105,16 @@ def row_costs(
 def prices_of(run: RunRecord, names: Sequence[str], *, is_batch: bool) -> money.Prices | None:
     """Return the prices of the first of these models that has any; None if none has.
 
-    The list is that of OpenAI: for another service the user's own prices count alone.
+    The user's own come before the list, by whichever name. The list is that of OpenAI: for another
+    service the user's own count alone.
     """
     own = run.request.prices
     is_listed = run.backend.is_sandbox or run.backend.base_url == OPENAI_URL
-    for name in names:
-        if name in own or is_listed:
-            found = money.prices_of(name, own, is_batch=is_batch, now=run.created_at)
-            if found is not None:
-                return found
-    return None
+    candidates = [name for name in names if name in own] or (names if is_listed else ())
+    found = (
+        money.prices_of(name, own, is_batch=is_batch, now=run.created_at) for name in candidates
+    )
+    return next((prices for prices in found if prices is not None), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -422,7 +422,7 @@ def rehearse(draft: RunRecord, frame: Any, template: Template) -> DryRun:
 def _input_usd(draft: RunRecord, model: str, tokens: int) -> float | None:
     """Return what input costs by batch, at the price of short requests."""
     prices = outcomes.prices_of(draft, [model], is_batch=True)
-    return None if prices is None else tokens * prices.input.prices[0][1] / 1e6
+    return None if prices is None else tokens * prices.input.least / 1e6
 
 
 _DRY_COUNTS = (

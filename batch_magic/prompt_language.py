@@ -96,6 +96,8 @@ class Opaque:
     def __str__(self) -> str:
         raise TypeError("an array is no text; as an image it has a line of its own")
 
+    __repr__ = __str__  # within a list it would be sent as an address in memory
+
 
 def with_images(value: Any) -> Any:
     """The value as plain Python, but for arrays that may be images; missing ones as `MISSING`.

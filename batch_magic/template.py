@@ -28,6 +28,7 @@ from batch_magic.records import Chunk, Message, Part, Parts, Rendered, Slot, Val
 from batch_magic.template_names import INDEX, POSITION, ROW, Names, RowReader
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+_JINJA = re.compile(r"\{\{.*\}\}|\{%.*%\}", re.DOTALL)
 _MAX_INPUTS = 2048  # of one embeddings request (the API reference)
 
 
@@ -38,7 +39,7 @@ class Template:
     wherever each row has its own; `model` is the slot of each row's model, if it has its own.
     `columns` are the columns that a `Chunk` must bring, those in `bare` are only written out, so
     that UTF-8 will do. `reads_index` says whether it must bring the index labels too, and
-    `has_images` that its lines are long.
+    `has_images` that its lines are long; with `has_lists` each row may have several inputs.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Template:
         self.columns = columns
         self.reads_index = reads_index
         self.has_images = any(isinstance(slot, _PartsSlot) for slot in slots)
+        self.has_lists = any(isinstance(piece, Value) for one in messages for piece in one.pieces)
         self._prompted = prompted  # a row without any of these has nothing to send
         self._slots = tuple(slots)
         inside = {name for slot in slots for name in slot.needed}
@@ -141,7 +143,7 @@ def compile_template(
 
 def is_template(text: object) -> bool:
     """Tell whether a model or a parameter is given for each row by itself."""
-    return isinstance(text, str) and ("{{" in text or "{%" in text)
+    return isinstance(text, str) and _JINJA.search(text) is not None
 
 
 # --- rows -----------------------------------------------------------------------------------

@@ -168,6 +168,21 @@ def test_dry_run_needs_no_key_and_sends_nothing(notebook: Kernel) -> None:
     assert notebook.run("dry").error == "NameError: name 'dry' is not defined"
 
 
+def test_what_runs_have_cost_is_told(notebook: Kernel) -> None:
+    """Of all of them and of one; prices of one's own are a setting like any other."""
+    own = "%config GPTBatch.prices = {'own': {'input': 2, 'output': 4}}"
+    assert notebook.run(own).error is None
+    notebook.run(cell("five -o priced -m own --on sandbox --wait", "P {{ title }}"))
+    seen = notebook.run("costs = %gptbatch cost priced\nprint(costs.at_once_usd.iloc[0] > 0)")
+    assert seen.printed.splitlines() == ["paid: $0.00 for 1 run", "True"]
+    assert "priced" in notebook.run("%gptbatch cost").text
+    assert "free here, $" in notebook.run("%gptbatch status priced").text
+    notebook.run("%config GPTBatch.prices = {'own': {'input': 'much'}}")
+    seen = notebook.run(cell("five -o dear -m own --on sandbox", "Q {{ title }}"))
+    assert "the input price of 'own' is 'much', no amount of dollars" in (seen.error or "")
+    notebook.run("%config GPTBatch.prices = {}")
+
+
 def test_wait_in_a_string_stays_text(notebook: Kernel) -> None:
     """Only a line that IPython takes for a magic is one."""
     seen = notebook.run('print("""\n%gptbatch wait nobody\n""")')

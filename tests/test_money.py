@@ -18,6 +18,8 @@ import batch_magic as bm
 from batch_magic import session
 from batch_magic.errors import CellError
 from batch_magic.money import costs, prices_of
+from batch_magic.outcomes import row_costs
+from batch_magic.records import OPENAI_URL, Backend, Layout, Limits, Request, RunRecord
 
 NOW = time.time()
 LISTED = ("gpt-5-mini", "gpt-4.1-mini", "gpt-6-luna", "gpt-5.4", "gpt-4o-mini")
@@ -76,6 +78,27 @@ def test_a_price_of_no_use_is_refused(wrong: Any) -> None:
     """Before anything is sent."""
     with pytest.raises(CellError, match="price of 'm'"):
         prices_of("m", {"m": wrong}, is_batch=True, now=NOW)
+
+
+def test_the_users_price_by_the_name_that_was_asked_beats_the_list() -> None:
+    """The service answers as a dated model, which the list knows."""
+    request = Request("/v1/chat/completions", "gpt-5-mini", "", prices={"gpt-5-mini": {"input": 7}})
+    run = RunRecord(
+        run_id="r",
+        name="n",
+        backend=Backend("openai", OPENAI_URL),
+        request=request,
+        layout=Layout("answer"),
+        limits=Limits(),
+        created_at=NOW,
+        rows=1,
+        identity="",
+        fingerprint="",
+    )
+    paid = row_costs(
+        run, ["gpt-5-mini-2025-08-07"], "gpt-5-mini", of(1e6), of(0), of(0), is_batch=True
+    )
+    assert paid.tolist() == [7.0]
 
 
 @pytest.fixture

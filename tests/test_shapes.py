@@ -435,14 +435,15 @@ def test_the_newest_answers_are_seen_while_others_run(home: Path, frame: pd.Data
     seen: list[tuple[Any, pd.Series[Any]]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BATCH_MAGIC_MAX_ROWS_PER_JOB", "2")
+        patch.setenv("BATCH_MAGIC_MAX_ENQUEUED_TOKENS", "1")  # one job after another
         run = submit(frame.assign(text=frame["text"] + " seen"), out="seen_early")
     run.listen(lambda s: seen.append((s, run.partial()["gpt_status"])) if s.newest else None)
     run.wait(timeout_s=60)
-    if seen:  # all three may have come in at one look
-        s, statuses = seen[0]
-        for one in s.newest:
-            assert f"row {one.position} seen" in one.text
-            assert statuses.iloc[one.position] == "ok"
+    s, statuses = seen[0]
+    assert 0 < len(s.newest) < len(frame)
+    for one in s.newest:
+        assert f"row {one.position} seen" in one.text
+        assert statuses.iloc[one.position] == "ok"
 
 
 def test_a_model_by_a_condition_is_each_rows_own(home: Path, frame: pd.DataFrame) -> None:
@@ -550,3 +551,15 @@ def test_a_type_of_the_standard_library_will_do(home: Path, frame: pd.DataFrame)
     Node.model_rebuild(_types_namespace={"Node": Node})
     result = submit(frame, schema=Node, out="nodes").wait(timeout_s=60)
     assert {"v", "kids"} <= set(result.columns)
+
+
+def test_a_message_of_nothing_and_braces_that_are_no_template(
+    home: Path, frame: pd.DataFrame
+) -> None:
+    """A comment alone is an empty message; a parameter may hold braces."""
+    body = "system:\n{# to be written #}\nuser:\n{{ text }} empty"
+    run = bm.submit(
+        frame, body, model="m", on="sandbox", params={"stop": ["{{", "%}"]}, out="braces"
+    )
+    assert run.wait(timeout_s=60)["gpt_status"].tolist() == ["ok"] * 6
+    assert bodies(run)[0]["stop"] == ["{{", "%}"]

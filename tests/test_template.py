@@ -315,8 +315,9 @@ def test_an_array_is_passed_on_and_not_looked_into() -> None:
         assert parts[0][1].startswith("data:image/png")
     with pytest.raises(TemplateError, match="no attribute 'fill'"):
         parts_of("![a]({{ p }})\n{{ p.fill(7) }}", columns)
-    with pytest.raises(TemplateError, match="an array is no text"):
-        parts_of("![a]({{ p }})\n{{ p }}", columns)
+    for written in ("{{ p }}", "{{ [p] }}", "{{ p ~ 'x' }}"):
+        with pytest.raises(TemplateError, match="an array is no text"):
+            parts_of("![a]({{ p }})\n" + written, columns)
     assert not shot.any()
 
 

@@ -10,8 +10,19 @@ import pytest
 from pictures import ALBUM, OPENAI, SANDBOX, START, collected, job, picture
 
 from batch_magic.card import SANDBOX as SANDBOX_WORDS
-from batch_magic.card import card_html, card_text, duration, line, short_duration
-from batch_magic.records import Backend, Ending, JobStage, Request, RowStatus, Snapshot, Stage
+from batch_magic.card import card_html, card_text, duration, line, newest_html, short_duration
+from batch_magic.records import (
+    Backend,
+    Cost,
+    Ending,
+    JobStage,
+    Preview,
+    Request,
+    RowStatus,
+    Snapshot,
+    Stage,
+    Usage,
+)
 
 EVIL = '<script>alert("1")</script><img src=x onerror=alert(1)>'
 
@@ -110,6 +121,7 @@ def everywhere(text: str) -> Snapshot:
         problem=text,
         notes=(text,),
         lenders=(text,),
+        newest=(Preview(0, RowStatus.OK, text), Preview(1, RowStatus.FAILED, text)),
         jobs=(job(0, batch_id=text, status=text, problem=text),),
     )
 
@@ -117,7 +129,7 @@ def everywhere(text: str) -> Snapshot:
 def test_foreign_text_never_becomes_markup() -> None:
     """Names, models, messages and ids are shown as they are written, `<script>` included."""
     for s in (everywhere(EVIL), picture(fault=EVIL, ending=Ending.STOPPED)):
-        reader = Reader(card_html(s, said=EVIL))
+        reader = Reader(card_html(s, said=EVIL) + newest_html(everywhere(EVIL)))
         assert not {"script", "img", "svg", "a", "style"} & set(reader.tags)
         assert not any(key.startswith("on") for a in reader.attributes for key in a)
         assert '<script>alert("1")</script>' in reader.text
@@ -126,7 +138,7 @@ def test_foreign_text_never_becomes_markup() -> None:
 def test_foreign_text_cannot_steer_a_terminal_or_turn_a_line_round() -> None:
     """Escape sequences, line ends, bidirectional overrides and lone surrogates are taken out."""
     s = everywhere("a\x1b[2J\r\nb\u202ec\ud800d")
-    for told in (card_text(s), line(s), card_html(s)):
+    for told in (card_text(s), line(s), card_html(s), newest_html(s)):
         assert not re.search(r"[\x1b\r\u202e\ud800]", told)
         told.encode()
     assert "\n" not in line(s)
@@ -309,3 +321,34 @@ def test_a_line_said_is_part_of_the_card() -> None:
     assert "labelled was reassigned; %gptbatch take labelled" in (
         Reader(card_html(ALBUM["finished"], said=said)).text
     )
+
+
+@pytest.mark.parametrize(
+    ("backend", "cost", "words"),
+    [
+        (OPENAI, Cost(1.234, 2.468), "7 tokens in, 2 out · $1.23 (at once $2.47)"),
+        (OPENAI, Cost(0.00123, None), "7 tokens in, 2 out · $0.0012"),
+        (OPENAI, Cost(None, 1.0), "7 tokens in, 2 out · price not known"),
+        (
+            SANDBOX,
+            Cost(0.00001, 0.00002),
+            "7 tokens in, 2 out · free here, under $0.0001 at OpenAI",
+        ),
+        (SANDBOX, Cost(None, None), "7 tokens in, 2 out"),
+        (OPENAI, None, "7 tokens in, 2 out"),
+    ],
+)
+def test_what_it_has_cost_is_told_beside_the_tokens(
+    backend: Backend, cost: Cost | None, words: str
+) -> None:
+    """A price that is not known is never nothing."""
+    ended = {"ending": Ending.FINISHED, "ended_at": START + 9, "usage": Usage(7, 0, 2)}
+    assert read(picture(backend=backend, cost=cost, **ended)).text.count(words) == 1
+    if cost is None:
+        assert "price" not in card_text(picture(backend=backend, cost=cost, **ended))
+
+
+def test_rows_of_several_models_are_counted_as_such() -> None:
+    """Answers add up over the models; the rows are those of the frame."""
+    request = Request("/v1/chat/completions", "a,b", "{{ x }}", several_models=("a", "b"))
+    assert "of 6,000 rows × 2 models" in read(picture(request=request)).text

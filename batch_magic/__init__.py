@@ -15,10 +15,11 @@ the list down, the rooms tell the way of a row.
              adoption        a job that was made elsewhere, taken in as a run
              cleaning        when a run may be forgotten
     floor 4  outcomes        what became of each row; which lines go out again
+             live            the live lane: lines through the realtime API            (asyncio)
              services        a backend's service, connected; the sandbox, launched
     floor 3  journal         durable memory                                          (sqlite3)
              folder          shards, result files, outcomes on the disk
-             api             Files and Batches, each call made once                   (openai)
+             api             Files, Batches, realtime: each call made once            (openai)
              heartbeat       one daemon thread with its own loop                   (threading)
     floor 2  cell_line       the magic's line taken apart
              settings        defaults, environment, .env, keys
@@ -41,6 +42,7 @@ the list down, the rooms tell the way of a row.
              template_names  the names in a template                                   (jinja2)
              durable_files   bytes on the disk, known by their hash
              queueing        room in the service's queue
+             pacing          how fast a realtime service may be asked
              images          an image of a row as a URL                              (Pillow)
              money           what tokens cost                                  (genai-prices)
              exact_json      a cell's value as JSON that gives it back                 (pandas)
@@ -52,7 +54,8 @@ the list down, the rooms tell the way of a row.
 The words: a *run* is one cell's execution over one frame; a *row* is known by its position,
 never by its index label; a *line* is one request for one row; a *shard* is the lines of one
 input file; a *job* is one remote batch working on one shard; an *outcome* is what became of a
-row; a *snapshot* is a frozen picture of a run.
+row; a *snapshot* is a frozen picture of a run. The *live lane* sends lines through the realtime
+API instead: a live job has no batch.
 """
 
 from __future__ import annotations

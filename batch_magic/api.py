@@ -1,4 +1,4 @@
-"""Files and Batches, one method each: HTTP and SDK in, our values and errors out.
+"""Files, Batches and realtime, one method each: HTTP and SDK in, our values and errors out.
 
 It knows the service's calls and the dialects of its answers (capitals, ISO times, empty ids,
 null counts) and refuses to know rows, shards or what a failure means for a run. The traps:
@@ -13,6 +13,7 @@ import math
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -32,6 +33,20 @@ _BLOCK_BYTES = 1 << 20
 _SAID_CHARS = 600
 _SHORTEST_KEY = 8  # a made-up key such as "none" is a word like others
 _KEY = re.compile(r"\b(sk|sess|key)-[\w*.\-]{4,}")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer of a realtime endpoint as it came; `error` is what it says that went wrong."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+    error: ServiceError | None = None
+
+    @property
+    def request_id(self) -> str | None:
+        return self.headers.get("x-request-id")
 
 
 class Api:
@@ -155,6 +170,32 @@ class Api:
         except ServiceError as error:
             if error.status != 404:
                 raise
+
+    async def answer(self, endpoint: str, body: Mapping[str, Any], timeout_s: float) -> Reply:
+        """Ask a realtime endpoint (its full path) once; a refusal is a reply, too.
+
+        Raises ServiceError where none came; the request may have been carried out all the same.
+        """
+        try:
+            answer: Any = await self._client.post(
+                endpoint.removeprefix("/v1"),
+                body=dict(body),
+                cast_to=object,
+                # As the SDK's own `with_raw_response` asks for the answer as it came.
+                options={"headers": {"X-Stainless-Raw-Response": "true"}, "timeout": timeout_s},
+            )
+        except openai.APIStatusError as error:
+            known = _status_error(error, self._host, self._key)
+            found = error.response
+            return Reply(found.status_code, found.content, found.headers, known)
+        except openai.OpenAIError as error:
+            raise self._service_error(error) from None
+        except Exception as error:
+            if not _is_of_transport(error):
+                raise
+            raise ServiceError(f"the answer of {self._host} broke off ({error})") from None
+        found = answer.http_response
+        return Reply(found.status_code, found.content, found.headers)
 
     async def close(self) -> None:
         """Close the connections."""

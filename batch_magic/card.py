@@ -239,10 +239,20 @@ def _is_in_vain(s: Snapshot) -> bool:
 def origin(s: Snapshot) -> list[str]:
     """Say where the answers are made and by which model."""
     where = SANDBOX if s.backend.is_sandbox else f"on {backend_words(s.backend)}"
-    words = [where, f"asked {clip(s.request.model, NAME_LENGTH)}"]
+    words = [where, f"asked {clip(s.request.model, NAME_LENGTH)}", *_lane_words(s)]
     if s.model_served:
         words.append(f"served {clip(s.model_served, NAME_LENGTH)}")
     return words
+
+
+def _lane_words(s: Snapshot) -> list[str]:
+    """Say that rows go through the live lane, or when the rest of them will."""
+    if s.goes_live_at is None or s.ending is not None:
+        return ["live"] if s.request.live else []
+    if s.goes_live_at <= s.as_of:
+        tier = f", {s.request.tier} tier" if s.request.tier else ""
+        return [f"live{tier}"]
+    return [f"the rest goes live in {duration(s.goes_live_at - s.as_of)}"]
 
 
 def backend_words(backend: Backend) -> str:
@@ -273,7 +283,10 @@ def progress_words(s: Snapshot) -> list[str]:
     if not (s.claimed_ok or s.claimed_failed):
         return []
     failed = f", {s.claimed_failed:,} failed" if s.claimed_failed else ""
-    return [f"{s.claimed_ok:,} answered so far{failed} (as the service says)"]
+    running = [job for job in s.jobs if job.stage is JobStage.RUNNING]
+    is_ours = bool(running) and all(job.is_live for job in running)
+    source = "" if is_ours else " (as the service says)"
+    return [f"{s.claimed_ok:,} answered so far{failed}{source}"]
 
 
 def time_words(s: Snapshot) -> list[str]:
@@ -476,12 +489,15 @@ def _more_jobs(s: Snapshot) -> list[str]:
 def _job_cells(job: Job, now: float) -> tuple[str, ...]:
     """Batch id, status as the service said it, rows, age, time left to expiry."""
     return (
-        clip(job.batch_id, NAME_LENGTH) if job.batch_id else "no batch id yet",
+        clip(job.batch_id, NAME_LENGTH) if job.batch_id else _LANE[job.is_live],
         clip(job.remote_status, 40) or job.stage.value,
         f"{job.rows:,}",
         _age(job, now),
         _left(job, now),
     )
+
+
+_LANE = {False: "no batch id yet", True: "live lane"}
 
 
 def _age(job: Job, now: float) -> str:

@@ -119,6 +119,13 @@ def cell_parser() -> _Parser:
         help="notebook variables that the template may use: --with codebook,today",
     )
     add("--on", metavar="BACKEND", default="", help="openai, sandbox or a base URL")
+    add("--live", action="store_true", help="through the realtime API now, at its full price")
+    add("--tier", metavar="NAME", default="", help="flex: live at the price of a batch, slower")
+    add(
+        "--deadline",
+        metavar="DURATION",
+        help="what is not answered by then (90s, 10m, 3h) is finished live",
+    )
     add("--dry-run", action="store_true", help="render, check and count; send nothing")
     add("--retries", metavar="N", help="automatic rounds for retryable rows; 2")
     add(
@@ -163,6 +170,7 @@ def parse_cell(line: str) -> argparse.Namespace:
     if known.schema is not None and not known.schema.strip():
         raise CellError("--schema is empty; name a class, or write fields: 'label: good|bad'")
     known.schema = known.schema or ""
+    known.deadline = None if known.deadline is None else duration_s(known.deadline)
     known.retries = None if known.retries is None else _count("--retries", known.retries)
     return known
 

@@ -10,12 +10,12 @@ from batch_magic import lifecycle
 from batch_magic.api import Api
 from batch_magic.folder import RunFolder, result_name
 from batch_magic.journal import Journal
-from batch_magic.records import Ending, Job, RunRecord, result_files
+from batch_magic.records import LIVE_FILE, Ending, Job, RunRecord, result_files
 
 
 def why_kept(journal: Journal, run: RunRecord, now: float) -> str | None:
     """Say why a run may not be cleaned away, and what to do; None when it may."""
-    is_dead = lifecycle.is_given_up(run)  # it never came to anything
+    is_dead = lifecycle.never_began(run)
     if run.ending is None or (run.ending is Ending.STOPPED and not is_dead):
         return f"it has not ended; `%gptbatch wait {run.run_id}` or `cancel {run.run_id}` first"
     if borrowers := journal.borrowers(run.run_id):
@@ -47,5 +47,5 @@ async def delete_remote(api: Api, folder: RunFolder, run: RunRecord) -> None:
     ids = {job.file_id for job in run.jobs if job.file_id}
     for job in run.jobs:
         ids |= {file_id for _, file_id in result_files(job)} - set(unfetched(run, job))
-    for file_id in sorted(ids):
+    for file_id in sorted(ids - {LIVE_FILE}):
         await api.delete_file(file_id)

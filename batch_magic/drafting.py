@@ -21,8 +21,9 @@ from batch_magic import frame as frames
 from batch_magic import images, money, result, settings, wire
 from batch_magic.answers import reader_of, remember
 from batch_magic.cell_body import almost_role_lines
+from batch_magic.cell_line import duration_s
 from batch_magic.errors import CellError, FrameError
-from batch_magic.records import Endpoint, Layout, Request, RunRecord, Shape
+from batch_magic.records import Backend, Endpoint, Layout, Request, RunRecord, Shape
 from batch_magic.settings import Settings
 from batch_magic.strict_schema import as_pydantic_takes_it, json_schema_of, strict
 from batch_magic.template import Template, compile_template, is_template
@@ -49,6 +50,9 @@ class Options:
     params: Mapping[str, Any] | None = None
     extras: Mapping[str, object] | None = None
     on: str = ""
+    live: bool = False
+    tier: str = ""
+    deadline: str | float | None = None
     retries: int | None = None
     keep: tuple[str, ...] = ()
     fresh: bool = False
@@ -94,6 +98,9 @@ def draft(
         several_models=_several_models(model),
         prices=_prices(use, now),
         fresh=options.fresh,
+        live=options.live,
+        tier=_tier(options, endpoint),
+        deadline_s=_deadline_s(options),
     )
     lists = frames.list_columns(checked) if endpoint == Endpoint.EMBEDDINGS else ()
     layout = Layout(_column(options, endpoint), options.keep, options.on_clash, shape)
@@ -137,7 +144,11 @@ def draft(
         rows=len(checked) * len(request.models),
         identity="",
         fingerprint=frames.fingerprint(held),
-        notes=(*almost_role_lines(template), *said),
+        notes=(
+            *almost_role_lines(template),
+            *said,
+            *_live_hint(request, use, backend, len(checked)),
+        ),
     )
     return record, held, compiled
 
@@ -156,6 +167,42 @@ def _prices(use: Settings, now: float) -> dict[str, Any]:
     for model in table:
         money.prices_of(model, table, is_batch=True, now=now)
     return table
+
+
+def _tier(options: Options, endpoint: str) -> str:
+    """Return the service tier that the live lane asks for. Raises CellError."""
+    if not options.tier:
+        return ""
+    if options.tier != "flex":
+        raise CellError(f"--tier knows flex, not {options.tier!r:.40}")
+    if endpoint not in (Endpoint.CHAT, Endpoint.RESPONSES):
+        raise CellError("--tier flex is for chat and responses")
+    if not options.live and options.deadline is None:
+        raise CellError("--tier is for rows that go live; say --live or --deadline as well")
+    return options.tier
+
+
+def _deadline_s(options: Options) -> float | None:
+    """Return after how many seconds the rest is finished live. Raises CellError."""
+    given = options.deadline
+    if given is None:
+        return None
+    if options.live:
+        raise CellError("--live answers at once; leave --deadline out")
+    is_number = isinstance(given, (int, float)) and not isinstance(given, bool)
+    seconds = duration_s(given) if isinstance(given, str) else float(given) if is_number else 0.0
+    if not 0 < seconds < float("inf"):
+        raise CellError(f"deadline is {given!r:.40}; write 90s, 10m, 3h, or a number of seconds")
+    return seconds
+
+
+def _live_hint(request: Request, use: Settings, backend: Backend, rows: int) -> tuple[str, ...]:
+    """Say of a small frame that it need not wait for a batch; nothing where that was decided."""
+    is_decided = request.live or request.deadline_s is not None or backend.is_sandbox
+    if is_decided or not 0 < rows < use.live_below_rows:
+        return ()
+    many = counted(rows, "row")
+    return (f"only {many}: with --live they are answered in moments, at the full price",)
 
 
 def _several_models(model: str) -> tuple[str, ...]:
@@ -316,11 +363,14 @@ def _check_types(template: object, options: Options) -> None:
         "parse": options.parse,
         "prefix": options.prefix,
         "on": options.on,
+        "tier": options.tier,
         **{f"keep[{n}]": name for n, name in enumerate(options.keep)},
     }
     for name, value in texts.items():
         if not isinstance(value, str):
             raise CellError(f"{name} is a text, not {value!r:.60}")
+    if not isinstance(options.live, bool):
+        raise CellError(f"live is True or False, not {options.live!r:.40}")
     if not isinstance(options.params or {}, Mapping):
         raise CellError(f"params is a mapping, not {options.params!r:.60}")
 

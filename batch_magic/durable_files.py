@@ -106,6 +106,13 @@ def make_folder(path: Path) -> None:
         _sync_folder(path.parent)
 
 
+def append(path: Path) -> IO[bytes]:
+    """Open a file to add to its end, for its user alone. Raises OSError."""
+    handle = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    _sync_folder(path.parent)
+    return os.fdopen(handle, "ab")
+
+
 # -- reading --------------------------------------------------------------------------------
 
 

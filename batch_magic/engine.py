@@ -16,6 +16,7 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
 from batch_magic import lifecycle, outcomes, picture
@@ -30,17 +31,21 @@ from batch_magic.lifecycle import (
     CancelRemote,
     Collect,
     Create,
+    CutLive,
     Fail,
+    GoLive,
     Poll,
     Recut,
     Replace,
     Resubmit,
     Search,
+    SendLive,
     Settle,
     Stop,
     TakeOver,
     Upload,
 )
+from batch_magic.live import Lane, Lanes, Work
 from batch_magic.records import (
     Backend,
     Ending,
@@ -69,6 +74,7 @@ _RENEW_S = LEASE_S / 3
 _QUICK_S = 0.05  # what is done by then is looked at together
 _BEAT_S = 0.5  # how often the other runs are looked at while one is busy with slow work
 _PARTING_S = 2.0  # what is in flight at the end is given so long to get its receipt
+_LIVE_BEAT_S = 0.5  # how often a live lane says how far it is
 
 
 class Engine:
@@ -97,6 +103,8 @@ class Engine:
         self._driven: dict[str, float | None] = {}  # run id → since when nothing is heard
         self._working: dict[str, asyncio.Task[float | None]] = {}  # run id → its step under way
         self._previews: dict[str, tuple[int, tuple[Preview, ...]]] = {}  # by jobs collected
+        self._lanes = Lanes(clock)
+        self._leased_until: dict[str, float] = {}
 
     def drive(self, run_id: str) -> None:
         """Take a run on: it is worked at from the next step on."""
@@ -111,6 +119,7 @@ class Engine:
 
         What is cut off is in doubt, as after a crash, and is looked for next time.
         """
+        await self._lanes.close(_PARTING_S)
         if self._working:
             _, busy = await asyncio.wait(self._working.values(), timeout=_PARTING_S)
             for task in busy:
@@ -152,8 +161,9 @@ class Engine:
     async def _step_run(self, run_id: str) -> float | None:
         """Do what is due for one run; return when to look again, None once it has ended."""
         run = self._journal.run(run_id)
-        if run.ending is None and not self._journal.take_lease(run_id, self._owner, self._clock()):
+        if run.ending is None and not self._take_lease(run_id):
             # Another kernel drives it: show what it writes.
+            await self._lanes.end(run_id)
             self._publish(picture.snapshot(run, self._clock()))
             return self._clock() + run.limits.poll_first_s
         # Whoever had the lease may have written, and let go, since the run was read.
@@ -165,11 +175,18 @@ class Engine:
             log.info("run %s is driven by another kernel", run_id)
         run = self._journal.run(run_id)
         if run.ending is not None:
+            await self._lanes.end(run_id)
             return self._let_go(run)
         wake_at = self._clock() if plan.actions else plan.wake_at
         drawn = picture.snapshot(run, self._clock(), wake_at=wake_at)
         self._publish(replace(drawn, newest=self._newest(run)))
         return wake_at
+
+    def _take_lease(self, run_id: str) -> bool:
+        now = self._clock()
+        is_ours = self._journal.take_lease(run_id, self._owner, now)
+        self._leased_until[run_id] = now + LEASE_S if is_ours else 0.0
+        return is_ours
 
     def _newest(self, run: RunRecord) -> tuple[Preview, ...]:
         """Return a few answers of the job that came in last, read once for each that does."""
@@ -234,7 +251,7 @@ class Engine:
         while True:
             await asyncio.sleep(_RENEW_S)
             try:
-                self._journal.take_lease(run_id, self._owner, self._clock())
+                self._take_lease(run_id)
             except JournalError as error:
                 log.warning("the lease of run %s is not renewed: %s", run_id, error)
 
@@ -264,8 +281,8 @@ class Engine:
                 await self._upload(run, job)
             case Create(job):
                 await self._create(run, job)
-            case Search(job, give_up):
-                await self._search(run, job, give_up)
+            case Search(job, give_up, instead):
+                await self._search(run, job, give_up, instead)
             case Poll(job):
                 remote = await (await self._api(run)).job(_batch_id(job))
                 self._save_polled(
@@ -275,6 +292,12 @@ class Engine:
                 await self._cancel(run, job)
             case Abandon(job):
                 self._abandon(run, job)
+            case GoLive(job):
+                self._go_live(run, job)
+            case SendLive(job):
+                await self._send_live(run, job)
+            case CutLive(job):
+                await self._cut_live(run, job)
             case Collect(job, last_try):
                 await self._collect(run, job, last_try)
             case Replace(job, fresh_upload, wait_s, why, is_lag):
@@ -288,8 +311,8 @@ class Engine:
                 self._stop(run, fault, job)
             case TakeOver(lenders):
                 await self._take_over(run, lenders)
-            case Resubmit(round, wish):
-                await self._resubmit(run, round, wish)
+            case Resubmit(round, wish, leftovers):
+                await self._resubmit(run, round, wish, lifecycle.CUT_OFF if leftovers else ())
             case Settle(ending):
                 await self._settle(run, ending)
 
@@ -324,7 +347,9 @@ class Engine:
             doubted_at=None,
         )
 
-    async def _search(self, run: RunRecord, job: Job, give_up: bool) -> None:
+    async def _search(
+        self, run: RunRecord, job: Job, give_up: bool, instead: Abandon | GoLive | None
+    ) -> None:
         """Look for the job of an intent without a receipt; the eldest of several is the one."""
         api = await self._api(run)
         since = (job.intended_at or run.created_at) - _LIST_SLACK_S
@@ -339,8 +364,8 @@ class Engine:
             since = job.doubted_at if job.doubted_at is not None else now
             wait_s = run.limits.retry_base_s
             self._save(run, job, None, doubted_at=since, due_at=now + wait_s, problem=_IN_DOUBT)
-        elif run.cancel_at is not None:
-            self._abandon(run, job)
+        elif instead is not None:
+            await self._act(run, instead)
         else:
             await self._post(api, run, self._intend(run, job, "was not created; creating again"))
 
@@ -400,11 +425,73 @@ class Engine:
         after = replace(after, cancel_sent_at=self._clock())
         self._write(run, after, f"cancel sent, now {remote.status}")
 
+    # -- the live lane ----------------------------------------------------------------------
+
+    def _go_live(self, run: RunRecord, job: Job) -> None:
+        successor = self._successor(run, job, JobStage.PLANNED, 0.0, None)
+        self._journal.add_work(
+            run.run_id,
+            self._owner,
+            self._clock(),
+            event=f"job {job.number + 1} was not created: its rows go live",
+            jobs=(replace(successor, is_live=True),),
+            closed=replace(job, stage=JobStage.COLLECTED, is_replaced=True),
+        )
+
+    async def _send_live(self, run: RunRecord, job: Job) -> None:
+        lane = self._lanes.find(run.run_id, job.number)
+        if lane is None:
+            job = self._intend_live(run, job)
+            lane = await self._begin_lane(run, job)
+        await lane.work(_LIVE_BEAT_S)
+        if lane.fault is not None and lane.is_over:
+            await self._lanes.end(run.run_id, job.number)
+            self._write_sent(run, job, lane, "in_progress")
+            self._end_stopped(run, lifecycle.fault_of_lane(lane.fault))
+        elif lane.is_over:
+            await self._lanes.end(run.run_id, job.number)
+            self._write_sent(run, job, lane, "completed")
+        else:
+            self._write_sent(run, job, lane, "in_progress")
+
+    def _intend_live(self, run: RunRecord, job: Job) -> Job:
+        """Write down that rows are about to be asked: from now on they may be paid for."""
+        began = job.intended_at or self._clock()
+        event = "sent live" if job.stage is JobStage.PLANNED else "goes on live"
+        return self._save(run, job, event, stage=JobStage.RUNNING, intended_at=began)
+
+    async def _begin_lane(self, run: RunRecord, job: Job) -> Lane:
+        work = Work(run, job, _shard(run, job), self._folder(run), self._owner)
+        return await self._lanes.begin(work, await self._api(run), partial(self._may_send, run))
+
+    def _may_send(self, run: RunRecord) -> bool:
+        """Tell whether the run is ours still, however long this process may have slept."""
+        return self._clock() < self._leased_until.get(run.run_id, 0.0)
+
+    async def _cut_live(self, run: RunRecord, job: Job) -> None:
+        lane = self._lanes.find(run.run_id, job.number)
+        if lane is not None:
+            lane.stop()
+            await lane.work(_LIVE_BEAT_S)
+            if not lane.is_over:
+                self._write_sent(run, job, lane, "in_progress")
+                return
+            await self._lanes.end(run.run_id, job.number)
+        cut = lifecycle.after_sending(job, 0, 0, "cancelled", self._clock())
+        self._write(run, cut, "nothing more is sent")
+
+    def _write_sent(self, run: RunRecord, job: Job, lane: Lane, status: str) -> None:
+        after = lifecycle.after_sending(job, lane.answered, lane.failed, status, self._clock())
+        event = None if status == "in_progress" else f"{lane.answered:,} answered live"
+        self._write(run, replace(after, problem=lane.problem), event)
+
     # -- in ---------------------------------------------------------------------------------
 
     async def _collect(self, run: RunRecord, job: Job, last_try: bool) -> None:
         api, folder = await self._api(run), self._folder(run)
         problem = None
+        if job.is_live:
+            await asyncio.to_thread(folder.settle_live, job.number)
         try:
             await self._download(api, folder, job, last_try=last_try)
         except ServiceError as error:
@@ -436,6 +523,8 @@ class Engine:
             files=files,
             lost=lost,
         )
+        if job.is_live:
+            folder.drop_live(job.number)
 
     async def _download(self, api: Api, folder: RunFolder, job: Job, *, last_try: bool) -> None:
         """Bring both files, as far as there are any; raise the first failure after both."""
@@ -465,32 +554,45 @@ class Engine:
             self._clock(),
             event=f"took over {counted(taken.answered, 'answer')} of {', '.join(lenders)}",
             shards=taken.shards,
-            jobs=plan_jobs(taken.shards, self._token),
+            jobs=plan_jobs(taken.shards, self._token, is_live=self._is_live(run)),
             settled=taken.counts,
             files=taken.files,
             repays=True,
         )
 
-    async def _resubmit(self, run: RunRecord, round: int, wish: tuple[RowStatus, ...]) -> None:
+    def _is_live(self, run: RunRecord) -> bool:
+        return lifecycle.goes_live(run, self._clock())
+
+    async def _resubmit(
+        self,
+        run: RunRecord,
+        round: int,
+        wish: tuple[RowStatus, ...],
+        cut_off: tuple[RowStatus, ...],
+    ) -> None:
         """Send rows again; what other runs were answered meanwhile is taken over first."""
         kin = self._kin(run) if wish else []
         filled = await asyncio.to_thread(outcomes.fill, self._folder(run), run, wish, kin)
         run = replace(run, files={**run.files, **filled.files})
         folder = self._folder(run)
-        shards, why = await asyncio.to_thread(outcomes.resend, folder, run, round, wish, kin)
+        send = partial(outcomes.resend, folder, run, round, wish, kin, cut_off)
+        shards, why = await asyncio.to_thread(send)
         if not shards and not wish:
             await self._settle(run, Ending.FINISHED)
             return
         rows = counted(sum(shard.rows for shard in shards), "row")
         taken = f", {counted(filled.rows, 'row')} taken over from other runs"
-        wait_s = 0.0 if wish else run.limits.retry_base_s * 2 ** (round - 1)
+        is_asked = wish or cut_off
+        wait_s = 0.0 if is_asked else run.limits.retry_base_s * 2 ** (round - 1)
         self._journal.add_work(
             run.run_id,
             self._owner,
             self._clock(),
             event=f"round {round}: {rows} again{taken if filled.rows else ''}: {why}",
             shards=shards,
-            jobs=plan_jobs(shards, self._token, due_at=self._clock() + wait_s),
+            jobs=plan_jobs(
+                shards, self._token, due_at=self._clock() + wait_s, is_live=self._is_live(run)
+            ),
             settled=filled.change,
             files=filled.files,
             grants_wish=bool(wish),
@@ -600,7 +702,9 @@ class Engine:
             self._replace(run, job, fault, fresh_upload=True, wait_s=0.0)
         self._end_stopped(run, fault)
 
-    def _successor(self, run: RunRecord, job: Job, stage: JobStage, wait_s: float, why: str) -> Job:
+    def _successor(
+        self, run: RunRecord, job: Job, stage: JobStage, wait_s: float, why: str | None
+    ) -> Job:
         keeps_file = stage is JobStage.UPLOADED
         return Job(
             number=len(run.jobs),  # the journal gives the next free one
@@ -668,6 +772,7 @@ def plan_jobs(
     token: Callable[[], str],
     *,
     due_at: float = 0.0,
+    is_live: bool = False,
 ) -> tuple[Job, ...]:
     """Return a planned job for each shard that is to be sent, numbered from 0."""
     return tuple(
@@ -680,6 +785,7 @@ def plan_jobs(
             stage=JobStage.PLANNED,
             token=token(),
             due_at=due_at,
+            is_live=is_live,
         )
         for number, shard in enumerate(one for one in shards if not one.held)
     )

@@ -6,6 +6,7 @@
                             shard-00000.npy       its manifest: position and digest of each line
                             twins.npy             rows that share another row's line
                             job-00000.output.jsonl, job-00000.error.jsonl   as downloaded
+                            job-00000.live-*.jsonl   answers of the live lane, as they come
                             kept-00000.jsonl      result lines taken over from earlier runs
                             *.arrow               what those files say, as columns
                             answered.npy, answered.json   which lines were paid for, and where
@@ -309,6 +310,58 @@ class RunFolder:
         found: dict[str, int] = json.loads(self.checked("ids.json").read_bytes())
         return found
 
+    # -- answers of the live lane -----------------------------------------------------------
+
+    def request_lines(self, shard: Shard, wanted: NDArray[np.bool_]) -> Iterator[bytes]:
+        """Yield those lines of a shard whose place `wanted` marks, in order."""
+        lines = zip(self._paired_lines(shard), wanted, strict=False)
+        return (line for (line, _), is_wanted in lines if is_wanted)
+
+    def live_path(self, job: int, writer: str) -> Path:
+        """Return the file in which `writer` notes answers of a job as they come.
+
+        Each has its own: one that has lost its lease may write still.
+        """
+        return self.path / f"job-{job:05}.live-{writer}.jsonl"
+
+    def live_lines(self, job: int) -> Iterator[bytes]:
+        """Yield the answers to a job's lines that were noted so far, without any cut short."""
+        for path in sorted(self.path.glob(f"job-{job:05}.live-*.jsonl")):
+            with disk_errors(path), path.open("rb") as lines:
+                yield from (line for line in lines if result_lines.custom_id_of(line))
+
+    def live_positions(self, job: int, run_id: str) -> dict[int, bool]:
+        """Return which rows of a job have an answer noted, and whether it is a good one."""
+        said = filter(None, map(result_lines.custom_id_of, self.live_lines(job)))
+        found = ((result_lines.position_of(name, run_id), is_good) for name, is_good in said)
+        return {position: is_good for position, is_good in found if position is not None}
+
+    def scan_live(
+        self, job: int, run_id: str, judged: Judged = _as_read, endpoint: str = Endpoint.CHAT
+    ) -> str:
+        """Read what was noted so far into an outcomes file; return its name."""
+        name = f"live-{job:05}"
+        decoder = result_lines.Decoder(run_id=run_id, endpoint=endpoint)
+        paths = sorted(self.path.glob(f"job-{job:05}.live-*.jsonl"))
+        parts = (
+            (n, judged(part)) for n, path in enumerate(paths) for part in _decoded(path, decoder)
+        )
+        self._write_outcomes(self.path / f"{name}.arrow", paths, parts)
+        return name
+
+    def settle_live(self, job: int) -> None:
+        """Make the job's result file of all answers that were noted; again, it changes nothing."""
+        path = self.result_path(job, "output")
+        if not path.exists():
+            with replacing(path) as out:
+                out.writelines(self.live_lines(job))
+
+    def drop_live(self, job: int) -> None:
+        """Remove the notes of a job whose result file is known to the journal."""
+        with disk_errors(self.path):
+            for path in self.path.glob(f"job-{job:05}.live-*.jsonl"):
+                path.unlink()
+
     # -- outcomes ---------------------------------------------------------------------------
 
     def scan_job(
@@ -339,7 +392,7 @@ class RunFolder:
     def forget_outcomes(self) -> None:
         """Remove outcomes files that are made from raw files: they are to be read anew."""
         with disk_errors(self.path):
-            for kind in ("job-*.arrow", "kept-*.arrow"):
+            for kind in ("job-*.arrow", "kept-*.arrow", "live-*.arrow"):
                 for path in self.path.glob(kind):
                     path.unlink()
 

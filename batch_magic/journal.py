@@ -231,6 +231,17 @@ class Journal:
             if done.rowcount:
                 _note(db, now, run_id, None, "cancel asked for")
 
+    def ask_live(self, run_id: str, now: float) -> None:
+        """Write down that the user wants the rest of a run finished live. Needs no lease."""
+        with self._write() as db:
+            done = db.execute(
+                "UPDATE runs SET live_at = ? WHERE run_id = ? AND live_at IS NULL"
+                " AND ending IS NULL AND cancel_at IS NULL",
+                (now, run_id),
+            )
+            if done.rowcount:
+                _note(db, now, run_id, None, "the rest is to be finished live")
+
     def lenders_of(self, run_id: str) -> list[str]:
         """Return the runs whose answers a run waits for, directly or not."""
         with self._read() as db:
@@ -257,19 +268,24 @@ class Journal:
                 if done.rowcount:
                     _note(db, now, one, None, "goes on after it had stopped")
 
-    def ask_retry(self, run_id: str, statuses: Iterable[RowStatus], now: float) -> None:
+    def ask_retry(
+        self, run_id: str, statuses: Iterable[RowStatus], now: float, *, live: bool = False
+    ) -> None:
         """Write down that rows of these statuses are to be sent again, once the run's jobs are in.
 
-        An ended run goes on for it.
+        An ended run goes on for it; `live`: through the live lane.
         """
         labels = sorted(status.label for status in statuses)
         with self._write() as db:
             db.execute(
                 "UPDATE runs SET wish = ?, cancel_at = NULL, ending = NULL, ended_at = NULL,"
-                " fault = NULL, counts = '{}', resumed_at = ? WHERE run_id = ?",
-                (json.dumps(labels), now, run_id),
+                " fault = NULL, counts = '{}', resumed_at = ?,"
+                " live_at = CASE WHEN ? THEN ? WHEN ending IS NULL THEN live_at END"
+                " WHERE run_id = ?",
+                (json.dumps(labels), now, live, now, run_id),
             )
-            _note(db, now, run_id, None, f"retry asked for: {', '.join(labels)}")
+            how = " live" if live else ""
+            _note(db, now, run_id, None, f"retry{how} asked for: {', '.join(labels)}")
             _forget_result(db, run_id)
 
     def refetch(self, run_id: str, jobs: Sequence[Job], now: float) -> None:

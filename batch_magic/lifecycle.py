@@ -12,12 +12,17 @@ The service's status is a word it says. It may jump between two polls, and a wor
 not know means *not ended yet*. The traps: `completed` says nothing about rows, and a job that
 was intended (`CREATING`) but has no receipt may exist and cost money, so it is looked for
 before it is created again.
+
+A live job has no batch and a shorter way, `LIVE_TRANSITIONS`: its lines are sent one by one while
+it is RUNNING. When a run goes live, jobs that were never created become live ones, the others are
+cancelled and what they leave is sent live: a row is in one lane at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from enum import Enum
 from types import MappingProxyType
 
 from batch_magic.errors import ServiceError
@@ -29,6 +34,7 @@ from batch_magic.queueing import (
     without_room,
 )
 from batch_magic.records import (
+    LIVE_FILE,
     Ending,
     Job,
     JobFault,
@@ -51,6 +57,13 @@ TRANSITIONS: Mapping[JobStage, frozenset[JobStage]] = {
 }
 """From a stage to those it may become. COLLECTED straight away: cancelled before it existed; from
 COLLECTED back: result files that stayed away, or were lost here, are asked for once more."""
+
+LIVE_TRANSITIONS: Mapping[JobStage, frozenset[JobStage]] = {
+    JobStage.PLANNED: frozenset({JobStage.RUNNING, JobStage.COLLECTED}),
+    JobStage.RUNNING: frozenset({JobStage.ENDED}),
+    JobStage.ENDED: frozenset({JobStage.COLLECTED}),
+}
+"""The stages of a live job: RUNNING from before its first line is sent."""
 
 ENDED_STATUSES = frozenset({"completed", "failed", "expired", "cancelled"})
 """The service's words for a job that will not change any more; any other word is not the end."""
@@ -113,10 +126,14 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Look for a job that was created in doubt; create again only when `give_up`."""
+    """Look for a job that was created in doubt; only when `give_up` is it made anew, or `instead`.
+
+    `instead` is what becomes of its rows where no batch is wanted any more.
+    """
 
     job: Job
     give_up: bool
+    instead: Abandon | GoLive | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +153,27 @@ class CancelRemote:
 @dataclass(frozen=True, slots=True)
 class Abandon:
     """Close a job that never came to be: its rows are cancelled."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class GoLive:
+    """Put a live job in the place of one that was never created."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class SendLive:
+    """Send the lines of a live job that have no answer yet, for a moment."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class CutLive:
+    """Send nothing more of a live job: it is cancelled, what was answered is kept."""
 
     job: Job
 
@@ -193,10 +231,14 @@ class TakeOver:
 
 @dataclass(frozen=True, slots=True)
 class Resubmit:
-    """Send rows once more, as a new round: those that the user named, else what may pass."""
+    """Send rows once more, as a new round: those that the user named, else what may pass.
+
+    `leftovers`: also those that were cut off because the run goes live.
+    """
 
     round: int
     wish: tuple[RowStatus, ...] = ()
+    leftovers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +255,9 @@ Action = (
     | Poll
     | CancelRemote
     | Abandon
+    | GoLive
+    | SendLive
+    | CutLive
     | Collect
     | Replace
     | Recut
@@ -243,23 +288,30 @@ def next_actions(
         return Plan((), None)
     open_jobs = [job for job in run.jobs if job.stage is not JobStage.COLLECTED]
     due = [job for job in open_jobs if _is_due(job, run, now)]
-    waiting = without_room(run, [job for job in due if _is_next_created(job, run)])
+    waiting = without_room(run, [job for job in due if _is_next_created(job, run, now)])
     actions = _bounded([_job_action(job, run, now) for job in due if job.number not in waiting])
     if run.lenders:
         actions += _lender_actions(run, lender_endings, is_idle=not open_jobs)
     if actions:
         return Plan(tuple(actions), now)
     if open_jobs:
-        return Plan((), min(job.due_at for job in open_jobs if job.number not in waiting))
+        wakes = [job.due_at for job in open_jobs if job.number not in waiting]
+        wakes += [at for at in [run.goes_live_at] if at is not None and at > now]
+        return Plan((), min(wakes))
     if run.lenders:
         return Plan((), now + run.limits.poll_first_s)
-    return Plan((_close(run),), now)
+    return Plan((_close(run, now),), now)
+
+
+def goes_live(run: RunRecord, now: float) -> bool:
+    """Tell whether a run's rows go through the live lane from now on."""
+    return run.goes_live_at is not None and now >= run.goes_live_at
 
 
 def _is_due(job: Job, run: RunRecord, now: float) -> bool:
     if not now < job.due_at <= now + _LONGEST_WAIT_S or _is_abandoned(job, run):
         return True
-    return _is_to_be_cancelled(job, run) and job.tries == 0
+    return _changes_lane(job, run, now) or (_is_to_be_cancelled(job, run, now) and job.tries == 0)
 
 
 def _lender_actions(
@@ -286,7 +338,7 @@ def is_given_up(lender: RunRecord) -> bool:
     """Tell whether a stopped run is no longer waited for: nothing of it is at the service."""
     at_service = (JobStage.CREATING, JobStage.RUNNING, JobStage.ENDED)
     return lender.ending is Ending.STOPPED and all(
-        job.stage not in at_service for job in lender.jobs
+        job.is_live or job.stage not in at_service for job in lender.jobs
     )
 
 
@@ -298,23 +350,41 @@ def _bounded(actions: list[Action]) -> list[Action]:
     return [*others, *recuts[:1], *uploads[:_UPLOADS_AT_ONCE]]
 
 
-def _is_next_created(job: Job, run: RunRecord) -> bool:
-    return job.stage is JobStage.UPLOADED and not _is_abandoned(job, run)
+_BEFORE_CREATE = (JobStage.PLANNED, JobStage.UPLOADING, JobStage.UPLOADED)
+
+
+def _is_next_created(job: Job, run: RunRecord, now: float) -> bool:
+    is_wanted = not _is_abandoned(job, run) and not _changes_lane(job, run, now)
+    return job.stage is JobStage.UPLOADED and is_wanted
 
 
 def _is_abandoned(job: Job, run: RunRecord) -> bool:
-    before_create = (JobStage.PLANNED, JobStage.UPLOADING, JobStage.UPLOADED)
-    return run.cancel_at is not None and job.stage in before_create
+    return run.cancel_at is not None and job.stage in _BEFORE_CREATE
 
 
-def _is_to_be_cancelled(job: Job, run: RunRecord) -> bool:
-    asked = run.cancel_at is not None and job.cancel_sent_at is None
-    return asked and job.stage is JobStage.RUNNING
+def _changes_lane(job: Job, run: RunRecord, now: float) -> bool:
+    return goes_live(run, now) and not job.is_live and job.stage in _BEFORE_CREATE
+
+
+def _is_to_be_cancelled(job: Job, run: RunRecord, now: float) -> bool:
+    is_unwanted = run.cancel_at is not None or (goes_live(run, now) and not job.is_live)
+    return is_unwanted and job.cancel_sent_at is None and job.stage is JobStage.RUNNING
+
+
+def _live_action(job: Job, run: RunRecord) -> Action:
+    if job.stage is JobStage.ENDED:
+        return Collect(job, last_try=True)
+    is_cut = run.cancel_at is not None and job.stage is JobStage.RUNNING
+    return CutLive(job) if is_cut else SendLive(job)
 
 
 def _job_action(job: Job, run: RunRecord, now: float) -> Action:
     if _is_abandoned(job, run):
         return Abandon(job)
+    if _changes_lane(job, run, now):
+        return GoLive(job)
+    if job.is_live:
+        return _live_action(job, run)
     match job.stage:
         case JobStage.PLANNED | JobStage.UPLOADING if job.is_too_large:
             halves = Recut(job, job.problem or "too large", parts=2)
@@ -328,13 +398,20 @@ def _job_action(job: Job, run: RunRecord, now: float) -> Action:
             # how long the service has had, if the call itself took a minute to fail.
             is_sought = job.doubted_at is not None
             grace_s = run.limits.doubt_grace_s
-            return Search(job, give_up=is_sought and _since(job.doubted_at, now) >= grace_s)
+            is_enough = is_sought and _since(job.doubted_at, now) >= grace_s
+            return Search(job, is_enough, _instead_of_create(job, run, now))
         case JobStage.RUNNING:
-            return CancelRemote(job) if _is_to_be_cancelled(job, run) else Poll(job)
+            return CancelRemote(job) if _is_to_be_cancelled(job, run, now) else Poll(job)
         case JobStage.ENDED:
             return _after_end(job, run, now)
         case JobStage.COLLECTED:
             raise AssertionError("a collected job has nothing left to do")
+
+
+def _instead_of_create(job: Job, run: RunRecord, now: float) -> Abandon | GoLive | None:
+    if run.cancel_at is not None:
+        return Abandon(job)
+    return GoLive(job) if goes_live(run, now) else None
 
 
 def _since(then: float | None, now: float) -> float:
@@ -427,27 +504,44 @@ def _cure(codes: Iterable[str]) -> str:
     return "mend the account (billing, quota) and run the cell again"
 
 
-def _close(run: RunRecord) -> Action:
+def _close(run: RunRecord, now: float) -> Action:
     if run.cancel_at is not None:
         return Settle(Ending.CANCELLED)
     if run.wish:
         return Resubmit(run.round + 1, run.wish)
     in_round = [job for job in run.jobs if job.round == run.round]
+    batches = [job for job in in_round if not job.is_live and not job.is_replaced]
+    if goes_live(run, now) and any(_leaves_rows(job) for job in batches):
+        return Resubmit(run.round + 1, leftovers=True)
     if run.round < run.limits.retries and any(job.retryable for job in in_round):
         return Resubmit(run.round + 1)
     return Settle(Ending.FINISHED)
 
 
+CUT_OFF = (RowStatus.CANCELLED, RowStatus.EXPIRED)
+"""Statuses of rows that a batch leaves when it is cancelled because its run goes live."""
+
+
+def _leaves_rows(job: Job) -> bool:
+    return job.retryable > 0 or any(job.counts.get(status) for status in CUT_OFF)
+
+
 def unsent_jobs(run: RunRecord) -> list[Job]:
     """Return the jobs of a stopped run that the service never had: others may have their rows."""
-    at_home = (JobStage.PLANNED, JobStage.UPLOADING, JobStage.UPLOADED)
     is_open = run.ending is Ending.STOPPED and not run.request.fresh
-    return [job for job in run.jobs if is_open and job.stage in at_home]
+    return [job for job in run.jobs if is_open and job.stage in _BEFORE_CREATE]
 
 
 def was_known(other: RunRecord, run: RunRecord) -> bool:
     """Tell whether a run had ended when another was submitted: it was looked at then."""
     return other.ended_at is not None and other.ended_at <= run.created_at
+
+
+def never_began(run: RunRecord) -> bool:
+    """Tell whether a stopped run has asked nobody anything: it may be forgotten."""
+    return is_given_up(run) and not any(
+        job.is_live and job.stage in (JobStage.RUNNING, JobStage.ENDED) for job in run.jobs
+    )
 
 
 def may_have_results(job: Job, now: float) -> bool:
@@ -468,12 +562,102 @@ def is_refetching(run: RunRecord) -> bool:
     return any(job.is_refetched and job.stage is JobStage.ENDED for job in run.jobs)
 
 
+# -- the live lane --------------------------------------------------------------------------
+
+
+class Verdict(Enum):
+    """What an answer of the realtime API means for its row."""
+
+    KEEP = "it is the row's outcome"
+    AGAIN = "the row is asked again"
+    STOP = "it would be the same for every row"
+
+
+_LIVE_TRIES, _LIVE_TRIES_ALONE = 4, 8
+_STALLED_S = 600.0  # so long without any good answer is no matter of single rows
+
+
+def verdict(status: int | None, code: str | None, tries: int, *, others_do_well: bool) -> Verdict:
+    """Judge one answer; `status` None: none came. `tries` counts this one.
+
+    A refusal for too many requests says nothing of the row. Trouble of the service does where it
+    answers others meanwhile, or after a good while; no network never does.
+    """
+    if status in (401, 402, 403) or code in FATAL_CODES:
+        return Verdict.STOP
+    if is_too_many(status, code):
+        return Verdict.AGAIN
+    is_passing = status is None or status in (408, 409) or status >= 500
+    is_enough = tries >= _LIVE_TRIES and others_do_well
+    is_long = tries >= _LIVE_TRIES_ALONE and status is not None
+    return Verdict.KEEP if not is_passing or is_enough or is_long else Verdict.AGAIN
+
+
+def is_too_many(status: int | None, code: str | None) -> bool:
+    """Tell whether a refusal asks to come back later."""
+    return status in (425, 429) and code not in FATAL_CODES
+
+
+def fault_of_lane(error: ServiceError) -> str:
+    """Say in one line why a live lane stops, and what to do."""
+    said = str(error).rstrip(". ")
+    if error.code in FATAL_CODES:
+        return f"{said}; {_cure([error.code or ''])}"
+    if error.status in (401, 402, 403):
+        return said
+    return f"{said}; no answer for too long: run the cell again when the service is well"
+
+
+def live_backoff_s(tries: int, limits: Limits) -> float:
+    """Return how long a row waits before it is asked again, the `tries`-th time."""
+    return min(limits.retry_base_s * 2.0 ** min(tries - 1, 10), _BACKOFF_MAX_S)
+
+
+def is_stalled(silent_s: float, *, was_heard: bool) -> bool:
+    """Tell whether a lane without a good answer for so long is given up."""
+    return silent_s >= (_STALLED_S if was_heard else _UNREACHED_S)
+
+
+def after_sending(job: Job, answered: int, failed: int, status: str, now: float) -> Job:
+    """Return a live job as far as it is: `status` is `in_progress`, `completed` or `cancelled`."""
+    ended = status in ENDED_STATUSES
+    began = job.intended_at or now
+    remote = RemoteJob(
+        batch_id="",
+        status=status,
+        created_at=began,
+        in_progress_at=began,
+        output_file_id=LIVE_FILE if ended else None,
+        total=job.rows,
+        # In the end the file alone is the truth.
+        completed=None if ended else answered,
+        failed=None if ended else failed,
+    )
+    stage = step(job, JobStage.ENDED if ended else JobStage.RUNNING)
+    is_news = job.remote is None or answered + failed > sum(_claimed(job.remote))
+    return replace(
+        job,
+        stage=stage,
+        remote=remote,
+        changed_at=now if is_news else job.changed_at,
+        ended_at=now if ended else None,
+        due_at=0.0,
+        tries=0,
+        problem=None,
+    )
+
+
+def _claimed(remote: RemoteJob) -> tuple[int, int]:
+    return remote.completed or 0, remote.failed or 0
+
+
 # -- what an answer of the service makes of a job -------------------------------------------
 
 
 def step(job: Job, stage: JobStage) -> JobStage:
     """Return `stage` if a job may go there. Raises AssertionError otherwise: a bug of ours."""
-    if stage is not job.stage and stage not in TRANSITIONS[job.stage]:
+    ways = LIVE_TRANSITIONS if job.is_live else TRANSITIONS
+    if stage is not job.stage and stage not in ways.get(job.stage, frozenset()):
         raise AssertionError(f"job {job.number} cannot go from {job.stage} to {stage}")
     return stage
 

@@ -50,7 +50,8 @@ VERBS = {
     "status": "NAME the panel again; without NAME the list",
     "wait": "NAME [--timeout 10m] block until it has ended",
     "cancel": "NAME … or --all: cancel; rows that finished are kept",
-    "retry": "NAME [--status failed,expired,…] send rows without an answer again, or these",
+    "retry": "NAME [--status failed,…] [--live] send rows without an answer again, or these",
+    "finish": "NAME finish what is left through the realtime API: batches are cancelled first",
     "reparse": "NAME --parse PATTERN | --schema X [--prefix P] read its answers anew, for nothing",
     "errors": "NAME why rows have no answer: causes, how often, an example of each",
     "cost": "[NAME] tokens and dollars of all runs, or of one, as paid and as if at once",
@@ -150,6 +151,9 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             params=asked.params,
             extras={name: self._variable(name) for name in asked.extras},
             on=asked.on,
+            live=asked.live,
+            tier=asked.tier,
+            deadline=asked.deadline,
             retries=asked.retries,
             keep=asked.keep,
             fresh=asked.fresh,
@@ -264,9 +268,15 @@ class GPTBatch(_Configured):  # type: ignore[misc]
 
     def _do_retry(self, words: list[str]) -> None:
         words, given = _option(words, "--status", "names, such as failed,expired")
-        _want(words, 1, "%gptbatch retry NAME [--status failed,expired]")
+        live, words = "--live" in words, [word for word in words if word != "--live"]
+        _want(words, 1, "%gptbatch retry NAME [--status failed,expired] [--live]")
         labels = [label.strip() for label in (given or "").split(",") if label.strip()]
-        self._present(self._session().retry(words[0], labels, self._settings()))
+        self._present(self._session().retry(words[0], labels, self._settings(), live=live))
+
+    def _do_finish(self, words: list[str]) -> None:
+        _want(words, 1, "%gptbatch finish NAME")
+        run = self._session().finish(words[0], self._settings())
+        self._present(run)
 
     def _do_reparse(self, words: list[str]) -> None:
         words, pattern = _option(words, "--parse", "a pattern")

@@ -70,9 +70,14 @@ def cost_of(folder: RunFolder, run: RunRecord, job: Job) -> Cost | None:
     asked = shard.model or run.request.model
     paid, at_once = (
         _known_sum(row_costs(run, served, asked, *tokens, is_batch=is_batch)[known])
-        for is_batch in (True, False)
+        for is_batch in (_is_half_price(run, job), False)
     )
     return Cost(paid, at_once)
+
+
+def _is_half_price(run: RunRecord, job: Job) -> bool:
+    """Tell whether a job's answers cost what a batch costs: flex does as well."""
+    return not job.is_live or run.request.tier == "flex"
 
 
 def _known_sum(dollars: NDArray[np.float64]) -> float | None:
@@ -125,6 +130,15 @@ class Resolved:
     tables: tuple[OutcomeTable, ...]
     notes: tuple[str, ...]
     first_paid: int = 0  # entries before were not sent, or paid by other runs
+    full_price: tuple[bool, ...] = ()  # of each table: whether its answers were asked for at once
+
+    def is_full_price(self, entries: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell which of these entries were paid for at the full price."""
+        sizes = [len(table.table) for table in self.tables]
+        by_entry = np.repeat(np.array(self.full_price, dtype=bool), sizes)
+        found = np.zeros(len(entries), dtype=bool)
+        found[entries >= 0] = by_entry[entries[entries >= 0]]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +169,8 @@ def resolve_run(folder: RunFolder, run: RunRecord) -> Resolved:
     for job in run.jobs:
         reader.read_job(job)
     resolution = resolve(run.rows, reader.sources, folder.twins())
-    return Resolved(resolution, tuple(reader.tables), tuple(reader.notes), first_paid)
+    tables, notes = tuple(reader.tables), tuple(reader.notes)
+    return Resolved(resolution, tables, notes, first_paid, tuple(reader.full_price))
 
 
 def scan_job(folder: RunFolder, run: RunRecord, job: int) -> tuple[Scan, int]:
@@ -423,8 +438,11 @@ def resend(
     round: int,
     wish: Collection[RowStatus] = (),
     kin: Sequence[tuple[RunFolder, RunRecord]] = (),
+    cut_off: Collection[RowStatus] = (),
 ) -> tuple[list[Shard], str]:
     """Write lines into new shards of `round`: of rows of a status in `wish`, else what may pass.
+
+    Besides what may pass, rows of a status in `cut_off` go out.
 
     Returns the shards, and in short why these rows are asked for again.
 
@@ -432,7 +450,7 @@ def resend(
     of them has in flight just now is left alone.
     """
     resolved = resolve_run(folder, run)
-    left = resolved.resolution.retryable.copy()
+    left = resolved.resolution.retryable | _is_of(resolved.resolution, cut_off)
     if wish:
         left = _is_of(resolved.resolution, wish)
     left[folder.twins()[:, 0]] = False  # they have the line of another row, and its fate
@@ -658,6 +676,7 @@ class _Reader:
         self.entries = 0
         self.sources: list[Source] = []
         self.tables: list[OutcomeTable] = []
+        self.full_price: list[bool] = []
         self.notes: list[str] = []
 
     def read(self, name: str) -> None:
@@ -676,17 +695,28 @@ class _Reader:
     def read_job(self, job: Job) -> None:
         """Read a job's file; rows that it does not name get what the job's end means for them."""
         rows = _rows_of(self._folder, self._run, job)
+        full = not _is_half_price(self._run, job)
         if job.stage is not JobStage.COLLECTED:
-            self._add(None, rows, RowStatus.PENDING, None)
+            noted = self._noted(job) if job.is_live else None
+            self._add(noted, rows, RowStatus.PENDING, None, full_price=full)
             return
         self._restore(job)
         default, note = _default(job)
         may_pass = default in _MAY_PASS and _has_files(self._folder, job)
-        self._add(f"job-{job.number:05}", rows, default, note, may_pass=may_pass)
+        name = f"job-{job.number:05}"
+        self._add(name, rows, default, note, may_pass=may_pass, full_price=full)
         for fault in job.remote.faults if job.remote and default is RowStatus.FAILED else ():
             if fault.line is not None and 0 < fault.line <= len(rows):
                 said = f"{fault.code}: {fault.message} (line {fault.line} of its job); {_CURE}"
                 self._add(None, rows[fault.line - 1 : fault.line], RowStatus.FAILED, said)
+
+    def _noted(self, job: Job) -> str:
+        """Read the answers that the live lane has noted so far."""
+        run, judge = (
+            self._run,
+            _Judge(self._run, _inputs_asked(self._folder, self._run, job.number)),
+        )
+        return self._folder.scan_live(job.number, run.run_id, judge, run.request.endpoint)
 
     def _restore(self, job: Job) -> None:
         """Make a job's outcomes file where this process has not yet: raw files are the truth."""
@@ -705,6 +735,7 @@ class _Reader:
         note: str | None,
         *,
         may_pass: bool = False,
+        full_price: bool = False,
     ) -> None:
         table = None if name is None else self._folder.outcomes(name)
         columns = None if table is None else table.table
@@ -729,6 +760,7 @@ class _Reader:
         )
         if table is not None:
             self.tables.append(table)
+            self.full_price.append(full_price)
             self.entries += len(table.table)
 
 
@@ -762,6 +794,10 @@ def _default(job: Job) -> tuple[RowStatus, str]:
     remote = job.remote
     if remote is None:
         return RowStatus.CANCELLED, "was never sent: the run was cancelled first"
+    if job.is_live and remote.status == "cancelled":
+        return RowStatus.CANCELLED, "was not answered: the run was cancelled first"
+    if job.is_live:
+        return RowStatus.MISSING, "its answer was noted here and is lost; retry asks for it again"
     if remote.status == "failed":
         said = next((f"{fault.code}: {fault.message}" for fault in remote.faults), None)
         return RowStatus.FAILED, f"its job was refused: {said or 'no reason was given'}"

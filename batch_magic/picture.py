@@ -55,6 +55,7 @@ def snapshot(run: RunRecord, now: float, *, wake_at: float | None = None) -> Sna
         eta_s=_eta_s(run, claimed_ok + claimed_failed, now),
         wake_at=wake_at,
         lenders=run.lenders,
+        goes_live_at=run.goes_live_at,
     )
 
 

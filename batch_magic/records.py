@@ -268,6 +268,9 @@ class Request:
     several_models: tuple[str, ...] = ()  # those that each row is asked of, if not of one
     prices: Mapping[str, Any] = field(default_factory=dict)  # the user's own, by model
     fresh: bool = False  # the user wants to pay, whatever was answered before
+    live: bool = False  # all rows through the realtime API
+    tier: str = ""  # the service tier that the live lane asks for
+    deadline_s: float | None = None  # from submit on: what is left then is finished live
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -340,6 +343,7 @@ class Limits:
     retry_base_s: float = 1.0
     doubt_grace_s: float = 10.0
     collect_timeout_s: float = 120.0
+    live_concurrency: int = 16  # rows of a run in flight at once in the live lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,7 +397,11 @@ class RemoteJob:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One remote batch working on one shard, as the journal has it."""
+    """One remote batch working on one shard, as the journal has it.
+
+    A live job has no batch: its lines go through the realtime API, and `remote` tells how far it is
+    in the words that a batch would have.
+    """
 
     number: int
     shard: int
@@ -425,11 +433,16 @@ class Job:
     is_refetched: bool = False  # its result files were asked for once more, and have not come
     polled_at: float | None = None  # when the service last said how it is, by our clock
     is_replaced: bool = False  # another job has taken its place: it has no rows of its own
+    is_live: bool = False  # through the live lane
 
     @property
     def remote_status(self) -> str:
         """The service's own word for the job's state, "" before there is one."""
         return self.remote.status if self.remote else ""
+
+
+LIVE_FILE = "live"
+"""What stands for the id of a live job's result file, which no service has."""
 
 
 def result_files(job: Job) -> list[tuple[str, str]]:
@@ -463,6 +476,7 @@ class RunRecord:
     files: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of other files, by name
     wish: tuple[RowStatus, ...] = ()  # statuses whose rows the user wants sent again
     cancel_at: float | None = None
+    live_at: float | None = None  # when the user asked for the rest to be finished live
     resumed_at: float | None = None  # when it last went on after a stop
     ending: Ending | None = None
     ended_at: float | None = None
@@ -473,6 +487,16 @@ class RunRecord:
     @property
     def round(self) -> int:
         return max((job.round for job in self.jobs), default=0)
+
+    @property
+    def goes_live_at(self) -> float | None:
+        """From when on rows go through the live lane (Unix seconds); None for never."""
+        request = self.request
+        if request.live:
+            return self.created_at
+        deadline = None if request.deadline_s is None else self.created_at + request.deadline_s
+        wishes = [at for at in (self.live_at, deadline) if at is not None]
+        return min(wishes, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -519,6 +543,7 @@ class Snapshot:
     eta_s: float | None = None
     wake_at: float | None = None  # when the engine looks again
     lenders: tuple[str, ...] = ()  # runs whose answers it waits for
+    goes_live_at: float | None = None  # from when on its rows go through the live lane
     newest: tuple[Preview, ...] = ()  # of the job that came in last, while others run
 
     @property

@@ -259,6 +259,10 @@ def _cost_column(folder: RunFolder, run: RunRecord, resolved: Resolved, first: i
         served = _taken(resolved, "model").to_pylist()
         asked = run.request.models[first // len(entry)] if len(entry) else run.request.model
         dollars = row_costs(run, served, asked, *tokens, is_batch=True)
+        full = resolved.is_full_price(entry)
+        if full.any():
+            at_once = row_costs(run, served, asked, *tokens, is_batch=False)
+            dollars = np.where(full, at_once, dollars)
     is_free = (entry >= 0) & (entry < resolved.first_paid)
     shared = folder.twins()[:, 0] - first
     is_free[shared[(shared >= 0) & (shared < len(entry))]] = True

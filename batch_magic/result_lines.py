@@ -119,6 +119,45 @@ class Decoder:
         return entries, malformed
 
 
+def written(
+    custom_id: str, status: int, body: bytes, *, request_id: str | None = None
+) -> bytes | None:
+    """One result line, as a batch's output file would have it, of an answer at once.
+
+    None for a body that is no JSON object: half an answer is none.
+    """
+    try:
+        if not isinstance(orjson.loads(body), dict):
+            return None
+    except orjson.JSONDecodeError:
+        return None
+    # Between its strings JSON may be laid out in lines; within them line ends are escaped.
+    flat = body.replace(b"\n", b" ").replace(b"\r", b" ")
+    head = b'{"custom_id":%b,"response":{"status_code":%d,"request_id":%b,"body":'
+    return head % (orjson.dumps(custom_id), status, orjson.dumps(request_id)) + (
+        flat + b'},"error":null}\n'
+    )
+
+
+def unanswered(custom_id: str, said: str) -> bytes:
+    """One result line of a request to which no answer came: status 0, as a batch says it."""
+    error = {"error": {"message": said, "code": "no_answer"}}
+    line = written(custom_id, 0, orjson.dumps(error))
+    assert line is not None, "an object of ours is one"
+    return line
+
+
+def custom_id_of(line: bytes) -> tuple[str, bool] | None:
+    """The custom_id of a result line, and whether it is an answer; None for no whole line."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        found = orjson.loads(line)
+        return str(found["custom_id"]), 200 <= found["response"]["status_code"] < 300
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return None
+
+
 def position_of(custom_id: str, run_id: str) -> int | None:
     """The row that a custom_id names; None for the row of another run."""
     prefix = run_id + "-"

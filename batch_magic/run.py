@@ -43,11 +43,13 @@ class Run:
         held: pd.DataFrame | None,
         is_recorded: bool,
         cancel: Callable[[str], None],
-        retry: Callable[[Run, Sequence[str]], None],
+        retry: Callable[[Run, Sequence[str], bool], None],
+        finish: Callable[[Run], None],
         spawn: Callable[[Callable[[], None]], None],
     ) -> None:
         self._home, self._journal = home, journal
         self._cancel_recorded, self._retry, self._spawn = cancel, retry, spawn
+        self._finish = finish
         self._run_id = record.run_id
         self._name = record.name
         self._held = held  # the frame at submit, shared by copy-on-write
@@ -137,14 +139,23 @@ class Run:
         record = self._journal.run(self._run_id)
         return result.errors_frame(self._folder(record), record, self._held)
 
-    def retry(self, status: Sequence[str] = ()) -> None:
+    def retry(self, status: Sequence[str] = (), *, live: bool = False) -> None:
         """Send rows again that came out with one of these statuses; returns at once.
 
+        `live`: through the realtime API, at its price.
         By default those without an answer: failed, expired, cancelled, missing. An answer is
         replaced only by one as good or better. Raises CellError for a status that cannot be
         retried, and when no row has one.
         """
-        self._retry(self, status)
+        self._retry(self, status, live)
+
+    def finish(self) -> None:
+        """Finish what is left through the realtime API, at its price; returns at once.
+
+        Batches are cancelled first: what they have answered by then is kept, no row is paid for
+        twice. Raises CellError for a run that has ended.
+        """
+        self._finish(self)
 
     def cancel(self) -> None:
         """Cancel the run; rows that have finished are kept. Returns at once."""

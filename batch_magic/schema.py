@@ -106,11 +106,16 @@ MODELS = """
 ALTER TABLE shards ADD COLUMN model TEXT NOT NULL DEFAULT '';  -- all lines ask it; '': the run's
 """
 
+LIVE = """
+ALTER TABLE runs ADD COLUMN live_at REAL;  -- when the user asked for the rest to be finished live
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("2026-11-22 first schema", SCHEMA),
     ("2026-11-22 rows to be sent again on request", WISHES),
     ("2026-11-22 hashes of files", FILES),
     ("2026-11-22 a model of each shard", MODELS),
+    ("2026-11-22 rows to be finished live", LIVE),
 )
 """Named steps, in order. A step is never edited once released; a change is a new step."""
 
@@ -171,7 +176,7 @@ def _execute_all(db: sqlite3.Connection, sql: str) -> None:
 
 SELECT_RUNS = (
     "SELECT run_id, name, created_at, rows, identity, facts, decided, lenders, cancel_at,"
-    " resumed_at, ending, ended_at, fault, counts, model_served, wish FROM runs"
+    " resumed_at, ending, ended_at, fault, counts, model_served, wish, live_at FROM runs"
 )
 
 
@@ -204,10 +209,10 @@ def read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
 def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
     run_id, name, created_at, rows, identity, facts_text, *rest = row
     decided, lenders, cancel_at, resumed_at, ending, ended_at, *rest = rest
-    fault, counts, model_served, wish = rest
+    fault, counts, model_served, wish, live_at = rest
     # SQLite keeps anything in any column, and a journal may be a stranger's.
     msgspec.convert([name, identity, created_at, rows], tuple[_Name, str, float, _Rows])
-    msgspec.convert([cancel_at, resumed_at, ended_at], list[float | None])
+    msgspec.convert([cancel_at, resumed_at, ended_at, live_at], list[float | None])
     msgspec.convert([fault, model_served], list[str | None])
     facts = json.loads(facts_text)
     shards = db.execute(
@@ -240,6 +245,7 @@ def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
         files=read_files(db, run_id),
         wish=tuple(RowStatus[label.upper()] for label in json.loads(wish)),
         cancel_at=cancel_at,
+        live_at=live_at,
         resumed_at=resumed_at,
         ending=None if ending is None else Ending(ending),
         ended_at=ended_at,

@@ -172,14 +172,11 @@ class Session:
         if same is not None:
             work.discard()
             run._become(same)
-            run._said = (
-                "the same rows are in flight already: attached, nothing is sent again"
-                if self.journal.run(same).ending is None
-                else "goes on with the run that had stopped"
-            )
+            run._said = _same_words(self.journal.run(same), record)
             self._reopen(same)
         else:
-            record = replace(record, jobs=plan_jobs(record.shards, _token))
+            live = record.request.live
+            record = replace(record, jobs=plan_jobs(record.shards, _token, is_live=live))
             try:
                 self.journal.add_run(record, owner=self._owner, now=now, kin=work.known.kin)
             except Outdated:
@@ -407,6 +404,7 @@ class Session:
             is_recorded=is_recorded,
             cancel=self._ask_cancel,
             retry=self._ask_retry,
+            finish=self._ask_live,
             spawn=self._spawn,
         )
         self._handles.append(run)
@@ -447,14 +445,36 @@ class Session:
         run._start(picture.snapshot(self.journal.run(run.run_id), time.time()))
         return run
 
-    def retry(self, word: str, labels: Sequence[str], use: Settings) -> Run:
+    def retry(self, word: str, labels: Sequence[str], use: Settings, *, live: bool = False) -> Run:
         """Send rows of a run again; see `Run.retry`."""
         self._services.use(use, settings.environment(Path.cwd()))
         run = self.find(word)
-        run.retry(labels)
+        run.retry(labels, live=live)
         return run
 
-    def _ask_retry(self, run: Run, labels: Sequence[str]) -> None:
+    def finish(self, word: str, use: Settings) -> Run:
+        """Finish what is left of a run live; see `Run.finish`."""
+        self._services.use(use, settings.environment(Path.cwd()))
+        run = self.find(word)
+        run.finish()
+        return run
+
+    def _ask_live(self, run: Run) -> None:
+        """Write the wish down and see to it that it is carried out."""
+        s = run.snapshot()
+        if run._is_recorded and s.ending is Ending.STOPPED:
+            self._services.check(s.backend)
+            self._reopen(run.run_id)
+        elif not run._is_recorded or s.is_ended or s.cancelling:
+            state = s.ending.value if s.ending else "cancelling" if s.cancelling else s.stage.value
+            raise CellError(
+                f"{s.name} is {state}; `%gptbatch retry {s.name} --live` asks again for rows"
+                " without an answer, once it has ended"
+            )
+        self.journal.ask_live(run.run_id, time.time())
+        self._drive(run)
+
+    def _ask_retry(self, run: Run, labels: Sequence[str], live: bool) -> None:
         """Write the wish down, if there is a row for it, and see to it."""
         statuses = _retried(labels)
         s = run.snapshot()
@@ -466,7 +486,7 @@ class Session:
             named = ", ".join(sorted(status.label for status in statuses))
             raise CellError(f"{s.name} has no row that is {named}; nothing is sent again")
         self._services.check(s.backend)
-        self.journal.ask_retry(run.run_id, statuses, time.time())
+        self.journal.ask_retry(run.run_id, statuses, time.time(), live=live)
         self._refetch(self.journal.run(run.run_id), verify=True)  # before anything is paid again
         self._drive(run)
 
@@ -594,6 +614,9 @@ def submit(
     params: Mapping[str, Any] | None = None,
     with_: Mapping[str, object] | None = None,
     on: str | None = None,
+    live: bool = False,
+    tier: str = "",
+    deadline: str | float | None = None,
     retries: int | None = None,
     keep: Sequence[str] = (),
     fresh: bool = False,
@@ -621,6 +644,9 @@ def submit(
         params=params,
         extras=with_,
         on=on or "",
+        live=live,
+        tier=tier,
+        deadline=deadline,
         retries=retries,
         keep=tuple(keep) if isinstance(keep, (list, tuple)) else (keep,),  # type: ignore[arg-type]
         fresh=fresh,
@@ -734,6 +760,16 @@ def _drafted(
 ) -> tuple[RunRecord, pd.DataFrame, Template]:
     now = time.time()
     return draft(frame, template, options, use, environ, run_id=_run_id(now), now=now)
+
+
+def _same_words(known: RunRecord, asked: RunRecord) -> str:
+    """Say what becomes of a cell whose run is there already."""
+    if known.ending is not None:
+        return "goes on with the run that had stopped"
+    said = "the same rows are in flight already: attached, nothing is sent again"
+    if asked.request.live and known.goes_live_at is None:
+        return f"{said}; as batches: `%gptbatch finish {known.name}` asks the rest live"
+    return said
 
 
 _RETRIED = UNANSWERED | PAID - {RowStatus.OK}

@@ -46,6 +46,13 @@ class Settings:
         default=120.0, metadata={"help": "how long result files that stay away are tried for"}
     )
     retries: int = field(default=2, metadata={"help": "automatic rounds for retryable rows"})
+    live_concurrency: int = field(
+        default=Limits().live_concurrency,
+        metadata={"help": "rows of a run in flight at once in the live lane"},
+    )
+    live_below_rows: int = field(
+        default=50, metadata={"help": "frames with fewer rows get a hint at --live; 0: none do"}
+    )
     wait: str = field(default="auto", metadata={"help": "auto, always or never"})
     prices: str = field(
         default="",
@@ -88,6 +95,7 @@ class Settings:
             retry_base_s=self.retry_base_s,
             doubt_grace_s=self.doubt_grace_s,
             collect_timeout_s=self.collect_timeout_s,
+            live_concurrency=self.live_concurrency,
         )
 
 
@@ -102,6 +110,7 @@ class Credentials:
 
 _WAITS = ("auto", "always", "never")
 _MIN_BYTES = 1_000
+_MOST_LIVE = 1_000  # as many connections as the SDK keeps
 
 
 def from_environment(environ: Mapping[str, str]) -> Settings:
@@ -138,12 +147,15 @@ def check(settings: Settings) -> Settings:
         "collect_timeout_s",
         "retries",
         "max_enqueued_tokens",
+        "live_below_rows",
         "sandbox_time_scale",
     ):
         if getattr(settings, name) < 0:
             raise CellError(f"GPTBatch.{name} must not be negative")
     if not 1 <= settings.max_rows_per_job <= 50_000:
         raise CellError("GPTBatch.max_rows_per_job is from 1 to 50000, the service's own limit")
+    if not 1 <= settings.live_concurrency <= _MOST_LIVE:
+        raise CellError(f"GPTBatch.live_concurrency is from 1 to {_MOST_LIVE}")
     if not _MIN_BYTES <= settings.max_bytes_per_job <= 209_715_200:
         raise CellError(
             f"GPTBatch.max_bytes_per_job is from {_MIN_BYTES} to 209715200, the service's own limit"

@@ -206,6 +206,19 @@ def line_of(run_id: str, position: int, endpoint: str, body: Mapping[str, Any]) 
     return head + b'","method":"POST","url":' + url + b',"body":' + written + b"}\n"
 
 
+def custom_id_of(line: bytes) -> str:
+    """The name of a request line. Raises `ValueError` as `tail_digest` does."""
+    return line[len(_HEAD) : _tail_at(line)].decode()
+
+
+def body_of(line: bytes) -> dict[str, Any]:
+    """The body of a request line, as the endpoint takes it. Raises `ValueError` for none."""
+    found = orjson.loads(line)["body"]
+    if not isinstance(found, dict):
+        raise ValueError("not a request line of ours")
+    return found
+
+
 def _tail_at(line: bytes) -> int:
     end = line.find(b'"', len(_HEAD))
     if end < 0 or not line.startswith(_HEAD):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,10 +54,12 @@ class Life:
         self.backend = Backend(url, url)
         self.limits = Limits()
         self.nap_s = 0.003  # real time that a step leaves to the service
+        self.tick_s = 0.0  # how far a step moves the clock, besides its wait
         self.published: list[Snapshot] = []
         self._api: Api | None = None
         self._api_key = api_key
         self._runner = asyncio.Runner()
+        self._has_ended = False
         self.engine = self._new_engine()
 
     def _new_engine(self) -> Engine:
@@ -87,15 +89,19 @@ class Life:
         template: str = PROMPT,
         name: str = "labelled",
         fresh: bool = False,
+        asked: Mapping[str, Any] | None = None,
         **limits: Any,
     ) -> str:
-        """Write a run down and take it on; return its id. Sends nothing."""
+        """Write a run down and take it on; return its id. Sends nothing.
+
+        `asked` are further choices of the request, such as `live`.
+        """
         held = frames.hold(frame)
         draft = RunRecord(
             run_id=f"run-{secrets.token_hex(4)}",
             name=name,
             backend=self.backend,
-            request=Request("/v1/chat/completions", "gpt-5-mini", template),
+            request=Request("/v1/chat/completions", "gpt-5-mini", template, **asked or {}),
             layout=Layout("answer"),
             limits=replace(self.limits, **limits),
             created_at=self.clock(),
@@ -108,9 +114,10 @@ class Life:
         work = Preparation(self.home, draft, frame=held, template=compiled, known=known)
         assert work.advance(lambda: False)
         assert work.record is not None
-        record = replace(
-            work.record, jobs=plan_jobs(work.record.shards, lambda: secrets.token_hex(8))
+        jobs = plan_jobs(
+            work.record.shards, lambda: secrets.token_hex(8), is_live=draft.request.live
         )
+        record = replace(work.record, jobs=jobs)
         self.journal.add_run(record, owner=self.engine._owner, now=self.clock(), kin=work.known.kin)
         self.engine.drive(record.run_id)
         return record.run_id
@@ -124,7 +131,7 @@ class Life:
     def step(self) -> float | None:
         """Let the engine do what is due; let its wait pass on the clock, at most 5 s of it."""
         wait_s = self._runner.run(self.engine.step())
-        self.clock.now += min(wait_s or 0.0, 5.0)
+        self.clock.now += self.tick_s + min(wait_s or 0.0, 5.0)
         time.sleep(self.nap_s)
         return wait_s
 
@@ -156,7 +163,10 @@ class Life:
         )
 
     def end(self) -> None:
-        """End as a process does that is asked to."""
+        """End as a process does that is asked to; once is enough."""
+        if self._has_ended:
+            return
+        self._has_ended = True
         self._runner.run(self._wind_up())
         self._runner.close()
         self.journal.close()

@@ -21,6 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "template_names",
         "images",
         "money",
+        "pacing",
         "exact_json",
         "queueing",
     ),
@@ -43,7 +44,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "strict_schema",
     ),
     ("journal", "folder", "api", "heartbeat"),
-    ("outcomes", "services"),
+    ("outcomes", "services", "live"),
     ("prepare", "engine", "result", "cleaning", "adoption"),
     ("run", "drafting"),
     ("session", "panel"),
@@ -87,6 +88,7 @@ KEYS: dict[str, frozenset[str]] = {
             "resolution",
             "folder",
             "outcomes",
+            "live",
             "prepare",
             "result",
         }
@@ -94,7 +96,7 @@ KEYS: dict[str, frozenset[str]] = {
     # A thread, a connection per thread, an event that other threads wait for, a lock on traits.
     # The engine asks whether its process is ending; types of answers are made one at a time.
     "threading": frozenset({"heartbeat", "journal", "engine", "answers", "run", "session"})
-    | {"panel"},
+    | {"panel", "live"},
     # Clocks and dice are handed down: `run` waits by the monotonic clock.
     "time": frozenset({"heartbeat", "run", "session", "panel", "magic"}),
     "secrets": frozenset({"session"}),

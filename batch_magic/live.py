@@ -1,0 +1,316 @@
+"""The live lane: lines of a job through the realtime API, many at once, answers kept as they come.
+
+It knows how a line becomes a result line and how fast a service may be asked, and refuses to know
+what a job is for: it is told which lines, and says how far it is. An answer is on the disk before
+its place in the lane is free again, so that a kill can have no more rows asked twice than were in
+flight. The traps: who has lost the lease must not send, however long the process slept; and an
+answer on its way is paid for, so a lane that is stopped waits for those it has asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from batch_magic import lifecycle, result_lines, wire
+from batch_magic.api import Api, Reply
+from batch_magic.durable_files import append, disk_errors
+from batch_magic.errors import ServiceError
+from batch_magic.folder import RunFolder
+from batch_magic.lifecycle import Verdict
+from batch_magic.pacing import Pacer
+from batch_magic.queueing import tokens_in
+from batch_magic.records import Job, RunRecord, Shard
+
+_TIMEOUT_S = 600.0
+_FLEX_TIMEOUT_S = 900.0  # https://platform.openai.com/docs/guides/flex-processing
+_WAITED_FOR_S = 60.0  # how long a lane that is stopped waits for answers on their way
+_LOOKS_AGAIN_S = 1.0  # at the lease, and at limits that others use up as well
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a lane is to do: the lines of one job, and for whom."""
+
+    run: RunRecord
+    job: Job
+    shard: Shard
+    folder: RunFolder
+    writer: str  # of the notes
+
+
+class Lanes:
+    """All live lanes of one engine. Belongs to one event loop."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lanes: dict[tuple[str, int], Lane] = {}
+        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._pacers: dict[tuple[str, str], Pacer] = defaultdict(Pacer)
+
+    def find(self, run_id: str, job: int) -> Lane | None:
+        """Return the lane of a job, if it is under way."""
+        return self._lanes.get((run_id, job))
+
+    async def begin(self, work: Work, api: Api, may_send: Callable[[], bool]) -> Lane:
+        """Check a job's lines and begin to send those that have no answer yet."""
+        run, job = work.run, work.job
+        await asyncio.to_thread(work.folder.check_shard, work.shard)
+        known = await asyncio.to_thread(work.folder.live_positions, job.number, run.run_id)
+        slots = self._slots.setdefault(
+            run.run_id, asyncio.Semaphore(max(1, run.limits.live_concurrency))
+        )
+        pacer = self._pacers[run.backend.identity, work.shard.model or run.request.model]
+        lane = Lane(work, api, known, pacer, slots, self._clock, may_send)
+        self._lanes[run.run_id, job.number] = lane
+        return lane
+
+    async def end(self, run_id: str, job: int | None = None) -> None:
+        """Forget the lanes of a run, or of one of its jobs; what is under way is cut off."""
+        gone = [key for key in self._lanes if key[0] == run_id and job in (None, key[1])]
+        for key in gone:
+            await self._lanes.pop(key).cut()
+        if not any(key[0] == run_id for key in self._lanes):
+            self._slots.pop(run_id, None)
+
+    async def close(self, parting_s: float) -> None:
+        """Stop all lanes: answers on their way have so long to come."""
+        lanes = list(self._lanes.values())
+        for lane in lanes:
+            lane.stop()
+        await asyncio.gather(*(lane.work(parting_s) for lane in lanes), return_exceptions=True)
+        for run_id in {key[0] for key in self._lanes}:
+            await self.end(run_id)
+
+
+class Lane:
+    """The lines of one job on their way. `answered` and `failed` count what is on the disk."""
+
+    def __init__(
+        self,
+        work: Work,
+        api: Api,
+        known: dict[int, bool],
+        pacer: Pacer,
+        slots: asyncio.Semaphore,
+        clock: Callable[[], float],
+        may_send: Callable[[], bool],
+    ) -> None:
+        self._work, self._api, self._pacer, self._slots = work, api, pacer, slots
+        self._clock, self._may_send = clock, may_send
+        self.answered, self.failed = sum(known.values()), len(known) - sum(known.values())
+        self.fault: ServiceError | None = None  # why it has stopped by itself
+        self.problem: str | None = None  # what is being waited out
+        self._good_at, self._was_heard = clock(), False
+        self._stopped = asyncio.Event()
+        self._stopped_at = 0.0
+        self._notes = _Notes(work.folder.live_path(work.job.number, work.writer))
+        self._lines = self._unanswered(known)
+        left = work.shard.rows - len(known)
+        self._task = asyncio.create_task(self._send_all(left))
+
+    def _unanswered(self, known: dict[int, bool]) -> Iterator[bytes]:
+        work = self._work
+        positions = work.folder.manifest(work.shard)["position"]
+        wanted = ~np.isin(positions, np.fromiter(known, dtype=np.int64, count=len(known)))
+        return work.folder.request_lines(work.shard, wanted)
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether nothing of it is under way any more."""
+        return self._task.done()
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        if not self._stopped.is_set():
+            self._stopped.set()
+            self._stopped_at = self._clock()
+
+    async def work(self, seconds: float) -> None:
+        """Let it go on for so long at most. Raises what it failed of: the disk, a bug."""
+        await asyncio.wait({self._task}, timeout=seconds)
+        is_late = self._stopped.is_set() and self._clock() - self._stopped_at >= _WAITED_FOR_S
+        if is_late and not self._task.done():
+            await self.cut()
+        if self._task.done() and not self._task.cancelled():
+            self._task.result()
+
+    async def cut(self) -> None:
+        """Cut off what is under way."""
+        self.stop()
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await self._task
+
+    async def _send_all(self, left: int) -> None:
+        workers = min(left, self._work.run.limits.live_concurrency)
+        tasks = [asyncio.create_task(self._send_some()) for _ in range(max(1, workers))]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._notes.close()
+
+    async def _send_some(self) -> None:
+        for line in self._lines:
+            async with self._slots:
+                if self._stopped.is_set():
+                    return
+                answer = await self._answer(line)
+                if answer is None:
+                    return
+                await self._notes.add(answer)
+            found = result_lines.custom_id_of(answer)
+            is_good = found is not None and found[1]
+            self.answered, self.failed = self.answered + is_good, self.failed + (not is_good)
+
+    async def _answer(self, line: bytes) -> bytes | None:
+        """Return the result line of a request line; None when the lane has stopped before."""
+        body = wire.body_of(line)
+        if tier := self._work.run.request.tier:
+            # Not in the line: the same request has the same answer, whatever it was paid for it.
+            body["service_tier"] = tier
+        name, tokens = wire.custom_id_of(line), tokens_in(len(line))
+        tries, since = 0, self._clock()
+        while True:
+            if not await self._has_turn(tokens):
+                return None
+            reply, error = await self._ask(body, tokens)
+            found = None if reply is None else self._read(name, reply)
+            if found is not None and error is None:
+                self._fares_well()
+                return found
+            tries += 1
+            error = error or ServiceError("the answer is no JSON", status=502)
+            match self._verdict(error, tries, since):
+                case Verdict.KEEP:
+                    return found or result_lines.unanswered(name, str(error))
+                case Verdict.STOP:
+                    self.fault = self.fault or error
+                    self.stop()
+                    return None
+            self.problem = str(error)
+            if not lifecycle.is_too_many(error.status, error.code):
+                await self._pause(lifecycle.live_backoff_s(tries, self._work.run.limits))
+
+    def _read(self, name: str, reply: Reply) -> bytes | None:
+        return result_lines.written(name, reply.status, reply.body, request_id=reply.request_id)
+
+    def _fares_well(self) -> None:
+        self._good_at, self._was_heard, self.problem = self._clock(), True, None
+        self._pacer.answered()
+
+    def _verdict(self, error: ServiceError, tries: int, since: float) -> Verdict:
+        """Judge a failure of a row that is being asked `since` then, for the `tries`-th time."""
+        self._was_heard = self._was_heard or error.status is not None
+        do_well = self._good_at > since
+        said = lifecycle.verdict(error.status, error.code, tries, others_do_well=do_well)
+        silent_s = self._clock() - self._good_at
+        if said is Verdict.AGAIN and lifecycle.is_stalled(silent_s, was_heard=self._was_heard):
+            return Verdict.STOP
+        return said
+
+    async def _ask(
+        self, body: dict[str, object], tokens: int
+    ) -> tuple[Reply | None, ServiceError | None]:
+        ticket = self._pacer.sent(tokens)
+        try:
+            reply = await self._api.answer(self._work.run.request.endpoint, body, self._timeout_s)
+        except ServiceError as error:
+            self._pacer.lost(ticket)
+            return None, error
+        except asyncio.CancelledError:
+            self._pacer.lost(ticket)
+            raise
+        self._pacer.heard(ticket, reply.headers, self._clock())
+        if reply.error is not None and lifecycle.is_too_many(reply.status, reply.error.code):
+            self._pacer.refused(ticket, reply.error.retry_after_s, self._clock())
+        return reply, reply.error
+
+    @property
+    def _timeout_s(self) -> float:
+        return _FLEX_TIMEOUT_S if self._work.run.request.tier == "flex" else _TIMEOUT_S
+
+    async def _has_turn(self, tokens: int) -> bool:
+        """Wait until a request of so many tokens may go; False when the lane has stopped before."""
+        while not self._stopped.is_set():
+            wait_s = self._pacer.wait_s(tokens, self._clock())
+            if wait_s <= 0 and self._may_send():
+                return True
+            await self._pause(min(wait_s, _LOOKS_AGAIN_S) if wait_s > 0 else _LOOKS_AGAIN_S)
+        return False
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), seconds)
+
+
+class _Notes:
+    """A file of answers: each is on the disk, for good, when `add` returns.
+
+    Those that come while the disk is busy share the next sync.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+        self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    async def add(self, line: bytes) -> None:
+        """Write a line. Raises JournalError when the disk refuses."""
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((line, written))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write_waiting())
+        await written
+
+    async def close(self) -> None:
+        """Write what is still waiting and close the file."""
+        if self._writer is not None:
+            await self._writer
+        if self._file is not None:
+            self._file.close()
+
+    async def _write_waiting(self) -> None:
+        while self._waiting:
+            taken, self._waiting = self._waiting, []
+            try:
+                await _in_thread(self._put, b"".join(line for line, _ in taken))
+            except Exception as error:
+                for _, written in taken:
+                    if not written.done():
+                        written.set_exception(error)
+                continue
+            for _, written in taken:
+                if not written.done():
+                    written.set_result(None)
+
+    def _put(self, data: bytes) -> None:
+        with disk_errors(self._path):
+            if self._file is None:
+                self._file = append(self._path)
+            self._file.write(data)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+
+async def _in_thread(work: Callable[[bytes], None], data: bytes) -> None:
+    try:
+        writing = asyncio.to_thread(work, data)
+        await writing
+    except RuntimeError:
+        if threading.main_thread().is_alive():
+            raise
+        work(data)  # the process is ending: executors are shut down, what was paid for is kept

@@ -1,0 +1,317 @@
+"""The live lane against a real service: the same answers, kept as they come, none asked twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+from lives import Life
+from service import Service, stub_answer
+
+from batch_magic import lifecycle
+from batch_magic.records import Ending, JobStage, RowStatus
+
+Lives = Callable[..., Life]
+LIVE = {"live": True}
+ASKED = "chat.completions"
+
+
+def statuses(frame: pd.DataFrame) -> list[str]:
+    return frame["gpt_status"].astype(str).tolist()
+
+
+def assert_right(frame: pd.DataFrame, asked: pd.DataFrame) -> None:
+    """Every row has the answer to its own text, and the frame is otherwise as it was."""
+    assert statuses(frame) == ["ok"] * len(asked)
+    assert frame["answer"].tolist() == [stub_answer(text) for text in asked["text"]]
+    pd.testing.assert_frame_equal(frame[list(asked.columns)], asked, check_flags=False)
+
+
+@pytest.fixture
+def asked_before(service: Service) -> int:
+    """How many realtime calls the service had seen before this test."""
+    return service.calls()[ASKED]
+
+
+def asked_since(service: Service, before: int) -> int:
+    return service.calls()[ASKED] - before
+
+
+def many(rows: int) -> pd.DataFrame:
+    return pd.DataFrame({"text": [f"review number {n}" for n in range(rows)]})
+
+
+def test_a_live_run_makes_no_batch(
+    life: Life, service: Service, reviews: Any, asked_before: int
+) -> None:
+    """The same frame comes of it, without a file or a job at the service."""
+    uploads = service.calls()["files.create"]
+    run_id = life.submit(reviews, asked=LIVE)
+    assert life.until_ended(run_id).ending is Ending.FINISHED
+    assert_right(life.result(run_id), reviews)
+    assert service.batches(run_id) == []
+    assert service.calls()["files.create"] == uploads
+    assert asked_since(service, asked_before) == len(reviews)
+
+
+def test_answers_of_one_lane_are_taken_over_by_the_other(
+    life: Life, service: Service, reviews: Any, asked_before: int
+) -> None:
+    """What is the same is the request: who asked it live does not pay for it by batch as well."""
+    life.until_ended(life.submit(reviews.head(5), asked=LIVE))
+    by_batch = life.submit(reviews.head(9))
+    life.until_ended(by_batch)
+    again = life.submit(reviews, asked=LIVE)
+    life.until_ended(again)
+    assert_right(life.result(again), reviews)
+    assert service.rows_paid(by_batch) == 4
+    assert asked_since(service, asked_before) == 5 + 3
+
+
+def test_answers_so_far_are_in_the_partial_frame(life: Life, service: Service) -> None:
+    """What has come in is there to be looked at, long before the last row."""
+    service.faults(http_delay={"route": ASKED, "delay_s": 0.05})
+    frame = many(100)
+    run_id = life.submit(frame, asked=LIVE, live_concurrency=4)
+    life.until_stage(run_id, JobStage.RUNNING)
+    life.step()
+    so_far = statuses(life.result(run_id))
+    assert set(so_far) == {"ok", "pending"}
+    snapshot = life.published[-1]
+    assert 0 < snapshot.claimed_ok < 100
+    life.until_ended(run_id)
+
+
+def test_a_life_that_ends_keeps_every_answer_that_came(
+    lives: Lives, service: Service, asked_before: int
+) -> None:
+    """Who winds up waits for what is on its way; the next life asks for the rest alone."""
+    service.faults(http_delay={"route": ASKED, "delay_s": 0.05})
+    first, frame = lives(), many(60)
+    run_id = first.submit(frame, asked=LIVE, live_concurrency=4)
+    first.until_stage(run_id, JobStage.RUNNING)
+    first.step()
+    first.end()
+    second = lives()
+    second.go_on(run_id)
+    second.until_ended(run_id)
+    assert_right(second.result(run_id), frame)
+    assert asked_since(service, asked_before) == len(frame)
+
+
+def test_a_line_cut_short_by_a_kill_is_asked_again(
+    lives: Lives, service: Service, asked_before: int
+) -> None:
+    """A power cut may leave half a line: it is no answer, and those before it are."""
+    service.faults(http_delay={"route": ASKED, "delay_s": 0.05})
+    first, frame = lives(), many(80)
+    run_id = first.submit(frame, asked=LIVE, live_concurrency=4)
+    first.until_stage(run_id, JobStage.RUNNING)
+    first.step()
+    first.end()
+    (notes,) = first.home.run_folder(run_id).path.glob("job-00000.live-*.jsonl")
+    whole = notes.read_bytes()
+    notes.write_bytes(whole[:-30])
+    second = lives()
+    second.go_on(run_id)
+    second.until_ended(run_id)
+    assert_right(second.result(run_id), frame)
+    assert asked_since(service, asked_before) == len(frame) + 1
+    assert not list(notes.parent.glob("*.live-*"))
+
+
+def test_who_has_lost_the_lease_sends_nothing_more(
+    lives: Lives, service: Service, asked_before: int
+) -> None:
+    """A process that slept through its lease must not ask what another asks by now."""
+    service.faults(http_delay={"route": ASKED, "delay_s": 0.05})
+    first, frame = lives(), many(80)
+    run_id = first.submit(frame, asked=LIVE, live_concurrency=4)
+    first.until_stage(run_id, JobStage.RUNNING)
+    first.clock.now += 100.0
+    second = lives()
+    second.engine.drive(run_id)
+    second.until_stage(run_id, JobStage.RUNNING)
+    second.step()
+    first.step()
+    known = asked_since(service, asked_before)
+    first.step()
+    assert asked_since(service, asked_before) == known
+    second.until_ended(run_id)
+    assert_right(second.result(run_id), frame)
+    assert asked_since(service, asked_before) <= len(frame) + 4
+
+
+# -- trouble --------------------------------------------------------------------------------
+
+
+def test_a_row_that_is_refused_fails_alone(life: Life, service: Service) -> None:
+    """400 is that row's; the others are answered, and it is not asked again by itself."""
+    frame = pd.DataFrame({"text": ["good", "bad [[fault:400]]", "fine"]})
+    before = service.calls()[ASKED]
+    run_id = life.submit(frame, asked=LIVE)
+    life.until_ended(run_id)
+    result = life.result(run_id)
+    assert statuses(result) == ["ok", "failed", "ok"]
+    assert "400" in result["gpt_error"].iloc[1] or "fault" in result["gpt_error"].iloc[1]
+    assert asked_since(service, before) == 3
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        {"http_status": {"route": ASKED, "status": 500, "times": 3}},
+        {"http_status": {"route": ASKED, "status": 429, "times": 3, "retry_after_s": 0}},
+        {"http_drop": {"route": ASKED, "times": 3}},
+        {"http_cut": {"route": ASKED, "times": 3}},
+    ],
+    ids=["500", "429", "dropped", "cut"],
+)
+def test_trouble_that_passes_costs_no_row(
+    life: Life, service: Service, reviews: Any, trouble: dict[str, Any]
+) -> None:
+    """An answer that did not come is asked for again, and no row is failed for it."""
+    service.faults(**trouble)
+    life.tick_s = 0.5
+    run_id = life.submit(reviews, asked=LIVE, retry_base_s=0.01)
+    life.until_ended(run_id)
+    assert_right(life.result(run_id), reviews)
+
+
+def test_a_row_that_fails_while_others_are_answered_fails(life: Life, service: Service) -> None:
+    """Four times 500 while its neighbours do well is that row's; later rounds try it again."""
+    frame = pd.DataFrame({"text": ["poor [[fault:500]]", *(f"row {n}" for n in range(200))]})
+    service.faults(http_delay={"route": ASKED, "delay_s": 0.02})
+    run_id = life.submit(frame, asked=LIVE, retry_base_s=0.01, retries=1, live_concurrency=4)
+    run = life.until_ended(run_id)
+    assert run.counts == {RowStatus.OK: 200, RowStatus.FAILED: 1}
+    assert [job.is_live for job in run.jobs] == [True, True]
+
+
+def test_no_quota_stops_the_run_and_it_goes_on_when_mended(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """What is the same for every row stops all of them; the answers so far are not paid again."""
+    before = service.calls()[ASKED]
+    service.faults(insufficient_quota={"route": ASKED})
+    run_id = life.submit(reviews, asked=LIVE)
+    run = life.until_ended(run_id)
+    assert run.ending is Ending.STOPPED
+    assert "insufficient_quota" in (run.fault or "")
+    refused = asked_since(service, before)
+    service.clear_faults()
+    life.go_on(run_id)
+    life.until_ended(run_id)
+    assert_right(life.result(run_id), reviews)
+    assert asked_since(service, before) == refused + len(reviews)
+
+
+def test_an_unknown_model_stops_the_run(life: Life, service: Service, reviews: Any) -> None:
+    """The first answer says it for all rows: no thousand refusals."""
+    service.faults(
+        http_status={"route": ASKED, "status": 404, "code": "model_not_found", "message": "no"}
+    )
+    before = service.calls()[ASKED]
+    run_id = life.submit(many(100), asked=LIVE, live_concurrency=2)
+    assert life.until_ended(run_id).ending is Ending.STOPPED
+    assert asked_since(service, before) <= 2
+
+
+def test_a_cancel_keeps_the_rows_that_were_answered(life: Life, service: Service) -> None:
+    """What is on its way is waited for; what was not sent is cancelled."""
+    service.faults(http_delay={"route": ASKED, "delay_s": 0.1})
+    before = service.calls()[ASKED]
+    run_id = life.submit(many(100), asked=LIVE, live_concurrency=4)
+    life.until_stage(run_id, JobStage.RUNNING)
+    life.step()
+    life.journal.ask_cancel(run_id, life.clock())
+    run = life.until_ended(run_id)
+    assert run.ending is Ending.CANCELLED
+    assert run.counts[RowStatus.OK] == asked_since(service, before)
+    assert run.counts[RowStatus.OK] + run.counts[RowStatus.CANCELLED] == 100
+    cancelled = life.result(run_id)["gpt_error"].dropna()
+    assert set(cancelled) == {"was not answered: the run was cancelled first"}
+
+
+# -- a batch that is finished live ----------------------------------------------------------
+
+
+def test_at_the_deadline_the_rest_is_finished_live(
+    life: Life, service: Service, asked_before: int
+) -> None:
+    """Rows that the batch has answered are kept, the others asked live, none paid for twice."""
+    service.faults(stall_after_share=0.5)
+    frame = many(40)
+    run_id = life.submit(frame, asked={"deadline_s": 3600.0})
+    life.until(run_id, lambda run: bool(run.jobs[0].remote and run.jobs[0].remote.completed))
+    assert asked_since(service, asked_before) == 0
+    life.clock.now += 3600.0
+    run = life.until_ended(run_id)
+    assert run.ending is Ending.FINISHED
+    assert_right(life.result(run_id), frame)
+    by_batch = service.rows_paid(run_id)
+    assert 0 < by_batch < 40
+    assert by_batch + asked_since(service, asked_before) == 40
+    assert [job.is_live for job in run.jobs] == [False, True]
+
+
+def test_a_job_that_was_never_created_goes_live_as_it_is(
+    life: Life, service: Service, reviews: Any, asked_before: int
+) -> None:
+    """What the service never had needs no cancel."""
+    run_id = life.submit(reviews)
+    life.journal.ask_live(run_id, life.clock())
+    run = life.until_ended(run_id)
+    assert_right(life.result(run_id), reviews)
+    assert service.batches(run_id) == []
+    assert [job.is_live for job in run.jobs] == [False, True]
+    assert asked_since(service, asked_before) == len(reviews)
+
+
+def test_a_job_created_in_doubt_is_found_before_its_rows_go_live(
+    life: Life, service: Service, reviews: Any, asked_before: int
+) -> None:
+    """Its rows may be paid for: it is looked for and cancelled, not forgotten."""
+    service.faults(
+        http_drop={"route": "batches.create", "after_commit": True, "times": 1},
+        stall_after_share=0.5,
+    )
+    run_id = life.submit(reviews)
+    life.until(run_id, lambda run: run.jobs[0].stage is JobStage.CREATING)
+    life.journal.ask_live(run_id, life.clock())
+    life.until_ended(run_id)
+    assert_right(life.result(run_id), reviews)
+    (batch,) = service.batches(run_id)
+    assert batch["status"] == "cancelled"
+    assert service.rows_paid(run_id) + asked_since(service, asked_before) == len(reviews)
+
+
+def test_a_job_that_was_not_created_after_all_goes_live(
+    life: Life, service: Service, reviews: Any, asked_before: int
+) -> None:
+    """When the search has found nothing, live takes the place of creating it again."""
+    service.faults(http_drop={"route": "batches.create", "times": 1})
+    run_id = life.submit(reviews, doubt_grace_s=2.0)
+    life.until(run_id, lambda run: run.jobs[0].stage is JobStage.CREATING)
+    life.journal.ask_live(run_id, life.clock())
+    life.until_ended(run_id)
+    assert_right(life.result(run_id), reviews)
+    assert service.batches(run_id) == []
+    assert asked_since(service, asked_before) == len(reviews)
+
+
+def test_a_retry_may_go_live(life: Life, service: Service, asked_before: int) -> None:
+    """Stragglers of a batch are asked at once, and a later retry goes by batch again."""
+    service.faults(expire_after_share=0.5)
+    frame = many(20)
+    run_id = life.submit(frame, retries=0)
+    assert life.until_ended(run_id).counts[RowStatus.EXPIRED] == 10
+    life.journal.ask_retry(run_id, [RowStatus.EXPIRED], life.clock(), live=True)
+    life.engine.drive(run_id)
+    life.until_ended(run_id)
+    assert_right(life.result(run_id), frame)
+    assert asked_since(service, asked_before) == 10
+    life.journal.ask_retry(run_id, [RowStatus.OK], life.clock())
+    assert not lifecycle.goes_live(life.run(run_id), life.clock())

@@ -17,6 +17,7 @@ Its own routes, beside /v1:
     DELETE /sandbox/faults     take all away
     GET    /sandbox/requests   calls by route and answers by route and status, of this life
     GET    /sandbox/batches    every batch ever made, with the rows answered and paid
+    GET    /sandbox/ledger     what was billed: requests by lane, model, endpoint and tokens
 
 Faults are named in `faults.SWITCHES`. Those of a batch are set for one batch by its metadata
 (`sandbox_fault_NAME`, JSON), those of a row also by a mark in its text: `[[fault:429]]` fails

@@ -79,6 +79,7 @@ def _routes(service: Service, lifecycle: Lifecycle, realtime: Realtime) -> list[
         Route("/sandbox/faults", control.clear_faults, methods=["DELETE"]),
         Route("/sandbox/requests", control.requests, methods=["GET"]),
         Route("/sandbox/batches", control.batches, methods=["GET"]),
+        Route("/sandbox/ledger", control.ledger, methods=["GET"]),
     ]
 
 

@@ -87,6 +87,14 @@ class Control:
         paid = sum(record.rows_paid for record in records)
         return json_reply({"batches": [_truth(record) for record in records], "rows_paid": paid})
 
+    async def ledger(self, request: Request) -> Response:
+        """GET /sandbox/ledger"""
+        entries = [
+            msgspec.to_builtins(bill) | {"requests": requests}
+            for bill, requests in self._service.store.ledger()
+        ]
+        return json_reply({"entries": entries})
+
 
 def _truth(record: BatchRecord) -> dict[str, Any]:
     own = ("rows_answered", "rows_paid", "enqueued_tokens", "faults")

@@ -43,12 +43,18 @@ class Switch:
         """Whether the value is a single number."""
         return self.takes in ("seconds", "tokens", "calls", "0..1")
 
+    @property
+    def is_of_calls(self) -> bool:
+        """Whether the value is a choice of calls."""
+        return self.takes.startswith(CALLS)
+
 
 _ROW_KEYS = frozenset({"share", "every", "custom_id", "text"})
 _CALL_KEYS = frozenset({"route", "times"})
 _LATE_KEYS = _CALL_KEYS | {"after_commit"}
 ROWS = 'rows: {"share": 0.3} | {"every": 3} | {"custom_id": "r-1*"} | {"text": "words"} | true'
-CALLS = '{"route": "batches.create", "times": 1, ...}, or a list of these'
+CALLS = '{"route": "batches.create", "times": 1, ...}, or a list of these, or true'
+LIMITS = '{"requests": 60, "tokens": 40000}, or one of the two'
 
 SWITCHES: tuple[Switch, ...] = (
     Switch("validating_s", Scope.BATCH, "seconds", "time in validating, before the time scale"),
@@ -121,6 +127,13 @@ SWITCHES: tuple[Switch, ...] = (
         "tokens",
         "enqueued prompt tokens per model; over it: token_limit_exceeded, freed when batches end",
     ),
+    Switch(
+        "prompt_cache",
+        Scope.BATCH,
+        "true",
+        "usage tells cached tokens where a long beginning comes again; as a general fault, in "
+        "answers at once too",
+    ),
     Switch("status_text", Scope.BATCH, "a string", "reported instead of in_progress"),
     Switch("counts_null", Scope.BATCH, "true", "request_counts is null"),
     Switch("counts_all_completed", Scope.BATCH, "true", "failed rows are counted as completed"),
@@ -174,6 +187,21 @@ SWITCHES: tuple[Switch, ...] = (
     ),
     Switch("insufficient_quota", Scope.HTTP, CALLS, "429 insufficient_quota", _CALL_KEYS),
     Switch(
+        "flex_unavailable",
+        Scope.HTTP,
+        CALLS,
+        "429 resource_unavailable, for requests of service_tier flex only",
+        _CALL_KEYS,
+    ),
+    Switch(
+        "realtime_limits",
+        Scope.HTTP,
+        LIMITS,
+        "what a model takes a minute at the endpoints that answer at once; more is a 429 with "
+        "retry-after",
+        frozenset({"requests", "tokens"}),
+    ),
+    Switch(
         "creates_per_hour", Scope.HTTP, "calls", "more batches.create are a 429 with retry-after"
     ),
     Switch(
@@ -208,6 +236,10 @@ def _check_value(switch: Switch, value: Any) -> None:
     is_wrong = bool(switch.words) and value not in switch.words
     if switch.is_number:
         is_wrong = not _is_number(value)
+    if switch.is_of_calls:
+        is_wrong = not all(isinstance(one, (dict, bool)) for one in as_list(value))
+    if switch.takes == LIMITS:
+        is_wrong = not _is_of_counts(value)
     if is_wrong:
         said = f"fault {switch.name!r} takes {switch.takes}, not {value!r}"
         raise Refusal(400, said, param=switch.name)
@@ -219,6 +251,12 @@ def _is_number(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+def _is_of_counts(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return all(type(count) is int and count > 0 for count in value.values())
 
 
 def batch_faults(general: Mapping[str, Any], metadata: Mapping[str, str] | None) -> dict[str, Any]:
@@ -242,6 +280,12 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+def call_rules(value: Any) -> list[dict[str, Any]]:
+    """Return the rules of a switch that takes calls; true is a rule for every call."""
+    rules = as_list([] if value is None else value)
+    return [{} if rule is True else rule for rule in rules if rule is not False]
 
 
 def as_list(value: Any) -> list[Any]:

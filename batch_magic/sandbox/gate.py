@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .faults import as_list
 from .refusals import Refusal
 from .service import Service
 
@@ -42,6 +41,7 @@ ROUTES: tuple[tuple[str, str, str], ...] = (
     ("POST", r"/v1/embeddings", "embeddings"),
     ("POST", r"/v1/moderations", "moderations"),
 )
+_TROUBLES = ("http_delay", "insufficient_quota", "http_status", "http_drop", "http_cut")
 _RATES = {  # cap: the calls it counts, over how many seconds of the service's clock
     "creates_per_hour": ("batches.create", 3600),
     "uploads_per_minute": ("files.create", 60),
@@ -138,14 +138,13 @@ class Gate:
         return None
 
     def _troubles(self, name: str) -> list[Trouble]:
-        found = []
-        for switch in ("http_delay", "insufficient_quota", "http_status", "http_drop", "http_cut"):
-            for rule in as_list(self._service.faults.get(switch) or []):
-                if rule.get("route", "*") in (name, "*") and name != "sandbox" and _use(rule):
-                    found.append(Trouble(switch, rule))
-        if found:
-            self._service.keep_faults(self._service.faults)
-        return found
+        if name == "sandbox":
+            return []
+        return [
+            Trouble(switch, rule)
+            for switch in _TROUBLES
+            for rule in self._service.take_rules(switch, name)
+        ]
 
 
 class _Answer:
@@ -212,16 +211,6 @@ class _Answer:
             await asyncio.sleep(0.05)  # lets the transport's buffer reach the client first
             assert self.receive is not None
             await drop_connection(self.receive)
-
-
-def _use(rule: dict[str, Any]) -> bool:
-    """Take one use of a rule; False when it has none left. Without `times` it never ends."""
-    if "times" not in rule:
-        return True
-    if rule["times"] <= 0:
-        return False
-    rule["times"] -= 1
-    return True
 
 
 def trouble_refusal(trouble: Trouble) -> Refusal:

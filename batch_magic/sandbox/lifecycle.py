@@ -29,7 +29,7 @@ from .records import (
 )
 from .results import ResultFile, Results, write_results
 from .rows import wanted_rows
-from .run import Run
+from .run import Run, Tally, read_record
 from .service import ORGANIZATION, Service
 from .validation import Verdict, judge_input, missing_file, queue_full
 
@@ -187,7 +187,7 @@ class Lifecycle:
             await self._answer_rows(batch, run)
         finally:
             await self._in_worker(run.finish_rows_in_flight)
-            self._report(batch, run)
+            self._report(batch, run.tally)
         if self._batch(batch.id).status != Status.IN_PROGRESS:
             return
         await self._end_answering(batch, run)
@@ -198,7 +198,7 @@ class Lifecycle:
             before = run.tally.answered
             await self._in_worker(run.answer_some, allowed, self._clock.now())
             if run.tally.answered != before:
-                self._report(batch, run)
+                self._report(batch, run.tally)
             if not run.is_done and run.tally.answered >= allowed:
                 await self._nap(self._nudges[batch.id], self._row_pause(batch))
                 self._nudges[batch.id].clear()
@@ -219,17 +219,19 @@ class Lifecycle:
         share = 1.0 if least <= 0 else min(1.0, gone / least)
         return math.ceil(batch.counts.total * share) if share < 1.0 else batch.counts.total
 
-    def _report(self, batch: BatchRecord, run: Run) -> None:
-        counts = run.counts
+    def _report(self, batch: BatchRecord, tally: Tally) -> None:
+        counts = Counts(batch.counts.total, tally.completed, tally.failed)
         if batch.faults.get("counts_all_completed"):
             counts = Counts(counts.total, counts.completed + counts.failed, 0)
         self._store.amend(
             batch.id,
+            bills=tally.bills(batch),
             counts=counts,
-            usage=run.tally.usage,
-            rows_answered=run.tally.answered,
-            rows_paid=run.tally.paid,
+            usage=tally.usage,
+            rows_answered=tally.answered,
+            rows_paid=tally.paid,
         )
+        tally.unbilled.clear()
 
     async def _end_answering(self, batch: BatchRecord, run: Run) -> None:
         is_partial = wanted_rows(batch) is not None and run.tally.answered < batch.counts.total
@@ -253,6 +255,10 @@ class Lifecycle:
         await self._end(batch, Status.COMPLETED, None)
 
     async def _wind_up(self, batch: BatchRecord) -> None:
+        # A server killed between the cancel and the last report left rows that nobody counted.
+        _, tally = await self._in_worker(read_record, self._store, batch)
+        if tally.answered > batch.rows_answered:
+            self._report(batch, tally)
         await self._wait(batch, self._deadline(batch, "cancelling_s"))
         await self._end(batch, Status.CANCELLED, "batch_cancelled")
 

@@ -1,6 +1,6 @@
-"""The two things the service keeps, files and batches, and how they look on the wire.
+"""What the service keeps, files, batches and what it billed, and how they look on the wire.
 
-Knows every member of both objects and the table of legal status moves. Refuses to know where
+Knows every member of these objects and the table of legal status moves. Refuses to know where
 they are stored or who moves them. The trap: real objects carry every member, null included; a
 member left out would let a client pass here and fail there.
 """
@@ -101,6 +101,25 @@ class Usage(msgspec.Struct, frozen=True):
             "output_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
             "total_tokens": self.input_tokens + self.output_tokens,
         }
+
+
+class Lane(StrEnum):
+    """The three ways a request can come, each with a price of its own."""
+
+    BATCH = "batch"
+    REALTIME = "realtime"
+    FLEX = "flex"
+
+
+class Bill(msgspec.Struct, frozen=True):
+    """What makes one billed request cost what it does; equal ones are counted, not listed."""
+
+    lane: Lane
+    model: str  # as asked for: it is the price's name, whoever answered
+    endpoint: str
+    input_tokens: int = 0  # the cached ones included
+    cached_tokens: int = 0
+    output_tokens: int = 0
 
 
 class BatchRecord(msgspec.Struct, frozen=True):

@@ -3,12 +3,13 @@
 Knows the input file, the answerer and the append-only record from which results are made.
 Refuses to know statuses or clocks: it is told how many rows may be done by now. The traps: a
 row's record is on disk before the row counts, so a killed server never answers it again; the
-last line of a killed server's record may be torn, and is cut off before going on.
+last line of a killed server's record may be torn, and is cut off before going on; and rows are
+billed in the order of the record, so the batch's own count of paid rows says which still are not.
 """
 
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +21,7 @@ from .answerers import Answer, Desk
 from .answerers.desk import server_error_answer
 from .faults import Row
 from .lines import read_line
-from .records import BatchRecord, Counts, Usage
+from .records import BatchRecord, Bill, Lane, Usage
 from .rows import FOREIGN, Outcome, RowPlan, usage_of
 from .store import Store
 
@@ -31,11 +32,21 @@ _SLICE_S = 0.2  # the longest a worker answers before it reports
 class Tally(msgspec.Struct):
     """What has been counted over a batch's answered rows."""
 
+    billed: int  # rows that were paid and billed before this count began
     answered: int = 0
     paid: int = 0
     completed: int = 0
     failed: int = 0
     usage: Usage = Usage()
+    unbilled: Counter[tuple[int, int, int]] = msgspec.field(default_factory=Counter)
+
+    def bills(self, batch: BatchRecord) -> dict[Bill, int]:
+        """Return the bills that are due."""
+        model = batch.model or ""
+        return {
+            Bill(Lane.BATCH, model, batch.endpoint, *tokens): rows
+            for tokens, rows in self.unbilled.items()
+        }
 
 
 class Run:
@@ -47,8 +58,9 @@ class Run:
         self._endpoint = batch.endpoint
         self._record_path = store.run_path(batch.id)
         self._input_path = store.run_input_path(batch.id)
+        self._is_caching = bool(batch.faults.get("prompt_cache"))
         self._plan = RowPlan.of(batch, store)
-        self._done, self.tally = read_record(self._record_path, batch.counts.total)
+        self._done, self.tally = read_record(store, batch)
         self._record = _append_to(self._record_path)
         self._lines = self._open_rows()
         self._waiting: deque[tuple[Row, Future[Answer]]] = deque()
@@ -59,11 +71,6 @@ class Run:
             for number, line in enumerate(lines, 1):
                 if not self._done[number - 1] and self._plan.is_wanted(number):
                     yield number, line
-
-    @property
-    def counts(self) -> Counts:
-        """`request_counts` as they stand."""
-        return Counts(len(self._done), self.tally.completed, self.tally.failed)
 
     def answer_some(self, allowed: int, now: float) -> None:
         """Answer rows until `allowed` are answered in all, none is left, or time is up."""
@@ -117,7 +124,7 @@ class Run:
 
     def _answer(self, body: dict[str, Any], now: float) -> Answer:
         try:
-            return self._desk.answer(self._endpoint, body, now)
+            return self._desk.answer(self._endpoint, body, now, is_caching=self._is_caching)
         except Exception:  # one row that breaks the answerer must not end the batch
             return server_error_answer()
 
@@ -144,9 +151,10 @@ def record_line(number: int, outcome: Outcome, usage: tuple[int, int, int, int])
     return head.encode() + outcome.line + b"\n"
 
 
-def read_record(path: Path, total: int) -> tuple[bytearray, Tally]:
-    """Return which rows are in a record, and the tally over them; a torn tail is ignored."""
-    done, tally = bytearray(total), Tally()
+def read_record(store: Store, batch: BatchRecord) -> tuple[bytearray, Tally]:
+    """Return which rows are in a batch's record, and their tally; a torn tail is ignored."""
+    path = store.run_path(batch.id)
+    done, tally = bytearray(batch.counts.total), Tally(billed=batch.rows_paid)
     if not path.exists():
         return done, tally
     with path.open("rb") as lines:
@@ -173,6 +181,8 @@ def _count(tally: Tally, outcome: Outcome, usage: tuple[int, int, int, int]) -> 
         tally.failed += 1
     if is_paid:
         tally.paid += 1
+        if tally.paid > tally.billed:
+            tally.unbilled[usage[:3]] += 1
         before = tally.usage
         tally.usage = Usage(
             before.input_tokens + usage[0],

@@ -12,6 +12,7 @@ from typing import Any
 
 from .answerers import Desk
 from .clock import Clock
+from .faults import call_rules
 from .store import Store
 
 ORGANIZATION = "org-sandbox"
@@ -36,6 +37,14 @@ class Service:
         self.faults = faults
         self.store.keep_setting("faults", faults)
 
+    def take_rules(self, switch: str, route: str) -> list[dict[str, Any]]:
+        """Return the rules of a switch that hit a call, one use of each taken for good."""
+        rules = call_rules(self.faults.get(switch))
+        hit = [rule for rule in rules if rule.get("route", "*") in (route, "*") and _use(rule)]
+        if any("times" in rule for rule in hit):
+            self.keep_faults(self.faults)
+        return hit
+
     def keep_rated(self, switch: str, times: list[float]) -> None:
         """Replace the times of the calls that a cap counts, over restarts too."""
         self.rated = self.rated | {switch: times}
@@ -45,3 +54,13 @@ class Service:
         """Move the clock forward, over restarts too."""
         self.clock.advance(seconds)
         self.store.keep_setting("clock_offset_s", self.clock.offset_s)
+
+
+def _use(rule: dict[str, Any]) -> bool:
+    """Take one use of a rule; False when it has none left. Without `times` it never ends."""
+    if "times" not in rule:
+        return True
+    if rule["times"] <= 0:
+        return False
+    rule["times"] -= 1
+    return True

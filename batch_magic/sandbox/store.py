@@ -11,7 +11,7 @@ import secrets
 import sqlite3
 import string
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from .records import MOVES, TERMINAL, BatchRecord, FileRecord, Status
+from .records import MOVES, TERMINAL, BatchRecord, Bill, FileRecord, Lane, Status
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
@@ -42,6 +42,16 @@ CREATE TABLE IF NOT EXISTS settings (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS failed_once (
     digest TEXT PRIMARY KEY                 -- rows that already failed their one time
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ledger (         -- a row for each Bill that differs
+    lane TEXT NOT NULL,
+    model TEXT NOT NULL,
+    endpoint TEXT NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    cached_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    requests INTEGER NOT NULL,              -- how many there were of it
+    PRIMARY KEY (lane, model, endpoint, input_tokens, cached_tokens, output_tokens)
 ) STRICT, WITHOUT ROWID;
 """
 _APPLICATION_ID = 0x53424F58  # "SBOX"
@@ -217,11 +227,12 @@ class Store:
         """Return how many batches are in each status."""
         return dict(self._rows("SELECT status, count(*) FROM batches GROUP BY status"))
 
-    def amend(self, batch_id: str, **changes: Any) -> None:
-        """Change members of a batch other than its status."""
+    def amend(self, batch_id: str, *, bills: Mapping[Bill, int], **changes: Any) -> None:
+        """Change members of a batch other than its status, and bill, in one transaction."""
         with self._writing() as db:
             record = msgspec.structs.replace(_locked_batch(db, batch_id), **changes)
             _write_batch(db, record)
+            _add_bills(db, bills)
 
     def move(
         self,
@@ -243,6 +254,18 @@ class Store:
             for file in files or []:
                 _insert_file(db, file)
             return record
+
+    # the ledger
+
+    def bill(self, bill: Bill) -> None:
+        """Bill one request."""
+        with self._writing() as db:
+            _add_bills(db, {bill: 1})
+
+    def ledger(self) -> list[tuple[Bill, int]]:
+        """Return every bill that differs, and how many requests there were of it."""
+        rows = self._rows("SELECT * FROM ledger ORDER BY 1, 2, 3, 4, 5, 6")
+        return [(Bill(Lane(lane), *rest), requests) for lane, *rest, requests in rows]
 
     # settings
 
@@ -283,4 +306,12 @@ def _write_batch(db: sqlite3.Connection, record: BatchRecord) -> None:
     db.execute(
         "UPDATE batches SET status = ?, doc = ? WHERE id = ?",
         (record.status, msgspec.json.encode(record), record.id),
+    )
+
+
+def _add_bills(db: sqlite3.Connection, bills: Mapping[Bill, int]) -> None:
+    db.executemany(
+        "INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET requests = requests + excluded.requests",
+        [(*msgspec.structs.astuple(bill), requests) for bill, requests in bills.items()],
     )

@@ -9,13 +9,15 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..refusals import Refusal, invalid_type, missing_parameter
+from ..refusals import Refusal, invalid_type, invalid_value, missing_parameter
 from .pictures import describe
 
 DEFAULT_MAX_TOKENS = 128  # when the request names no limit
 CONTEXT_TOKENS = 400_000  # what the requested models are taken to hold
 _REASONING_MODEL = re.compile(r"(o\d|gpt-[5-9])")
 _SCHEMA_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+SERVICE_TIERS = ("auto", "default", "flex", "scale", "priority", "fast")
+_FLEX_MODEL = re.compile(r"gpt-[56]|o3|o4-mini")
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
@@ -81,6 +83,7 @@ class EmbeddingAsk:
 def read_chat(body: dict[str, Any]) -> Ask:
     """Return what a chat completion asks for. Raises Refusal (400)."""
     model = _model(body)
+    check_service_tier(body)
     messages = body.get("messages")
     if messages is None:
         raise missing_parameter("messages")
@@ -119,6 +122,7 @@ def read_chat(body: dict[str, Any]) -> Ask:
 def read_responses(body: dict[str, Any]) -> Ask:
     """Return what a Responses request asks for. Raises Refusal (400)."""
     model = _model(body)
+    check_service_tier(body)
     given = body.get("input")
     if given is None:
         raise missing_parameter("input")
@@ -184,6 +188,19 @@ def read_embeddings(body: dict[str, Any]) -> EmbeddingAsk:
         raise Refusal(400, f"Invalid value: '{form}'.", param="encoding_format")
     dimensions = _count(body, "dimensions", 0, 4096) or None
     return EmbeddingAsk(model, texts, dimensions, form == "base64")
+
+
+def check_service_tier(body: dict[str, Any]) -> None:
+    """Refuse a service tier that is none, or that the model does not have. Raises Refusal (400)."""
+    tier = body.get("service_tier")
+    if tier is None:
+        return
+    if not isinstance(tier, str):
+        raise invalid_type("service_tier", "a string", tier)
+    if tier not in SERVICE_TIERS:
+        raise invalid_value("service_tier", tier, list(SERVICE_TIERS))
+    if tier == "flex" and not _FLEX_MODEL.match(_model(body)):
+        raise Refusal(400, "Flex is not available for this model.", param="service_tier")
 
 
 def _model(body: dict[str, Any]) -> str:

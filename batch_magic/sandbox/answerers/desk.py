@@ -27,6 +27,7 @@ from .asks import (
     read_responses,
 )
 from .local_model import EngineLostError, LocalModel, crew_for, find_weights, model_name
+from .prompt_cache import PromptCache, with_cached
 from .stub import STUB_NAME, Stub
 from .upstream import Upstream
 
@@ -52,6 +53,7 @@ class Desk:
         self.wanted = wanted
         self.reason: str | None = None  # why the stub answers though more was possible
         self._stub = Stub()
+        self._prompts = PromptCache()
         self._upstream = Upstream(upstream) if upstream and wanted != "stub" else None
         self._model: LocalModel | None = None
         self._weights = self._chosen_weights(model_file)
@@ -101,13 +103,21 @@ class Desk:
         if self._model is not None:
             self._model.close()
 
-    def answer(self, endpoint: str, body: dict[str, Any], now: float) -> Answer:
-        """Answer one request; a refusal is an answer too, never an exception."""
+    def answer(
+        self, endpoint: str, body: dict[str, Any], now: float, *, is_caching: bool = False
+    ) -> Answer:
+        """Answer one request; a refusal is an answer too, never an exception.
+
+        `is_caching` has the usage tell cached tokens; an upstream counts its own.
+        """
         try:
             if self._upstream is not None:
                 relayed = self._upstream.relay(endpoint, body)
                 return Answer(relayed.status, relayed.body)
-            return Answer(200, self._body(endpoint, body, int(now)))
+            made = self._body(endpoint, body, int(now))
+            if is_caching and endpoint in _CACHED:
+                made = with_cached(made, self._prompts.cached_tokens(_CACHED[endpoint](body)))
+            return Answer(200, made)
         except Refusal as refusal:
             return Answer(refusal.status, refusal.body)
 
@@ -201,6 +211,12 @@ _MAKERS: dict[str, Callable[[Desk, dict[str, Any], int], dict[str, Any]]] = {
     "/v1/completions": _completion,
     "/v1/embeddings": _embeddings,
     "/v1/moderations": _moderation,
+}
+
+
+_CACHED: dict[str, Callable[[dict[str, Any]], Ask]] = {
+    "/v1/chat/completions": read_chat,
+    "/v1/responses": read_responses,
 }
 
 

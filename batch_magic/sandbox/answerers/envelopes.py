@@ -145,7 +145,8 @@ def moderation_body(texts: list[str], model: str) -> dict[str, Any]:
 
 def chat_events(body: dict[str, Any], include_usage: bool) -> Iterator[bytes]:
     """Yield a chat completion as server-sent events."""
-    frame = {name: body[name] for name in ("id", "created", "model", "system_fingerprint")}
+    names = ("id", "created", "model", "service_tier", "system_fingerprint")
+    frame = {name: body[name] for name in names}
     frame["object"] = "chat.completion.chunk"
     for choice in body["choices"]:
         index = choice["index"]

@@ -23,6 +23,7 @@ _EXCERPT = 48  # characters
 _DEFAULT_DIMENSIONS = 256
 _SPACE = re.compile(r"\s+")
 _BYTES_PER_TOKEN = 4
+_FRAME_TOKENS = 4  # a message's role and its two ends
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,8 @@ class Stub:
 
     def reply(self, ask: Ask) -> Reply:
         """Return texts that name the request they answer."""
-        prompt = sum(token_count(message["content"]) + 4 for message in ask.messages)
         texts = [_text(ask, index) for index in range(ask.n)]
-        return Reply(STUB_NAME, texts, prompt)
+        return Reply(STUB_NAME, texts, prompt_tokens(ask.messages))
 
     def embed(self, ask: EmbeddingAsk) -> Vectors:
         """Return a unit vector per text, made from the hash of the text."""
@@ -47,6 +47,11 @@ class Stub:
 def token_count(text: str) -> int:
     """Return the stub's count of tokens: four UTF-8 bytes each, rounded up."""
     return -(-len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN)
+
+
+def prompt_tokens(messages: list[dict[str, str]]) -> int:
+    """Return the stub's count of what messages cost to read, their frames included."""
+    return sum(token_count(message["content"]) + _FRAME_TOKENS for message in messages)
 
 
 def digest_of(text: str) -> str:

@@ -33,6 +33,7 @@ the list down, the rooms tell the way of a row.
              strict_schema   a user's schema as strict mode takes it                 (pydantic)
              lifecycle       transition tables and next_actions(record, now)
              picture         a record as a person sees it: the snapshot
+             costs           whose prices hold; what a run may cost
              schema          the journal's tables, records as rows           (sqlite3, msgspec)
              resolution      several words about a row → one outcome
              digests         which lines are the same
@@ -45,6 +46,7 @@ the list down, the rooms tell the way of a row.
              pacing          how fast a realtime service may be asked
              images          an image of a row as a URL                              (Pillow)
              money           what tokens cost                                  (genai-prices)
+             tokens          how many tokens request lines have                      (toktok)
              exact_json      a cell's value as JSON that gives it back                 (pandas)
     floor 0  records         the nouns
              errors          one root, families by whose move is next
@@ -63,10 +65,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Run", "attach", "load_ipython_extension", "runs", "submit", "unload_ipython_extension"]
+__all__ = ["Run", "attach", "estimate", "load_ipython_extension", "runs", "submit"]
+__all__ += ["unload_ipython_extension"]
 if TYPE_CHECKING:
     from batch_magic.run import Run
-    from batch_magic.session import attach, runs, submit
+    from batch_magic.session import attach, estimate, runs, submit
 
 
 def __getattr__(name: str) -> Any:
@@ -74,7 +77,7 @@ def __getattr__(name: str) -> Any:
         from batch_magic.run import Run
 
         return Run
-    if name in ("attach", "runs", "submit"):
+    if name in ("attach", "estimate", "runs", "submit"):
         from batch_magic import session
 
         return getattr(session, name)

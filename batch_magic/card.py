@@ -29,6 +29,7 @@ from batch_magic.records import (
     UNANSWERED,
     Backend,
     Ending,
+    Estimate,
     Job,
     JobStage,
     Preview,
@@ -36,7 +37,7 @@ from batch_magic.records import (
     Snapshot,
     Stage,
 )
-from batch_magic.wording import counted, dollars
+from batch_magic.wording import counted, dollars, span_of, span_of_dollars
 
 SANDBOX = "sandbox: answers are made on this machine"
 
@@ -45,6 +46,7 @@ NOTES_SHOWN = 8
 NAME_LENGTH = 120
 TEXT_LENGTH = 600
 PREVIEW_LENGTH = 160
+_MOMENT_S = 60.0
 
 QUESTIONABLE = (RowStatus.TRUNCATED, RowStatus.REFUSED, RowStatus.UNPARSED)
 """Statuses of rows that were answered and paid, but not as hoped."""
@@ -125,6 +127,7 @@ def card_text(s: Snapshot, *, said: str = "", zone: tzinfo | None = UTC) -> str:
         f"  {' · '.join(origin(s))}",
         f"  {', '.join(count_words(s))} of {size_words(s)}",
         *(f"  {words}" for words in progress_words(s)),
+        *(f"  {words}" for words in estimate_words(s)),
         f"  {' · '.join(time_words(s))}",
         *(f"  {_job_line(job, s.as_of)}" for job in shown_jobs(s)),
         *(f"  {words}" for words in _more_jobs(s)),
@@ -174,7 +177,8 @@ def body_html(s: Snapshot) -> Html:
     times = _tag("div", SOFT, " · ".join(time_words(s)))
     under = _tag("div", f"{ROW};justify-content:space-between", figures, " ", times)
     progress = [_tag("div", "", _square(ACCENT), words) for words in progress_words(s)]
-    return Html(_bar(s) + under + "".join(progress))
+    expected = [_tag("div", f"{SOFT};font-size:12px", words) for words in estimate_words(s)]
+    return Html(_bar(s) + under + "".join(progress) + "".join(expected))
 
 
 def jobs_html(s: Snapshot) -> Html:
@@ -223,6 +227,8 @@ def foot_html(s: Snapshot, said: str = "", stamped: str = "") -> Html:
 
 def state_words(s: Snapshot) -> str:
     """Say where the run stands, e.g. `in progress, step 4 of 7`."""
+    if s.asks_usd is not None:
+        return "not submitted yet"
     if s.ending is not None:
         return f"{s.ending.value}, no row ok" if _is_in_vain(s) else s.ending.value
     step = f"step {_step(s.stage) + 1} of {len(Stage)}"
@@ -293,18 +299,56 @@ def time_words(s: Snapshot) -> list[str]:
     """Say how long it has taken, how long it may still take, and what it has used."""
     spent = duration((s.ended_at or s.as_of) - s.created_at)
     if s.ending is not None:
-        return [f"took {spent}", *_usage_words(s)]
-    words = [f"{done_percent(s)} %", f"{spent} so far"]
+        return [f"took {spent}", *_span_words(s), *_usage_words(s)]
+    words = [f"{done_percent(s)} %", f"{spent} so far", *_span_words(s)]
     if s.eta_s is not None:
-        words.append(f"{_roughly(s.eta_s)} to go")
+        basis = f" ({s.eta_basis})" if s.eta_basis else ""
+        words.append(f"{_roughly(s.eta_s)} to go{basis}")
     if s.problem and s.wake_at is not None:
         words.append(f"looks again in {duration(s.wake_at - s.as_of)}")
     return words
 
 
+def _span_words(s: Snapshot) -> list[str]:
+    """Say apart how long batches were queued and at work; nothing of what took but a moment."""
+    spans = (("queued", s.queue_s), ("at work", s.work_s))
+    told = [f"{word} {duration(span)}" for word, span in spans if span is not None]
+    return [", ".join(told)] if max(s.queue_s or 0.0, s.work_s or 0.0) >= _MOMENT_S else []
+
+
+def estimate_words(s: Snapshot) -> list[str]:
+    """Say what the run may take, until it is known what it took."""
+    if s.estimate is None or not s.estimate.requests or (s.is_ended and s.asks_usd is None):
+        return []
+    return [f"estimate: {expected_words(s.estimate, is_sandbox=s.backend.is_sandbox)}"]
+
+
+def expected_words(e: Estimate, *, is_sandbox: bool) -> str:
+    """Say what requests may take: tokens, what the numbers rest on, and dollars in both lanes."""
+    given = f"{span_of(e.input.low, e.input.high)} tokens in ({e.basis})"
+    if e.cached_tokens:
+        given += f", up to {span_of(0, e.cached_tokens).partition(' to ')[2]} of them cached"
+    made = ""
+    if e.output_basis:
+        made = f", {span_of(e.output.low, e.output.high)} out ({e.output_basis})"
+    return f"{counted(e.requests, 'request')}, {given}{made}: {_price_words(e, is_sandbox)}"
+
+
+def _price_words(e: Estimate, is_sandbox: bool) -> str:
+    lanes = (("by batch", e.batch_usd), ("at once", e.at_once_usd))
+    known = [
+        f"{span_of_dollars(span.low, span.high)} {lane}" for lane, span in lanes if span is not None
+    ]
+    if not known:
+        return "price not known"
+    return f"{'free here, at OpenAI ' if is_sandbox else ''}{', '.join(known)}"
+
+
 def messages(s: Snapshot) -> Iterator[tuple[str, str]]:
     """What goes wrong, each with the word that says how bad it is."""
-    if s.fault:
+    if s.asks_usd is not None:
+        yield "your leave", clip(s.fault or "", TEXT_LENGTH)
+    elif s.fault:
         word = "stopped" if s.ending is Ending.STOPPED else "commonest error"
         yield word, clip(s.fault, TEXT_LENGTH)
     elif s.problem and s.ending is None:
@@ -328,6 +372,8 @@ def next_steps(s: Snapshot) -> list[str]:
     name = clip(s.name, NAME_LENGTH)
     if s.ending is None:
         return []
+    if s.asks_usd is not None:
+        return [f"submit it: `%gptbatch submit {name}`, or drop it: `%gptbatch cancel {name}`"]
     if s.ending is Ending.STOPPED:
         return [f"mend this, then run the cell again or `%gptbatch attach {name}`"]
     return [f"use the frame `{name}`", *_leftovers(s)]
@@ -359,7 +405,9 @@ def _leftovers(s: Snapshot) -> Iterator[str]:
 def _usage_words(s: Snapshot) -> list[str]:
     if s.usage is None:
         return []
-    return [f"{s.usage.input:,} tokens in, {s.usage.output:,} out", *cost_words(s)]
+    cached = f" ({s.usage.cached:,} cached)" if s.usage.cached else ""
+    made = f"{s.usage.input:,} tokens in{cached}, {s.usage.output:,} out"
+    return [made, *cost_words(s), *saved_words(s)]
 
 
 def cost_words(s: Snapshot) -> list[str]:
@@ -371,7 +419,27 @@ def cost_words(s: Snapshot) -> list[str]:
         return [] if paid is None else [f"free here, {dollars(paid)} at OpenAI"]
     if paid is None:
         return ["price not known"]
-    return [dollars(paid) + (f" (at once {dollars(at_once)})" if at_once is not None else "")]
+    is_half = at_once is not None and at_once > paid
+    beside = [f"at once {dollars(at_once or 0.0)}"] if is_half else []
+    expected = _expected_usd(s)
+    beside += [f"estimated {expected}"] if expected else []
+    return [dollars(paid) + (f" ({', '.join(beside)})" if beside else "")]
+
+
+def _expected_usd(s: Snapshot) -> str:
+    """Say what an ended run was expected to cost in its lane."""
+    if not s.is_ended or s.estimate is None:
+        return ""
+    is_full = s.request.live and s.request.tier != "flex"
+    span = s.estimate.at_once_usd if is_full else s.estimate.batch_usd
+    return "" if span is None else span_of_dollars(span.low, span.high)
+
+
+def saved_words(s: Snapshot) -> list[str]:
+    """Say what was not paid because rows are alike, or were answered before."""
+    saved = [(why, s.saved.get(why, 0.0)) for why in ("duplicates", "reuse")]
+    told = [f"{dollars(usd)} by {why}" for why, usd in saved if usd > 0]
+    return [f"saved {', '.join(told)}"] if told and not s.backend.is_sandbox else []
 
 
 # ── numbers and times ─────────────────────────────────────────────────────────────────────────

@@ -126,6 +126,16 @@ def cell_parser() -> _Parser:
         metavar="DURATION",
         help="what is not answered by then (90s, 10m, 3h) is finished live",
     )
+    add(
+        "--max-cost",
+        metavar="USD",
+        help="refuse to submit what may cost more; any: an unknown price is no matter",
+    )
+    add(
+        "--sample",
+        metavar="N",
+        help="ask N rows live, show their answers and what all would cost; submits nothing",
+    )
     add("--dry-run", action="store_true", help="render, check and count; send nothing")
     add("--retries", metavar="N", help="automatic rounds for retryable rows; 2")
     add(
@@ -170,6 +180,11 @@ def parse_cell(line: str) -> argparse.Namespace:
     if known.schema is not None and not known.schema.strip():
         raise CellError("--schema is empty; name a class, or write fields: 'label: good|bad'")
     known.schema = known.schema or ""
+    known.sample = None if known.sample is None else _count("--sample", known.sample)
+    if known.sample == 0:
+        raise CellError("--sample is a number of rows, from 1 on")
+    if known.sample is not None and known.wait == "never":
+        raise CellError("--sample waits for its answers; leave --no-wait out")
     known.deadline = None if known.deadline is None else duration_s(known.deadline)
     known.retries = None if known.retries is None else _count("--retries", known.retries)
     return known

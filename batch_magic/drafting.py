@@ -11,6 +11,7 @@ import contextlib
 import copy
 import json
 import keyword
+import math
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -53,6 +54,9 @@ class Options:
     live: bool = False
     tier: str = ""
     deadline: str | float | None = None
+    max_cost: str | float | None = None
+    sample: int | None = None
+    may_ask: bool = False  # somebody is there to give leave to spend
     retries: int | None = None
     keep: tuple[str, ...] = ()
     fresh: bool = False
@@ -101,6 +105,7 @@ def draft(
         live=options.live,
         tier=_tier(options, endpoint),
         deadline_s=_deadline_s(options),
+        max_cost_usd=_max_cost_usd(options.max_cost),
     )
     lists = frames.list_columns(checked) if endpoint == Endpoint.EMBEDDINGS else ()
     layout = Layout(_column(options, endpoint), options.keep, options.on_clash, shape)
@@ -153,6 +158,37 @@ def draft(
     return record, held, compiled
 
 
+_GOLDEN = (5**0.5 - 1) / 2  # its multiples spread evenly, whatever pattern the rows have (Weyl)
+
+
+def sampled(
+    run: RunRecord, frame: pd.DataFrame, size: int
+) -> tuple[RunRecord, pd.DataFrame, list[int]]:
+    """Return the rehearsal of a drafted run: a live one over `size` of its rows, and their places.
+
+    The rows are spread evenly and the same each time; a larger sample holds the smaller one.
+    """
+    if type(size) is not int or size < 1:
+        raise CellError(f"sample is a number of rows, from 1 on, not {size!r:.40}")
+    rows = len(frame)
+    places, n = set[int](), 0
+    while len(places) < min(size, rows):
+        n += 1
+        places.add(int(n * _GOLDEN % 1 * rows))
+    chosen = sorted(places)
+    taken = frame.iloc[chosen]
+    # No cap: it is small, and what the caps would rest on.
+    request = replace(run.request, live=True, deadline_s=None, max_cost_usd=None)
+    record = replace(
+        run,
+        name=f"{run.name}_sample",
+        request=request,
+        rows=len(taken) * len(request.models),
+        fingerprint=frames.fingerprint(taken),
+    )
+    return record, taken, chosen
+
+
 def _preface(shape: Shape | None, params: Mapping[str, Any], endpoint: str) -> str:
     """Return what tells a model of the schema where the service is not told."""
     if shape is None or shape.schema is None or not wire.is_json_mode(params, endpoint):
@@ -194,6 +230,19 @@ def _deadline_s(options: Options) -> float | None:
     if not 0 < seconds < float("inf"):
         raise CellError(f"deadline is {given!r:.40}; write 90s, 10m, 3h, or a number of seconds")
     return seconds
+
+
+def _max_cost_usd(given: str | float | None) -> float | None:
+    """Return above what a run is refused; infinite for `any`. Raises CellError."""
+    if given is None or given == "any":
+        return None if given is None else math.inf
+    try:
+        dollars = math.nan if isinstance(given, bool) else float(given)
+    except (TypeError, ValueError):
+        dollars = math.nan
+    if not 0 <= dollars < math.inf:
+        raise CellError(f"--max-cost is a number of US dollars, or any; not {given!r:.40}")
+    return dollars
 
 
 def _live_hint(request: Request, use: Settings, backend: Backend, rows: int) -> tuple[str, ...]:

@@ -52,12 +52,14 @@ from batch_magic.records import (
     Job,
     JobFault,
     JobStage,
+    Pace,
     Preview,
     RemoteJob,
     RowStatus,
     RunRecord,
     Shard,
     Snapshot,
+    Spent,
     result_files,
 )
 from batch_magic.wording import counted
@@ -74,6 +76,7 @@ _RENEW_S = LEASE_S / 3
 _QUICK_S = 0.05  # what is done by then is looked at together
 _BEAT_S = 0.5  # how often the other runs are looked at while one is busy with slow work
 _PARTING_S = 2.0  # what is in flight at the end is given so long to get its receipt
+_RUNS_LOOKED_AT = 20  # for how long jobs take
 _LIVE_BEAT_S = 0.5  # how often a live lane says how far it is
 
 
@@ -103,6 +106,7 @@ class Engine:
         self._driven: dict[str, float | None] = {}  # run id → since when nothing is heard
         self._working: dict[str, asyncio.Task[float | None]] = {}  # run id → its step under way
         self._previews: dict[str, tuple[int, tuple[Preview, ...]]] = {}  # by jobs collected
+        self._paces: dict[str, Pace | None] = {}
         self._lanes = Lanes(clock)
         self._leased_until: dict[str, float] = {}
 
@@ -178,7 +182,7 @@ class Engine:
             await self._lanes.end(run_id)
             return self._let_go(run)
         wake_at = self._clock() if plan.actions else plan.wake_at
-        drawn = picture.snapshot(run, self._clock(), wake_at=wake_at)
+        drawn = picture.snapshot(run, self._clock(), wake_at=wake_at, pace=self._pace(run))
         self._publish(replace(drawn, newest=self._newest(run)))
         return wake_at
 
@@ -196,6 +200,14 @@ class Engine:
             known = (collected, outcomes.newest(self._folder(run), run) if collected else ())
             self._previews[run.run_id] = known
         return known[1]
+
+    def _pace(self, run: RunRecord) -> Pace | None:
+        """Return how long jobs of the same model took before, looked up once."""
+        if run.run_id not in self._paces:
+            kin = self._journal.kin(run.backend.identity, run.request.model)
+            names = [run_id for run_id, _ in kin if run_id != run.run_id][:_RUNS_LOOKED_AT]
+            self._paces[run.run_id] = picture.pace_of(map(self._journal.run, names), run)
+        return self._paces[run.run_id]
 
     def _let_go(self, run: RunRecord) -> float | None:
         self._journal.drop_lease(run.run_id, self._owner)
@@ -517,6 +529,7 @@ class Engine:
             retryable=count.retryable,
             usage=scan.usage,
             cost=cost,
+            spent=_spent(job, scan),
             model=scan.model,
             problem=problem or _oddities(scan, unwrapped),
             is_refetched=job.is_refetched and not has_come,
@@ -615,6 +628,7 @@ class Engine:
             ending=ending,
             counts=settled.counts,
             fault=settled.complaint,
+            saved=settled.saved,
             files=settled.files,
             model_served=picture.snapshot(run, self._clock()).model_served,
         )
@@ -836,6 +850,20 @@ def _is_ours(remote: RemoteJob, job: Job, run: RunRecord) -> bool:
         return remote.metadata[METADATA_TOKEN] == job.token
     is_known = any(one.batch_id == remote.batch_id for one in run.jobs)
     return remote.input_file_id == job.file_id and not is_known
+
+
+def _spent(job: Job, scan: Scan) -> Spent | None:
+    """Return what the answers took; rows without one have their share of the bytes."""
+    if scan.usage is None or not scan.answered:
+        return None
+    share = min(1.0, scan.answered / max(1, job.rows))
+    return Spent(
+        scan.answered,
+        round(job.bytes * share),
+        scan.usage.input,
+        scan.usage.output,
+        scan.output_squares,
+    )
 
 
 def _oddities(scan: Scan, unwrapped: int) -> str | None:

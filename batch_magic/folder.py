@@ -137,6 +137,8 @@ class Scan:
     foreign: int
     malformed: tuple[int, ...]
     repeated: int
+    answered: int = 0  # lines that tell of tokens
+    output_squares: float = 0.0  # of each answer's output tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,18 +441,23 @@ class RunFolder:
 
         schema = _outcome_schema([file.name for file in files])
         usage, model, foreign, malformed = Usage(), None, 0, list[int]()
+        answered, squares = 0, 0.0
         positions = [np.empty(0, dtype=np.int64)]
         with replacing(path) as out, pa.ipc.new_file(out, schema) as writer:
             for number, part in parts:
                 writer.write_batch(_outcome_batch(part, number, schema))
                 usage = usage + _usage_of(part)
+                answered += sum(one is not None for one in part.usage_input)
+                squares += sum(one * one for one in part.usage_output if one)
                 positions.append(np.asarray(part.positions, dtype=np.int64))
                 model = model or next((one for one in part.model if one), None)
                 foreign += part.foreign
                 malformed += part.malformed
         rows = np.concatenate(positions)
         repeated = len(rows) - len(np.unique(rows))
-        return Scan(usage if len(rows) else None, model, foreign, tuple(malformed), repeated)
+        whole = usage if len(rows) else None
+        said = (foreign, tuple(malformed), repeated)
+        return Scan(whole, model, *said, answered, squares)
 
     # -- answers that later runs may take over ----------------------------------------------
 

@@ -47,6 +47,7 @@ from batch_magic.schema import (
     run_facts,
     transaction,
 )
+from batch_magic.wording import counted
 
 LEASE_S = 30.0
 _RESULT_MADE = "the result was made"
@@ -86,7 +87,8 @@ class Journal:
                 raise Outdated("another run was submitted meanwhile")
             db.execute(
                 "INSERT INTO runs (run_id, name, created_at, rows, identity, backend_id, model,"
-                " facts, decided, lenders, counts) VALUES (?,?,?,?,?,?,?,?,?,?,'{}')",
+                " facts, decided, lenders, counts, ending, ended_at, fault, asks_usd)"
+                " VALUES (?,?,?,?,?,?,?,?,?,?,'{}',?,?,?,?)",
                 (
                     run.run_id,
                     run.name,
@@ -98,13 +100,17 @@ class Journal:
                     run_facts(run),
                     counts_json(run.decided),
                     json.dumps(run.lenders),
+                    None if run.ending is None else run.ending.value,
+                    run.ended_at,
+                    run.fault,
+                    run.asks_usd,
                 ),
             )
             insert_shards(db, run.run_id, run.shards)
             insert_jobs(db, run.run_id, run.jobs)
             put_files(db, run.run_id, run.files)
             _take_lease(db, run.run_id, owner, now)
-            _note(db, now, run.run_id, None, f"submitted {run.rows} rows as {len(run.jobs)} jobs")
+            _note(db, now, run.run_id, None, _submitted(run))
 
     def run(self, run_id: str) -> RunRecord:
         """Read one run whole. Raises JournalError when there is none of that id."""
@@ -224,7 +230,7 @@ class Journal:
         with self._write() as db:
             done = db.execute(
                 "UPDATE runs SET cancel_at = coalesce(cancel_at, ?), ending = NULL,"
-                " ended_at = NULL, fault = NULL"
+                " ended_at = NULL, fault = NULL, asks_usd = NULL"
                 " WHERE run_id = ? AND (ending = ? OR ending IS NULL AND cancel_at IS NULL)",
                 (now, run_id, Ending.STOPPED.value),
             )
@@ -248,10 +254,18 @@ class Journal:
             return _with_lenders(db, run_id)[1:]
 
     def reopen(
-        self, run_id: str, now: float, *, unsent: Sequence[Job] = (), lenders: Iterable[str] = ()
+        self,
+        run_id: str,
+        now: float,
+        *,
+        unsent: Sequence[Job] = (),
+        lenders: Iterable[str] = (),
+        gives_leave: bool = False,
     ) -> None:
         """Let a stopped run, and those whose answers it waits for, go on: the fault is mended.
 
+        One that waits for its user's leave to spend is left as it is, unless this `gives_leave`,
+        which is for this run alone.
         The lines of its jobs `unsent` are held for `lenders`, which were answered some of them or
         have asked for them since: what they do not answer is sent then.
         """
@@ -261,9 +275,10 @@ class Journal:
                 _note(db, now, run_id, None, f"looks first at the answers of {', '.join(lenders)}")
             for one in _with_lenders(db, run_id):
                 done = db.execute(
-                    "UPDATE runs SET ending = NULL, ended_at = NULL, fault = NULL, resumed_at = ?"
-                    " WHERE run_id = ? AND ending = ?",
-                    (now, one, Ending.STOPPED.value),
+                    "UPDATE runs SET ending = NULL, ended_at = NULL, fault = NULL, resumed_at = ?,"
+                    " asks_usd = NULL WHERE run_id = ? AND ending = ?"
+                    " AND (asks_usd IS NULL OR ?)",
+                    (now, one, Ending.STOPPED.value, gives_leave and one == run_id),
                 )
                 if done.rowcount:
                     _note(db, now, one, None, "goes on after it had stopped")
@@ -334,15 +349,24 @@ class Journal:
         counts: Mapping[RowStatus, int] | None = None,
         fault: str | None = None,
         model_served: str | None = None,
+        saved: Mapping[str, float] = MappingProxyType({}),
         files: Mapping[str, str] = _NO_FILES,
     ) -> None:
         """Write down how a run ended (or why it stopped), under its lease."""
         with self._leased(run_id, owner) as db:
             put_files(db, run_id, files)
             db.execute(
-                "UPDATE runs SET ending = ?, ended_at = ?, fault = ?, counts = ?,"
+                "UPDATE runs SET ending = ?, ended_at = ?, fault = ?, counts = ?, saved = ?,"
                 " model_served = coalesce(?, model_served) WHERE run_id = ?",
-                (ending.value, now, fault, counts_json(counts or {}), model_served, run_id),
+                (
+                    ending.value,
+                    now,
+                    fault,
+                    counts_json(counts or {}),
+                    json.dumps(dict(saved)),
+                    model_served,
+                    run_id,
+                ),
             )
             _note(db, now, run_id, None, f"{ending.value}{': ' + fault if fault else ''}")
 
@@ -488,6 +512,11 @@ class Journal:
             if held is None or held[0] != owner:
                 raise LeaseLost(f"run {run_id} is driven by another kernel now")
             yield db
+
+
+def _submitted(run: RunRecord) -> str:
+    size = f"{counted(run.rows, 'row')} as {counted(len(run.jobs), 'job')}"
+    return f"submitted {size}" if run.ending is None else f"prepared {size}: {run.fault}"
 
 
 def _explain(error: Exception, path: Path) -> str:

@@ -68,6 +68,8 @@ LIVE_TRANSITIONS: Mapping[JobStage, frozenset[JobStage]] = {
 ENDED_STATUSES = frozenset({"completed", "failed", "expired", "cancelled"})
 """The service's words for a job that will not change any more; any other word is not the end."""
 
+_AT_WORK = frozenset({"in_progress", "finalizing"})
+
 _UPLOADS_AT_ONCE = 3
 _SETTLING_S = 10.0  # `completed` may be said a few seconds before the result files have ids
 _LOST_AFTER_TRIES = 15  # ten minutes: an unknown job may be lag, another project's key, or a loss
@@ -577,15 +579,16 @@ _LIVE_TRIES, _LIVE_TRIES_ALONE = 4, 8
 _STALLED_S = 600.0  # so long without any good answer is no matter of single rows
 
 
-def verdict(status: int | None, code: str | None, tries: int, *, others_do_well: bool) -> Verdict:
-    """Judge one answer; `status` None: none came. `tries` counts this one.
+def verdict(error: ServiceError, tries: int, *, others_do_well: bool) -> Verdict:
+    """Judge an answer that is none. `tries` counts this one.
 
     A refusal for too many requests says nothing of the row. Trouble of the service does where it
     answers others meanwhile, or after a good while; no network never does.
     """
-    if status in (401, 402, 403) or code in FATAL_CODES:
+    status = error.status
+    if status in (401, 402, 403) or error.code in FATAL_CODES:
         return Verdict.STOP
-    if is_too_many(status, code):
+    if is_too_many(error):
         return Verdict.AGAIN
     is_passing = status is None or status in (408, 409) or status >= 500
     is_enough = tries >= _LIVE_TRIES and others_do_well
@@ -593,9 +596,13 @@ def verdict(status: int | None, code: str | None, tries: int, *, others_do_well:
     return Verdict.KEEP if not is_passing or is_enough or is_long else Verdict.AGAIN
 
 
-def is_too_many(status: int | None, code: str | None) -> bool:
-    """Tell whether a refusal asks to come back later."""
-    return status in (425, 429) and code not in FATAL_CODES
+def is_too_many(error: ServiceError) -> bool:
+    """Tell whether a refusal asks to come back later.
+
+    A request that is larger than the whole limit is refused in the same way, for good.
+    """
+    is_later = error.status in (425, 429) and error.code not in FATAL_CODES
+    return is_later and "Request too large" not in str(error)
 
 
 def fault_of_lane(error: ServiceError) -> str:
@@ -640,6 +647,7 @@ def after_sending(job: Job, answered: int, failed: int, status: str, now: float)
         stage=stage,
         remote=remote,
         changed_at=now if is_news else job.changed_at,
+        began_at=began,
         ended_at=now if ended else None,
         due_at=0.0,
         tries=0,
@@ -675,6 +683,7 @@ def after_poll(job: Job, remote: RemoteJob, limits: Limits, now: float) -> Job:
         remote=remote,
         changed_at=changed_at,
         polled_at=now,
+        began_at=job.began_at or (now if remote.status in _AT_WORK or ended else None),
         ended_at=(job.ended_at or now) if ended or job.stage is JobStage.ENDED else None,
         due_at=now + wait_s,
         tries=0,

@@ -201,7 +201,7 @@ class Lane:
                     self.stop()
                     return None
             self.problem = str(error)
-            if not lifecycle.is_too_many(error.status, error.code):
+            if not lifecycle.is_too_many(error):
                 await self._pause(lifecycle.live_backoff_s(tries, self._work.run.limits))
 
     def _read(self, name: str, reply: Reply) -> bytes | None:
@@ -215,7 +215,7 @@ class Lane:
         """Judge a failure of a row that is being asked `since` then, for the `tries`-th time."""
         self._was_heard = self._was_heard or error.status is not None
         do_well = self._good_at > since
-        said = lifecycle.verdict(error.status, error.code, tries, others_do_well=do_well)
+        said = lifecycle.verdict(error, tries, others_do_well=do_well)
         silent_s = self._clock() - self._good_at
         if said is Verdict.AGAIN and lifecycle.is_stalled(silent_s, was_heard=self._was_heard):
             return Verdict.STOP
@@ -234,7 +234,7 @@ class Lane:
             self._pacer.lost(ticket)
             raise
         self._pacer.heard(ticket, reply.headers, self._clock())
-        if reply.error is not None and lifecycle.is_too_many(reply.status, reply.error.code):
+        if reply.error is not None and lifecycle.is_too_many(reply.error):
             self._pacer.refused(ticket, reply.error.retry_after_s, self._clock())
         return reply, reply.error
 

@@ -12,19 +12,21 @@ import asyncio
 import builtins
 import difflib
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import Field, fields
+from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
+from IPython.display import display
 from traitlets import Dict, Float, Integer, Unicode
 
 from batch_magic import cell_line, session, settings
-from batch_magic.card import clip, size_words
+from batch_magic.card import clip, count_words, expected_words, size_words, time_words
 from batch_magic.drafting import Options
 from batch_magic.engine import METADATA_RUN
 from batch_magic.errors import BatchMagicError, CellError, Detached, StillRunning
@@ -34,7 +36,7 @@ from batch_magic.prepare import DryRun
 from batch_magic.records import Ending, RemoteJob, RowStatus
 from batch_magic.run import Run
 from batch_magic.settings import Settings
-from batch_magic.wording import counted, dollars
+from batch_magic.wording import counted
 
 AWAITED = "_gptbatch_awaited"
 """The magic that a waiting cell is rewritten to: it returns something to await."""
@@ -51,6 +53,7 @@ VERBS = {
     "wait": "NAME [--timeout 10m] block until it has ended",
     "cancel": "NAME … or --all: cancel; rows that finished are kept",
     "retry": "NAME [--status failed,…] [--live] send rows without an answer again, or these",
+    "submit": "NAME give leave to a run that may cost more than confirm_above_usd",
     "finish": "NAME finish what is left through the realtime API: batches are cancelled first",
     "reparse": "NAME --parse PATTERN | --schema X [--prefix P] read its answers anew, for nothing",
     "errors": "NAME why rows have no answer: causes, how often, an example of each",
@@ -96,6 +99,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         super().__init__(shell, **from_env)
         self._handover = HandOver(shell)
         self._panels: dict[str, Shown] = {}
+        self._reports: dict[str, Callable[[], None]] = {}  # of samples, until they have ended
 
     # -- the cell ---------------------------------------------------------------------------
 
@@ -126,7 +130,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             asked = cell_line.parse_cell(line)
         except BatchMagicError:
             return False  # the magic itself says what is wrong
-        wish = asked.wait or self.wait
+        wish = "always" if asked.sample is not None else asked.wait or self.wait
         return bool(wish == "always" or (wish == "auto" and _is_headless(self.shell)))
 
     def _start(self, line: str, cell: str) -> Run | None:
@@ -154,6 +158,9 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             live=asked.live,
             tier=asked.tier,
             deadline=asked.deadline,
+            max_cost=asked.max_cost,
+            sample=asked.sample,
+            may_ask=not _is_headless(self.shell),
             retries=asked.retries,
             keep=asked.keep,
             fresh=asked.fresh,
@@ -166,8 +173,20 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             return None
         self._check_out(out, asked.on_clash)
         run = session.session_for(use.home).submit(frame, cell, options, use)
+        if asked.sample is not None:
+            rest = replace(options, sample=None)
+            self._reports[run.run_id] = lambda: self._report(run, frame, rest, line, cell)
         self._present(run)
         return run
+
+    def _report(self, run: Run, frame: object, rest: Options, line: str, cell: str) -> None:
+        """Show a sample's answers, what they took, and what the rest would."""
+        found, s = run.result(), run.snapshot()
+        display(found)  # type: ignore[no-untyped-call]  # IPython leaves it so
+        print(f"sample: {size_words(s)}, {', '.join(count_words(s))} · {' · '.join(time_words(s))}")
+        dry = session.dry_run(frame, cell, rest, self._settings())
+        print(f"the rest: {_rest_words(dry)}")
+        print(f"to submit it: %%gptbatch {_without_sample(line)}")
 
     def _check_out(self, name: str, on_clash: str) -> None:
         """Refuse to replace a variable that holds neither a run nor an earlier result."""
@@ -272,6 +291,10 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         _want(words, 1, "%gptbatch retry NAME [--status failed,expired] [--live]")
         labels = [label.strip() for label in (given or "").split(",") if label.strip()]
         self._present(self._session().retry(words[0], labels, self._settings(), live=live))
+
+    def _do_submit(self, words: list[str]) -> None:
+        _want(words, 1, "%gptbatch submit NAME")
+        self._present(self._session().confirm(words[0], self._settings()))
 
     def _do_finish(self, words: list[str]) -> None:
         _want(words, 1, "%gptbatch finish NAME")
@@ -490,6 +513,8 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             panel.say(f"the result is in `{run.name}`")
             panel.tell()
         self._handover.give(run, frame)
+        if report := self._reports.pop(run.run_id, None):
+            report()
 
     @property
     def is_busy(self) -> bool:
@@ -665,6 +690,8 @@ def _detached(run: Run) -> str:
 
 def _print_dry_run(dry: DryRun, options: Options) -> None:
     said = (
+        (dry.kept, "answered before: taken over, not paid again"),
+        (dry.held, "in flight in an earlier run: not sent again"),
         (dry.twins, "with the same request as an earlier row: sent once"),
         (dry.skipped, "with nothing to send: skipped"),
         (dry.oversize, "larger than a job may be: failed"),
@@ -681,17 +708,21 @@ def _print_dry_run(dry: DryRun, options: Options) -> None:
             print(f"  {counted(n, 'row')} {what}")
     for note in dry.notes:
         print(f"  {note}")
-    print(f"  {_price_words(dry)}")
+    print(f"  estimate: {_rest_words(dry)}")
     for line in dry.first_lines:
         print(_indented(_pretty(line)))
 
 
-def _price_words(dry: DryRun) -> str:
-    """Say roughly what the input costs: the answers' part is known when they are there."""
-    tokens = f"input: roughly {counted(dry.tokens, 'token')}, guessed by bytes"
-    if dry.input_usd is None:
-        return f"{tokens}; the price is not known"
-    return f"{tokens}, {dollars(dry.input_usd)} by batch; the answers' tokens cost extra"
+def _rest_words(dry: DryRun) -> str:
+    """Say what would be sent, and what it may cost."""
+    found = dry.record.estimate
+    if found is None or not found.requests:
+        return "nothing is left to send"
+    return expected_words(found, is_sandbox=dry.record.backend.is_sandbox)
+
+
+def _without_sample(line: str) -> str:
+    return re.sub(r"\s*--sample[=\s]\s*\d+", "", f" {line}").strip()
 
 
 def _pretty(line: str) -> str:

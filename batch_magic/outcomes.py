@@ -7,6 +7,7 @@ is to believe the status, or the service's counts, instead of the two result fil
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -16,8 +17,9 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from batch_magic import money, wire
+from batch_magic import wire
 from batch_magic.answers import reader_of
+from batch_magic.costs import is_half_price, row_costs
 from batch_magic.digests import DIGEST, SortedDigests, as_digests
 from batch_magic.errors import JournalError
 from batch_magic.folder import (
@@ -32,7 +34,6 @@ from batch_magic.folder import (
     ShardWriters,
 )
 from batch_magic.records import (
-    OPENAI_URL,
     PAID,
     Cost,
     Ending,
@@ -70,56 +71,69 @@ def cost_of(folder: RunFolder, run: RunRecord, job: Job) -> Cost | None:
     asked = shard.model or run.request.model
     paid, at_once = (
         _known_sum(row_costs(run, served, asked, *tokens, is_batch=is_batch)[known])
-        for is_batch in (_is_half_price(run, job), False)
+        for is_batch in (is_half_price(run, job), False)
     )
     return Cost(paid, at_once)
 
 
-def _is_half_price(run: RunRecord, job: Job) -> bool:
-    """Tell whether a job's answers cost what a batch costs: flex does as well."""
-    return not job.is_live or run.request.tier == "flex"
+def entry_costs(
+    run: RunRecord, resolved: Resolved, entries: NDArray[np.int64], asked: str
+) -> NDArray[np.float64]:
+    """Return US dollars of these entries' answers (n values), at the prices of their lanes.
+
+    `asked` is the model that they were asked of. NaN for entry -1, and where it is not known.
+    """
+    dollars, first = np.full(len(entries), np.nan), 0
+    for table, is_full in zip(resolved.tables, resolved.full_price, strict=True):
+        size = len(table.table)
+        mine = np.flatnonzero((entries >= first) & (entries < first + size))
+        if len(mine):
+            part = table.table.select([*_TOKENS, "model"]).take(entries[mine] - first)
+            tokens = [part[name].to_numpy(zero_copy_only=False).astype(float) for name in _TOKENS]
+            served = part["model"].to_pylist()
+            dollars[mine] = row_costs(run, served, asked, *tokens, is_batch=not is_full)
+        first += size
+    return dollars
+
+
+def _savings(folder: RunFolder, run: RunRecord, resolved: Resolved) -> dict[str, float]:
+    """Return US dollars that were not paid: by batch, for rows alike, for answers of other runs.
+
+    What is not known is left out. A kept answer counts at the price of a batch.
+    """
+    entry, paid = resolved.resolution.entry, resolved.resolution.paid
+    is_twin = np.zeros(run.rows, dtype=bool)
+    is_twin[folder.twins()[:, 0]] = True
+    is_kept = paid & ~is_twin & (entry >= 0) & (entry < resolved.first_paid)
+    costs = [job.cost for job in run.jobs if job.cost is not None and not job.is_replaced]
+    saved = {
+        "batch": _by_batch(costs),
+        "duplicates": _of_rows(run, resolved, is_twin & paid),
+        "reuse": _of_rows(run, resolved, is_kept),
+    }
+    return {why: dollars for why, dollars in saved.items() if dollars is not None}
+
+
+def _by_batch(costs: Iterable[Cost]) -> float | None:
+    total = sum(costs, Cost(0.0, 0.0))
+    if total.at_once_usd is None or total.paid_usd is None:
+        return None
+    return total.at_once_usd - total.paid_usd
+
+
+def _of_rows(run: RunRecord, resolved: Resolved, wanted: NDArray[np.bool_]) -> float | None:
+    """Add up what the answers of these rows cost, by the model that each was asked of."""
+    total, models = 0.0, run.request.models
+    rows = run.rows // len(models)
+    for nth, model in enumerate(models):
+        mine = slice(nth * rows, (nth + 1) * rows)
+        entries = resolved.resolution.entry[mine][wanted[mine]]
+        total += float(entry_costs(run, resolved, entries, model).sum())
+    return None if math.isnan(total) else total
 
 
 def _known_sum(dollars: NDArray[np.float64]) -> float | None:
     return None if np.isnan(dollars).any() else float(dollars.sum())
-
-
-def row_costs(
-    run: RunRecord,
-    served: Sequence[str | None],
-    asked: str,
-    *tokens: NDArray[np.float64],
-    is_batch: bool,
-) -> NDArray[np.float64]:
-    """Return US dollars of answers by who gave them (n values); NaN where not known.
-
-    `tokens`: input, cached input, output, each n values. The list of prices is that of OpenAI; at
-    another service the user's own prices count alone. The sandbox is priced as if it were OpenAI.
-    """
-    dollars = np.full(len(served), np.nan)
-    names = np.array([name or "" for name in served], dtype=object)
-    for name in set(names.tolist()):
-        mine = np.flatnonzero(names == name)
-        names_known = (asked,) if run.backend.is_sandbox else (name, asked)
-        prices = prices_of(run, names_known, is_batch=is_batch)
-        if prices is not None:
-            dollars[mine] = money.costs(prices, *(one[mine] for one in tokens))
-    return dollars
-
-
-def prices_of(run: RunRecord, names: Sequence[str], *, is_batch: bool) -> money.Prices | None:
-    """Return the prices of the first of these models that has any; None if none has.
-
-    The user's own come before the list, by whichever name. The list is that of OpenAI: for another
-    service the user's own count alone.
-    """
-    own = run.request.prices
-    is_listed = run.backend.is_sandbox or run.backend.base_url == OPENAI_URL
-    candidates = [name for name in names if name in own] or (names if is_listed else ())
-    found = (
-        money.prices_of(name, own, is_batch=is_batch, now=run.created_at) for name in candidates
-    )
-    return next((prices for prices in found if prices is not None), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +145,6 @@ class Resolved:
     notes: tuple[str, ...]
     first_paid: int = 0  # entries before were not sent, or paid by other runs
     full_price: tuple[bool, ...] = ()  # of each table: whether its answers were asked for at once
-
-    def is_full_price(self, entries: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Tell which of these entries were paid for at the full price."""
-        sizes = [len(table.table) for table in self.tables]
-        by_entry = np.repeat(np.array(self.full_price, dtype=bool), sizes)
-        found = np.zeros(len(entries), dtype=bool)
-        found[entries >= 0] = by_entry[entries[entries >= 0]]
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +311,7 @@ class Settled:
 
     counts: dict[RowStatus, int]
     complaint: str | None
+    saved: dict[str, float]  # US dollars, by why
     files: dict[str, str]
 
 
@@ -313,7 +320,8 @@ def settle(folder: RunFolder, run: RunRecord) -> Settled:
     resolved = resolve_run(folder, run)
     _write_answered(folder, run, resolved)
     files = folder.hashes("answered.npy", "answered.json")
-    return Settled(resolved.resolution.counts(), _complaint(resolved), files)
+    saved = _savings(folder, run, resolved)
+    return Settled(resolved.resolution.counts(), _complaint(resolved), saved, files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -695,7 +703,7 @@ class _Reader:
     def read_job(self, job: Job) -> None:
         """Read a job's file; rows that it does not name get what the job's end means for them."""
         rows = _rows_of(self._folder, self._run, job)
-        full = not _is_half_price(self._run, job)
+        full = not is_half_price(self._run, job)
         if job.stage is not JobStage.COLLECTED:
             noted = self._noted(job) if job.is_live else None
             self._add(noted, rows, RowStatus.PENDING, None, full_price=full)

@@ -8,26 +8,37 @@ are shown as its claim, never added to the rows whose outcome is known.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from statistics import median
 
 from batch_magic.records import (
     Cost,
     Ending,
     Job,
     JobStage,
+    Pace,
     RowStatus,
     RunRecord,
     Snapshot,
     Stage,
     Usage,
 )
+from batch_magic.wording import counted
 
 
-def snapshot(run: RunRecord, now: float, *, wake_at: float | None = None) -> Snapshot:
-    """Draw a run as it stands: a pure function of the journal's record and the time."""
+def snapshot(
+    run: RunRecord, now: float, *, wake_at: float | None = None, pace: Pace | None = None
+) -> Snapshot:
+    """Draw a run as it stands: a pure function of the journal's record and the time.
+
+    `pace` is how long jobs took in earlier runs, if there were any.
+    """
     counts = dict(run.counts) if run.counts else _counts_so_far(run)
     usages = [job.usage for job in run.jobs if job.usage]
     costs = [job.cost for job in run.jobs if job.cost]
     claimed_ok, claimed_failed = _claims(run)
+    eta_s, basis = _eta_s(run, claimed_ok + claimed_failed, now, pace)
+    queue_s, work_s = _spans(run, now)
     return Snapshot(
         run_id=run.run_id,
         name=run.name,
@@ -52,10 +63,16 @@ def snapshot(run: RunRecord, now: float, *, wake_at: float | None = None) -> Sna
         notes=run.notes + _odd_results(run),
         cancelling=run.cancel_at is not None and run.ending is None,
         round=run.round,
-        eta_s=_eta_s(run, claimed_ok + claimed_failed, now),
+        eta_s=eta_s,
+        eta_basis=basis,
+        queue_s=queue_s,
+        work_s=work_s,
         wake_at=wake_at,
         lenders=run.lenders,
         goes_live_at=run.goes_live_at,
+        estimate=run.estimate,
+        asks_usd=run.asks_usd,
+        saved=run.saved,
     )
 
 
@@ -136,12 +153,60 @@ def _odd_results(run: RunRecord) -> tuple[str, ...]:
     return tuple(f"job {job.number + 1}: {job.problem}" for job in odd)
 
 
-def _eta_s(run: RunRecord, claimed: int, now: float) -> float | None:
-    """Time to go at the pace so far; None until a twentieth of the rows has been answered."""
+_KIN_SIZE = 4  # jobs of so many times more or fewer rows tell nothing of each other
+
+
+def pace_of(runs: Iterable[RunRecord], run: RunRecord) -> Pace | None:
+    """Return how long batches of other runs took that were about as large as this one's."""
+    rows = max((job.rows for job in run.jobs), default=0)
+    known = [
+        (job.began_at - job.intended_at, job.ended_at - job.began_at)
+        for other in runs
+        for job in _real_jobs(other)
+        if not job.is_live and job.stage is JobStage.COLLECTED and job.remote_status == "completed"
+        if job.intended_at and job.began_at and job.ended_at
+        if rows / _KIN_SIZE <= job.rows <= rows * _KIN_SIZE
+    ]
+    if not known:
+        return None
+    queues, works = zip(*known, strict=True)
+    return Pace(median(queues), median(works), len(known))
+
+
+def _eta_s(run: RunRecord, claimed: int, now: float, pace: Pace | None) -> tuple[float | None, str]:
+    """Time to go, and what the guess rests on.
+
+    By the run's own pace once a twentieth of the rows has been answered, before that by the pace of
+    earlier runs; None when it takes longer than they did.
+    """
     running = [job for job in run.jobs if job.stage is JobStage.RUNNING]
     total = sum(job.rows for job in running)
-    began = [j.remote.in_progress_at for j in running if j.remote and j.remote.in_progress_at]
-    if run.ending or not began or not max(1, total // 20) <= claimed < total:
-        return None
-    elapsed_s = now - min(began)
-    return max(0.0, elapsed_s / claimed * (total - claimed)) if elapsed_s > 0 else None
+    began = [job.began_at for job in running if job.began_at]
+    if run.ending or not running:
+        return None, ""
+    if began and max(1, total // 20) <= claimed < total and now > min(began):
+        return (now - min(began)) / claimed * (total - claimed), ""
+    if pace is None or any(job.is_live for job in running):
+        return None, ""
+    left_s = max(_left_s(job, now, pace) for job in running)
+    return (left_s, f"as {counted(pace.jobs, 'job')} before") if left_s > 0 else (None, "")
+
+
+def _left_s(job: Job, now: float, pace: Pace) -> float:
+    if job.began_at is not None:
+        return pace.work_s - (now - job.began_at)
+    return max(0.0, pace.queue_s - (now - (job.intended_at or now))) + pace.work_s
+
+
+def _spans(run: RunRecord, now: float) -> tuple[float | None, float | None]:
+    """Return for how long a run's batches were queued until one began, and at work since."""
+    batches = [job for job in _real_jobs(run) if not job.is_live and job.intended_at is not None]
+    if not batches:
+        return None, None
+    asked = min(job.intended_at or now for job in batches)
+    is_over = all(job.ended_at for job in batches)
+    ended = max(job.ended_at or now for job in batches) if is_over else now
+    began = min((job.began_at for job in batches if job.began_at), default=None)
+    if began is None:
+        return max(0.0, ended - asked), None
+    return max(0.0, began - asked), max(0.0, ended - began)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from batch_magic import frame as frames
 from batch_magic import outcomes
+from batch_magic.costs import cache_note, estimate, shape_text, spent_before
 from batch_magic.digests import FirstSeen, SortedDigests, as_digests
 from batch_magic.durable_files import disk_errors
 from batch_magic.errors import CellError, JournalError
@@ -35,11 +36,23 @@ from batch_magic.folder import (
     ShardWriters,
 )
 from batch_magic.journal import Journal
+from batch_magic.lifecycle import is_given_up
 from batch_magic.packing import Packer, pick
 from batch_magic.queueing import tokens_in
-from batch_magic.records import Chunk, Lines, Outcomes, Rendered, RowStatus, RunRecord
+from batch_magic.records import (
+    Chunk,
+    Endpoint,
+    Estimate,
+    Lines,
+    Outcomes,
+    Rendered,
+    RowStatus,
+    RunRecord,
+    Spent,
+)
 from batch_magic.stored_frame import Stored, store
 from batch_magic.template import Template, is_template
+from batch_magic.tokens import Tally, counter
 from batch_magic.wire import Encoder
 from batch_magic.wording import counted
 
@@ -51,6 +64,8 @@ class Known:
     answered: tuple[Answered, ...] = ()
     in_flight: Mapping[str, SortedDigests] = field(default_factory=dict)
     kin: tuple[tuple[str, bool], ...] = ()  # the journal's word that this rests on
+    idle: frozenset[str] = frozenset()  # of these in flight: those that nobody goes on with
+    spent: Mapping[str, Spent] = field(default_factory=dict)  # on the same prompt, by model
 
 
 def known_answers(home: Home, journal: Journal, draft: RunRecord, *, fresh: bool) -> Known:
@@ -61,10 +76,9 @@ def known_answers(home: Home, journal: Journal, draft: RunRecord, *, fresh: bool
     answered: list[Answered] = []
     in_flight: dict[str, SortedDigests] = {}
     kin = journal.kin(draft.backend.identity, draft.request.model)
-    for run_id, has_ended in kin:
-        if fresh:
-            break
-        run = journal.run(run_id)
+    runs = [(journal.run(run_id), has_ended) for run_id, has_ended in kin]
+    for run, has_ended in [] if fresh else runs:
+        run_id = run.run_id
         folder = home.run_folder(run_id, run.files)
         try:
             if not has_ended:
@@ -77,7 +91,14 @@ def known_answers(home: Home, journal: Journal, draft: RunRecord, *, fresh: bool
                 f"{error} (run {run_id} may have paid answers for these rows: put its files back,"
                 f" or forget it with `%gptbatch clean {run_id}`, or pay again with --fresh)"
             ) from error
-    return Known(tuple(answered), in_flight, tuple(kin))
+    spent = spent_before((run for run, _ in runs), draft.request)
+    idle = frozenset(
+        run.run_id for run, _ in runs if is_given_up(run) or run.cancel_at is not None
+    )
+    return Known(tuple(answered), in_flight, tuple(kin), idle, spent)
+
+
+_SMALL_ROWS = 10_000  # of so few what is left then takes the cell half a second, the first time
 
 
 class Preparation:
@@ -91,13 +112,14 @@ class Preparation:
         frame: Any,
         template: Template,
         known: Known,
+        places: Sequence[int] | None = None,
     ) -> None:
         self.draft = draft
         self.rows_done = 0
         self.record: RunRecord | None = None
         self._folder = home.run_folder(draft.run_id)
         self.known = known
-        self._frame, self._template = frame, template
+        self._frame, self._template, self._places = frame, template, places
         self._steps = self._run()
 
     def advance(self, is_over: Callable[[], bool]) -> bool:
@@ -126,7 +148,7 @@ class Preparation:
         out = _Out(self._folder, self.draft, self.known)
         models = self.draft.request.models
         asked = _Asked(self.draft, self._template)
-        for chunk in _chunks(self._frame, self._template):
+        for chunk in _chunks(self._frame, self._template, self._places):
             rendered = self._template.render(chunk)
             for nth in range(len(models)):
                 out.leave_out(_shifted(rendered, nth * len(self._frame)))
@@ -134,11 +156,13 @@ class Preparation:
             for model, lines in asked.lines(rendered):
                 out.take(model, lines)
             self.rows_done += chunk.size * len(models)
-            yield
+            if self.rows_done < self.draft.rows:
+                yield
         with disk_errors(self._folder.frame_path):
             stored = store(self._frame, self._folder.frame_path)
-        yield
-        self.record = out.close(stored)
+        if len(self._frame) > _SMALL_ROWS:
+            yield
+        self.record = out.close(stored, self._template)
 
 
 class _Asked:
@@ -210,6 +234,7 @@ class _Out:
         )
         self._kept = KeptWriter(folder, 0)
         self._seen = FirstSeen()
+        self._tallies = Tallies(draft)
         self._twins: list[NDArray[np.int64]] = []
         self._unsent: list[Outcomes] = []
         self._lenders: set[str] = set()
@@ -243,9 +268,15 @@ class _Out:
             self._twins.append(np.stack([positions[is_twin], firsts[is_twin]], axis=1))
         left = ~is_twin
         left &= ~self._take_kept(digests, positions, left)
-        held = self._find_held(digests, left)
-        self._write(self._held, model, lines, held)
-        self._write(self._shards, model, lines, left & ~held)
+        held, is_idle = self._find_held(digests, left)
+        if held.any():
+            self._write(self._held, model, _some(lines, held))
+        if is_idle.any():  # will be sent as soon as its run is given up
+            self._tallies.add(model, _some(lines, is_idle))
+        if (is_sent := left & ~held).any():
+            sent = _some(lines, is_sent)
+            self._tallies.add(model, sent)
+            self._write(self._shards, model, sent)
 
     def _take_kept(
         self, digests: NDArray[np.void], positions: NDArray[np.int64], left: NDArray[np.bool_]
@@ -261,24 +292,25 @@ class _Out:
                 taken |= hits
         return taken
 
-    def _find_held(self, digests: NDArray[np.void], left: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Tell which lines are in flight. Every run that has one is waited for.
+    def _find_held(
+        self, digests: NDArray[np.void], left: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Tell which lines are in flight, and which of them only in runs that nobody goes on with.
 
-        One of them may only hold it for another, and be cancelled before it is answered.
+        Every run that has one is waited for: it may only hold it for another, and be cancelled
+        before it is answered.
         """
-        held = np.zeros(len(digests), dtype=bool)
+        held, is_busy = np.zeros((2, len(digests)), dtype=bool)
         for run_id, index in self._known.in_flight.items():
             hits = (index.find(digests) >= 0) & left
             if hits.any():
                 self._lenders.add(run_id)
                 held |= hits
-        return held
+                is_busy |= hits & (run_id not in self._known.idle)
+        return held, held & ~is_busy
 
-    def _write(
-        self, shards: ShardWriters, model: str, lines: Lines, wanted: NDArray[np.bool_]
-    ) -> None:
-        oversize = shards.write(model, _some(lines, wanted)) if wanted.any() else ()
-        if oversize:
+    def _write(self, shards: ShardWriters, model: str, lines: Lines) -> None:
+        if oversize := shards.write(model, lines):
             limit = self._draft.limits.max_bytes_per_job
             positions = [position for position, _ in oversize]
             said = [f"its line has {n:,} bytes, a job holds {limit:,}" for _, n in oversize]
@@ -288,7 +320,7 @@ class _Out:
         self._decided[status] += len(positions)
         self._unsent.append(Outcomes.unsent(positions, status, said))
 
-    def close(self, stored: Stored) -> RunRecord:
+    def close(self, stored: Stored, template: Template) -> RunRecord:
         """Put every file in its place and return the run as it is to be written down.
 
         Raises CellError when there are rows and none of them can be sent.
@@ -310,10 +342,12 @@ class _Out:
             decided=dict(self._decided),
             twins=twins,
             lenders=tuple(sorted(self._lenders)),
+            estimate=self._tallies.estimate(self._known.spent, template),
             shards=tuple(shards),
             files={self._folder.frame_path.name: stored.sha256, **self._folder.hashes(*_NAMES)},
         )
         notes = _notes(record, kept, self.missing_values, self._unsendable, self._why)
+        notes += self._tallies.notes(template)
         return replace(record, notes=self._draft.notes + notes)
 
     def _identity(self, stored: Stored) -> str:
@@ -322,6 +356,42 @@ class _Out:
         for part in (stored.sha256, draft.fingerprint if stored.unstored else "", repr(facts)):
             self._hash.update(part.encode())
         return self._hash.hexdigest()
+
+
+class Tallies:
+    """How many tokens will be sent to each model, and what that may cost."""
+
+    def __init__(self, draft: RunRecord) -> None:
+        self._draft = draft
+        self._tallies: dict[str, Tally] = {}
+
+    def add(self, model: str, lines: Lines) -> None:
+        """Take lines that will be sent."""
+        if model not in self._tallies:
+            endpoint = self._draft.request.endpoint
+            self._tallies[model] = Tally(endpoint)
+        self._tallies[model].add(lines)
+
+    def estimate(self, spent: Mapping[str, Spent], template: Template) -> Estimate:
+        """Say what all that was added may take."""
+        counted = {model: one.result(counter(model)) for model, one in self._tallies.items()}
+        prefix = self._count(self._constants(template)[0]) if counted else 0
+        return estimate(self._draft, counted, spent, prefix_tokens=prefix)
+
+    def notes(self, template: Template) -> tuple[str, ...]:
+        """Say what would make the prompt cheaper."""
+        if self._draft.request.endpoint not in (Endpoint.CHAT, Endpoint.RESPONSES):
+            return ()
+        note = cache_note(*map(self._count, self._constants(template)))
+        return () if note is None or not self._tallies else (note,)
+
+    def _count(self, text: str) -> int:
+        exact = counter(next(iter(self._tallies), self._draft.request.model))
+        return tokens_in(len(text.encode())) if exact is None else exact.count(text)
+
+    def _constants(self, template: Template) -> tuple[str, str]:
+        first, late = template.constants
+        return shape_text(self._draft.request.params) + first, late
 
 
 _NAMES = ("twins.npy", "unsent.arrow", "kept-00000.jsonl", "kept-00000.npy")
@@ -365,27 +435,34 @@ _SHOWN = 2
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What a submit would do: rows by fate, jobs, bytes, and the first request lines."""
+    """What a submit would do: rows by fate, jobs, bytes, what it may cost, the first lines."""
 
     rows: int
     to_send: int
     twins: int
+    kept: int  # answered before
+    held: int  # in flight in an earlier run
     skipped: int
     oversize: int
     missing_values: int
     unsendable: int
     jobs: int
     bytes: int
-    tokens: int  # of the input, guessed by its bytes
-    input_usd: float | None  # what they cost by batch; None: a price is not known
+    record: RunRecord  # the run that it would be, with its estimate
     first_lines: tuple[str, ...]
     notes: tuple[str, ...]
 
 
-def rehearse(draft: RunRecord, frame: Any, template: Template) -> DryRun:
+_COUNTS = (
+    *("to_send", "twins", "kept", "held", "skipped", "oversize", "missing_values"),
+    *("unsendable", "jobs", "bytes"),
+)
+
+
+def rehearse(draft: RunRecord, frame: Any, template: Template, known: Known) -> DryRun:
     """Render and count every row; write and send nothing. Raises as a submit would."""
     asked, totals, first = _Asked(draft, template), Counter[str](), list[str]()
-    seen, packers, sizes = FirstSeen(), dict[str, Packer](), Counter[str]()
+    seen, packers, tallies = FirstSeen(), dict[str, Packer](), Tallies(draft)
     for chunk in _chunks(frame, template):
         rendered = template.render(chunk)
         times = len(draft.request.models)
@@ -393,48 +470,38 @@ def rehearse(draft: RunRecord, frame: Any, template: Template) -> DryRun:
         totals["unsendable"] += times * len(rendered.unsendable)
         totals["missing_values"] += rendered.missing_values
         for model, lines in asked.lines(rendered):
-            positions = np.asarray(lines.positions, dtype=np.int64)
-            is_new = seen.add(as_digests(lines.digests), positions) < 0
-            packer = packers.setdefault(model, _packer(draft))
-            packed = packer.pack(_some(lines, is_new))
             wanted = _SHOWN - len(first)
             first += [line.decode() for line in lines.data.split(b"\n", wanted)[:wanted] if line]
-            totals["twins"] += len(positions) - int(is_new.sum())
+            new = _new_lines(lines, seen, known, totals)
+            packed = packers.setdefault(model, _packer(draft)).pack(new)
             totals["oversize"] += len(packed.oversize)
             for part in packed.parts:
                 totals["to_send"] += len(part.lines.sizes)
                 totals["bytes"] += len(part.lines.data)
-                sizes[model] += len(part.lines.data)
                 totals["jobs"] += part.opens
-    counts = {name: totals[name] for name in _DRY_COUNTS}
-    dollars = [_input_usd(draft, model, tokens_in(size)) for model, size in sizes.items()]
-    known = [one for one in dollars if one is not None]
+                tallies.add(model, part.lines)
+    notes = draft.notes + tallies.notes(template)
     return DryRun(
         rows=len(frame),
-        tokens=sum(map(tokens_in, sizes.values())),
-        input_usd=sum(known) if len(known) == len(dollars) else None,
+        record=replace(draft, estimate=tallies.estimate(known.spent, template)),
         first_lines=tuple(first),
-        notes=draft.notes,
-        **counts,
+        notes=notes,
+        **{name: totals[name] for name in _COUNTS},
     )
 
 
-def _input_usd(draft: RunRecord, model: str, tokens: int) -> float | None:
-    """Return what input costs by batch, at the price of short requests."""
-    prices = outcomes.prices_of(draft, [model], is_batch=True)
-    return None if prices is None else tokens * prices.input.least / 1e6
-
-
-_DRY_COUNTS = (
-    "to_send",
-    "twins",
-    "skipped",
-    "oversize",
-    "missing_values",
-    "unsendable",
-    "jobs",
-    "bytes",
-)
+def _new_lines(lines: Lines, seen: FirstSeen, known: Known, totals: Counter[str]) -> Lines:
+    """Return those that would be sent; count the others."""
+    digests = as_digests(lines.digests)
+    left = seen.add(digests, np.asarray(lines.positions, dtype=np.int64)) < 0
+    totals["twins"] += len(left) - int(left.sum())
+    kept: list[tuple[str, Answered | SortedDigests]] = [("kept", one) for one in known.answered]
+    busy = [("held", one) for name, one in known.in_flight.items() if name not in known.idle]
+    for name, index in [*kept, *busy]:
+        hits = left & (index.find(digests) >= 0)
+        totals[name] += int(hits.sum())
+        left &= ~hits
+    return _some(lines, left)
 
 
 def _packer(draft: RunRecord) -> Packer:
@@ -449,8 +516,10 @@ def _packer(draft: RunRecord) -> Packer:
 _ROWS_WITH_IMAGES = 8  # a few megabytes each
 
 
-def _chunks(frame: Any, template: Template) -> Iterator[Chunk]:
+def _chunks(frame: Any, template: Template, places: Sequence[int] | None = None) -> Iterator[Chunk]:
     size = {"size": _ROWS_WITH_IMAGES} if template.has_images else {}
-    return frames.chunks(
+    for chunk in frames.chunks(
         frame, template.columns, with_index=template.reads_index, as_text=template.bare, **size
-    )
+    ):
+        stretch = None if places is None else places[chunk.start : chunk.start + chunk.size]
+        yield chunk if stretch is None else replace(chunk, places=stretch)

@@ -122,6 +122,11 @@ class Chunk:
     columns: Mapping[Hashable, Sequence[object]]
     index: Sequence[object] | None = None
     texts: Mapping[Hashable, Sequence[bytes | None]] = field(default_factory=dict)
+    places: Sequence[int] | None = None  # in the whole frame, where this is but a sample of it
+
+    def position(self, row: int) -> int:
+        """Return the position that a template sees of a row of the chunk."""
+        return self.start + row if self.places is None else self.places[row]
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +215,55 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """What requests that were answered took: sums over all of them.
+
+    `bytes` are those of their lines; `output_squares` the squares of each answer's tokens.
+    """
+
+    requests: int = 0
+    bytes: int = 0
+    input: int = 0
+    output: int = 0
+    output_squares: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(
+            self.requests + other.requests,
+            self.bytes + other.bytes,
+            self.input + other.input,
+            self.output + other.output,
+            self.output_squares + other.output_squares,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """From where to where an amount may be; `high` None: nothing bounds it."""
+
+    low: float
+    high: float | None
+
+    def __add__(self, other: Span) -> Span:
+        return Span(self.low + other.low, _sum(self.high, other.high))
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What the requests of a run may take, said before they are sent. Tokens and US dollars."""
+
+    requests: int
+    input: Span
+    basis: str  # what the input rests on
+    cached_tokens: int  # of the input, what a cache for prompts may hold
+    output: Span
+    output_basis: str
+    batch_usd: Span | None  # None: a price is not known
+    at_once_usd: Span | None
+    has_images: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Cost:
     """US dollars of answers: as they are paid, and as they would be at once. None: not known."""
 
@@ -271,6 +325,7 @@ class Request:
     live: bool = False  # all rows through the realtime API
     tier: str = ""  # the service tier that the live lane asks for
     deadline_s: float | None = None  # from submit on: what is left then is finished live
+    max_cost_usd: float | None = None  # more is refused; infinite: anything goes
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -421,12 +476,14 @@ class Job:
     doubted_at: float | None = None  # since when a create without a receipt is looked for
     remote: RemoteJob | None = None
     changed_at: float | None = None  # when the service's status last changed, by our clock
+    began_at: float | None = None  # when we first saw it at work, by our clock
     ended_at: float | None = None  # when we first saw it ended, by our clock
     cancel_sent_at: float | None = None
     counts: Mapping[RowStatus, int] = field(default_factory=dict)  # after collecting
     retryable: int = 0  # of these, rows that may be sent again by themselves
     usage: Usage | None = None  # after collecting
     cost: Cost | None = None  # after collecting: of the rows whose tokens are known
+    spent: Spent | None = None  # after collecting: the same rows' tokens, for later estimates
     model: str | None = None  # after collecting: who answered, in the answers' own words
     problem: str | None = None  # what went wrong last, in one line
     is_too_large: bool = False  # its file was refused for its size: to be cut
@@ -470,6 +527,8 @@ class RunRecord:
     decided: Mapping[RowStatus, int] = field(default_factory=dict)  # rows settled without a job
     twins: int = 0  # rows that share another row's line
     notes: tuple[str, ...] = ()
+    estimate: Estimate | None = None
+    asks_usd: float | None = None  # it waits for the user's word to spend as much as this
     lenders: tuple[str, ...] = ()  # runs in flight that answer some of the rows
     shards: tuple[Shard, ...] = ()
     jobs: tuple[Job, ...] = ()
@@ -483,6 +542,7 @@ class RunRecord:
     fault: str | None = None
     counts: Mapping[RowStatus, int] = field(default_factory=dict)  # every row, once ended
     model_served: str | None = None
+    saved: Mapping[str, float] = field(default_factory=dict)  # dollars not paid, by why; once ended
 
     @property
     def round(self) -> int:
@@ -497,6 +557,15 @@ class RunRecord:
         deadline = None if request.deadline_s is None else self.created_at + request.deadline_s
         wishes = [at for at in (self.live_at, deadline) if at is not None]
         return min(wishes, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a job took in earlier runs: the median of `jobs` of them, in seconds."""
+
+    queue_s: float
+    work_s: float
+    jobs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -541,9 +610,15 @@ class Snapshot:
     cancelling: bool = False
     round: int = 0
     eta_s: float | None = None
+    eta_basis: str = ""  # what it rests on, if not on the run's own pace
+    queue_s: float | None = None  # how long its batches were queued, and are, until one began
+    work_s: float | None = None  # since then
     wake_at: float | None = None  # when the engine looks again
     lenders: tuple[str, ...] = ()  # runs whose answers it waits for
     goes_live_at: float | None = None  # from when on its rows go through the live lane
+    estimate: Estimate | None = None
+    asks_usd: float | None = None  # it waits for the user's word to spend as much as this
+    saved: Mapping[str, float] = field(default_factory=dict)  # dollars not paid, by why; once ended
     newest: tuple[Preview, ...] = ()  # of the job that came in last, while others run
 
     @property

@@ -19,7 +19,7 @@ from batch_magic import picture
 from batch_magic.answers import reader_of
 from batch_magic.errors import CellError
 from batch_magic.folder import RunFolder
-from batch_magic.outcomes import Resolved, causes, resolve_run, row_costs
+from batch_magic.outcomes import Resolved, causes, entry_costs, resolve_run
 from batch_magic.records import Endpoint, Layout, RowStatus, RunRecord
 from batch_magic.resolution import Resolution
 from batch_magic.stored_frame import load
@@ -250,23 +250,17 @@ def _cost_column(folder: RunFolder, run: RunRecord, resolved: Resolved, first: i
 
     Null where the price or the tokens are not known. The sandbox costs nothing.
     """
-    names = ("usage_input", "usage_cached", "usage_output")
-    tokens = [_taken(resolved, name).to_numpy(zero_copy_only=False).astype(float) for name in names]
     entry = resolved.resolution.entry
+    usage = _taken(resolved, "usage_input").to_numpy(zero_copy_only=False).astype(float)
     if run.backend.is_sandbox:
-        dollars = np.where(np.isnan(tokens[0]), np.nan, 0.0)
+        dollars = np.where(np.isnan(usage), np.nan, 0.0)
     else:
-        served = _taken(resolved, "model").to_pylist()
         asked = run.request.models[first // len(entry)] if len(entry) else run.request.model
-        dollars = row_costs(run, served, asked, *tokens, is_batch=True)
-        full = resolved.is_full_price(entry)
-        if full.any():
-            at_once = row_costs(run, served, asked, *tokens, is_batch=False)
-            dollars = np.where(full, at_once, dollars)
+        dollars = entry_costs(run, resolved, entry, asked)
     is_free = (entry >= 0) & (entry < resolved.first_paid)
     shared = folder.twins()[:, 0] - first
     is_free[shared[(shared >= 0) & (shared < len(entry))]] = True
-    dollars[is_free & ~np.isnan(tokens[0])] = 0.0
+    dollars[is_free & ~np.isnan(usage)] = 0.0
     numbers: Any = pd.Float64Dtype()
     import pyarrow as pa
 

@@ -10,6 +10,7 @@ too early must say so in one line instead of pretending.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
 import time
@@ -23,7 +24,9 @@ from batch_magic import picture, result
 from batch_magic.errors import BatchMagicError, CellError, ServiceError, StillRunning
 from batch_magic.folder import Home, RunFolder
 from batch_magic.journal import Journal
-from batch_magic.records import Ending, RowStatus, RunRecord, Snapshot, Stage
+from batch_magic.records import Ending, Estimate, RowStatus, RunRecord, Snapshot, Stage
+
+log = logging.getLogger("batch_magic")
 
 _WAIT_SLICE_S = 0.2
 
@@ -77,6 +80,10 @@ class Run:
         """Return a frozen picture of the run: stage, counts, jobs, times."""
         return self._snapshot
 
+    def estimate(self) -> Estimate | None:
+        """Return what the run may take, as was said before it was sent; None while it prepares."""
+        return self._snapshot.estimate
+
     def result(self) -> pd.DataFrame:
         """Return the frame with its answers: n rows as at submit, same order, index and dtypes.
 
@@ -90,6 +97,8 @@ class Run:
         s = self._snapshot
         if s.ending is None:
             raise StillRunning(self.hint())
+        if s.asks_usd is not None:
+            raise CellError(self.hint())
         if s.ending is Ending.STOPPED:
             raise ServiceError(f"{s.name} has stopped: {s.fault}")
         if not self._is_recorded:
@@ -170,7 +179,10 @@ class Run:
         listener(self._snapshot)
 
     def when_ended(self, callback: Callable[[pd.DataFrame | BatchMagicError], None]) -> None:
-        """Call back once with the result, or with why there is none, from a background thread."""
+        """Call back once with the result, or with why there is none, from a background thread.
+
+        Of a run that has ended already, at once.
+        """
         self._callbacks.append(callback)
         if self._ended.is_set():
             self._call_back()
@@ -215,6 +227,8 @@ class Run:
             self._call_back()
 
     def _call_back(self) -> None:
+        if self._snapshot.asks_usd is not None:
+            return  # it has not begun
         callbacks, self._callbacks = self._callbacks, []
         if callbacks:
             self._spawn(lambda: self._deliver(callbacks))
@@ -225,7 +239,10 @@ class Run:
         except BatchMagicError as error:
             outcome = error
         for callback in callbacks:
-            callback(outcome)
+            try:
+                callback(outcome)
+            except Exception:  # the user's own code, in a thread that nobody looks at
+                log.exception("what was to be called at the end of %s failed", self._name)
 
     def _preparing(self, rows_done: int) -> None:
         counts = {RowStatus.PENDING: self._snapshot.rows} if self._snapshot.rows else {}
@@ -265,6 +282,8 @@ class Run:
     def hint(self) -> str:
         """Say in one line how far the run is and what to do."""
         s, name = self._snapshot, self._snapshot.name
+        if s.asks_usd is not None:
+            return f"{name} is {s.fault}; `%gptbatch submit {name}` gives leave"
         if s.ending is Ending.STOPPED or (s.ending is not None and not self._is_recorded):
             return f"{name} has {s.ending.value}: {s.fault}"
         if s.ending is not None:

@@ -22,6 +22,7 @@ from batch_magic.errors import JournalError
 from batch_magic.records import (
     Backend,
     Ending,
+    Estimate,
     Job,
     Layout,
     Limits,
@@ -110,12 +111,18 @@ LIVE = """
 ALTER TABLE runs ADD COLUMN live_at REAL;  -- when the user asked for the rest to be finished live
 """
 
+MONEY = """
+ALTER TABLE runs ADD COLUMN asks_usd REAL;  -- waits for the user's word to spend so much
+ALTER TABLE runs ADD COLUMN saved TEXT NOT NULL DEFAULT '{}';  -- JSON {why: dollars}, once ended
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("2026-11-22 first schema", SCHEMA),
     ("2026-11-22 rows to be sent again on request", WISHES),
     ("2026-11-22 hashes of files", FILES),
     ("2026-11-22 a model of each shard", MODELS),
     ("2026-11-22 rows to be finished live", LIVE),
+    ("2026-11-22 leave to spend, and savings", MONEY),
 )
 """Named steps, in order. A step is never edited once released; a change is a new step."""
 
@@ -176,7 +183,8 @@ def _execute_all(db: sqlite3.Connection, sql: str) -> None:
 
 SELECT_RUNS = (
     "SELECT run_id, name, created_at, rows, identity, facts, decided, lenders, cancel_at,"
-    " resumed_at, ending, ended_at, fault, counts, model_served, wish, live_at FROM runs"
+    " resumed_at, ending, ended_at, fault, counts, model_served, wish, live_at,"
+    " asks_usd, saved FROM runs"
 )
 
 
@@ -190,6 +198,7 @@ def run_facts(run: RunRecord) -> str:
         "unstored": run.unstored,
         "twins": run.twins,
         "notes": run.notes,
+        "estimate": None if run.estimate is None else asdict(run.estimate),
     }
     return json.dumps(facts)
 
@@ -209,10 +218,11 @@ def read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
 def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
     run_id, name, created_at, rows, identity, facts_text, *rest = row
     decided, lenders, cancel_at, resumed_at, ending, ended_at, *rest = rest
-    fault, counts, model_served, wish, live_at = rest
+    fault, counts, model_served, wish, live_at, asks_usd, saved = rest
     # SQLite keeps anything in any column, and a journal may be a stranger's.
     msgspec.convert([name, identity, created_at, rows], tuple[_Name, str, float, _Rows])
     msgspec.convert([cancel_at, resumed_at, ended_at, live_at], list[float | None])
+    msgspec.convert([asks_usd], list[float | None])
     msgspec.convert([fault, model_served], list[str | None])
     facts = json.loads(facts_text)
     shards = db.execute(
@@ -239,6 +249,8 @@ def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
         decided=_read_counts(json.loads(decided)),
         twins=msgspec.convert(facts["twins"], int),
         notes=tuple(msgspec.convert(facts["notes"], list[str])),
+        estimate=msgspec.convert(facts.get("estimate"), Estimate | None),
+        asks_usd=asks_usd,
         lenders=tuple(msgspec.convert(json.loads(lenders), list[str])),
         shards=tuple(_read_shard(*one) for one in shards),
         jobs=tuple(_read_job(*one) for one in jobs),
@@ -252,6 +264,7 @@ def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
         fault=fault,
         counts=_read_counts(json.loads(counts)),
         model_served=model_served,
+        saved=msgspec.convert(json.loads(saved), dict[str, float]),
     )
 
 
@@ -273,6 +286,8 @@ def put_files(db: sqlite3.Connection, run_id: str, files: Mapping[str, str]) -> 
 def _read_request(facts: dict[str, Any]) -> Request:
     several = tuple(msgspec.convert(facts.get("several_models", []), list[str]))
     prices = msgspec.convert(facts.get("prices", {}), dict[str, dict[str, float]])
+    for name in ("deadline_s", "max_cost_usd"):
+        msgspec.convert(facts.get(name), float | None)
     read = {"extras": tuple(facts["extras"]), "several_models": several, "prices": prices}
     return Request(**{**facts, **read})
 
@@ -295,7 +310,7 @@ def _read_shard(
 
 # Learned once, under the import's lock: two threads that do it at once end the process (see
 # `result_lines`).
-for _kind in (Job, Layout, Limits, Backend, Shard):
+for _kind in (Job, Layout, Limits, Backend, Shard, Estimate):
     msgspec.json.Decoder(_kind)
 
 _Rows = Annotated[int, msgspec.Meta(ge=0, le=10**9)]

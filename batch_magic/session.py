@@ -13,10 +13,11 @@ import asyncio
 import atexit
 import contextlib
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -24,10 +25,17 @@ from typing import Any
 
 import pandas as pd
 
-from batch_magic import adoption, cleaning, lifecycle, outcomes, picture, result, settings
+from batch_magic import adoption, cleaning, costs, lifecycle, outcomes, picture, result, settings
 from batch_magic import frame as frames
 from batch_magic.answers import knows_rules
-from batch_magic.drafting import Options, check_name, draft, remember_by_name, reshaped
+from batch_magic.drafting import (
+    Options,
+    check_name,
+    draft,
+    remember_by_name,
+    reshaped,
+    sampled,
+)
 from batch_magic.engine import METADATA_TOKEN, Engine, plan_jobs
 from batch_magic.errors import (
     BatchMagicError,
@@ -37,12 +45,13 @@ from batch_magic.errors import (
 from batch_magic.folder import Home, RunFolder
 from batch_magic.heartbeat import Heartbeat
 from batch_magic.journal import Journal, Outdated
-from batch_magic.prepare import DryRun, Preparation, known_answers, rehearse
+from batch_magic.prepare import DryRun, Known, Preparation, known_answers, rehearse
 from batch_magic.records import (
     PAID,
     UNANSWERED,
     Backend,
     Ending,
+    Estimate,
     Job,
     JobStage,
     RemoteJob,
@@ -89,12 +98,17 @@ class Session:
         environ = settings.environment(Path.cwd())
         self._services.use(use, environ)
         draft, held, compiled = _drafted(frame, template, options, use, environ)
+        places = None
+        if options.sample is not None:
+            draft, held, places = sampled(draft, held, options.sample)
         draft = replace(draft, notes=draft.notes + self._namesakes(draft.name))
         self._services.trust(draft.backend)
         self._services.check(draft.backend)
         run = self._new_handle(draft, held, is_recorded=False)
+        above_usd = use.confirm_above_usd if places is None else 0.0
+        terms = _Terms(options.fresh, options.may_ask, above_usd, places)
         try:
-            with_answers = partial(self._prepare, run, draft, held, compiled, fresh=options.fresh)
+            with_answers = partial(self._prepare, run, draft, held, compiled, terms)
             try:
                 with_answers()
             except JournalError:
@@ -121,24 +135,26 @@ class Session:
             self._refetch(self.journal.run(run_id), verify=True)
 
     def _prepare(
-        self, run: Run, draft: RunRecord, held: pd.DataFrame, template: Template, *, fresh: bool
+        self, run: Run, draft: RunRecord, held: pd.DataFrame, template: Template, terms: _Terms
     ) -> None:
         """Write what a cell has time for; a thread writes the rest."""
-        if not fresh:
+        if not terms.fresh:
             for run_id, has_ended in self.journal.kin(draft.backend.identity, draft.request.model):
                 if has_ended:
                     self._refetch(self.journal.run(run_id), verify=False)
-        known = known_answers(self.home, self.journal, draft, fresh=fresh)
-        work = Preparation(self.home, draft, frame=held, template=template, known=known)
+        known = known_answers(self.home, self.journal, draft, fresh=terms.fresh)
+        work = Preparation(
+            self.home, draft, frame=held, template=template, known=known, places=terms.places
+        )
         ends = time.monotonic() + _CELL_S
         if work.advance(lambda: time.monotonic() >= ends):
-            self._commit(run, work, held, template, fresh=fresh)
+            self._commit(run, work, held, template, terms)
             return
         run._preparing(work.rows_done)
-        self._heartbeat.submit(self._finish_preparing(run, work, held, template, fresh))
+        self._heartbeat.submit(self._finish_preparing(run, work, held, template, terms))
 
     async def _finish_preparing(
-        self, run: Run, work: Preparation, held: pd.DataFrame, template: Template, fresh: bool
+        self, run: Run, work: Preparation, held: pd.DataFrame, template: Template, terms: _Terms
     ) -> None:
         try:
             while not run._is_abandoned and not await asyncio.to_thread(_advance_a_little, work):
@@ -147,7 +163,7 @@ class Session:
                 work.discard()
                 run._give_up("cancelled before anything was sent", Ending.STOPPED)
                 return
-            await asyncio.to_thread(self._commit, run, work, held, template, fresh=fresh)
+            await asyncio.to_thread(self._commit, run, work, held, template, terms)
         except JournalError as error:
             await asyncio.to_thread(self._heal, work.draft)
             run._give_up(str(error), Ending.STOPPED)
@@ -160,35 +176,47 @@ class Session:
             )
 
     def _commit(
-        self, run: Run, work: Preparation, held: pd.DataFrame, template: Template, *, fresh: bool
+        self, run: Run, work: Preparation, held: pd.DataFrame, template: Template, terms: _Terms
     ) -> None:
-        """Name the run in the journal, or attach to the one in flight that is just the same."""
+        """Name the run in the journal, or attach to the one in flight that is just the same.
+
+        Raises CellError for one that may cost more than it may.
+        """
         record = work.record
         assert record is not None, "a preparation that is done has its record"
         now = time.time()
-        same = None if fresh else self.journal.find_identical(record.identity)
+        same = None if terms.fresh else self.journal.find_identical(record.identity)
         if same is not None and lifecycle.is_refetching(self.journal.run(same)):
             same = None  # its rows are waited for, and sent if it brings nothing
-        if same is not None:
+        known = None if same is None else self.journal.run(same)
+        try:
+            asks_usd = terms.leave_to_ask(record, known)
+        except CellError:
             work.discard()
-            run._become(same)
-            run._said = _same_words(self.journal.run(same), record)
-            self._reopen(same)
+            raise
+        if known is not None:
+            work.discard()
+            run._become(known.run_id)
+            run._said = _same_words(known, record)
+            if asks_usd is None:
+                self._reopen(known.run_id, gives_leave=True)
         else:
             live = record.request.live
             record = replace(record, jobs=plan_jobs(record.shards, _token, is_live=live))
+            if asks_usd is not None:
+                record = replace(record, **_unsubmitted(asks_usd, terms.confirm_above_usd, now))
             try:
                 self.journal.add_run(record, owner=self._owner, now=now, kin=work.known.kin)
             except Outdated:
                 work.discard()
-                self._prepare(run, work.draft, held, template, fresh=fresh)
+                self._prepare(run, work.draft, held, template, terms)
                 return
             except BaseException:
                 # An interrupt may come just after the commit: then the files are the run's.
                 if self.journal.find(record.run_id) is None:
                     work.discard()
                 raise
-            for lender in record.lenders:
+            for lender in record.lenders if asks_usd is None else ():
                 self.journal.reopen(lender, now)
         self._drive(run)
         if run._is_abandoned:  # cancelled while the commit was on its way
@@ -217,7 +245,9 @@ class Session:
                     f"answers are judged by their schema alone: the class {shape.name} is not here;"
                     f" run its cell, then `%gptbatch attach {run.name}`"
                 )
-            if record.ending in (None, Ending.STOPPED):
+            if record.asks_usd is not None:
+                run._said = f"nothing is sent yet: `%gptbatch submit {run.name}` gives leave"
+            elif record.ending in (None, Ending.STOPPED):
                 self._services.check(record.backend)
                 self._reopen(run.run_id)
             if record.ending is not None:
@@ -225,12 +255,25 @@ class Session:
             self._drive(run)
         return run
 
-    def _reopen(self, run_id: str) -> None:
+    def confirm(self, word: str, use: Settings) -> Run:
+        """Let a run be submitted that had to ask first. Raises CellError for any other."""
+        self._services.use(use, settings.environment(Path.cwd()))
+        run = self.find(word)
+        if run.snapshot().asks_usd is None:
+            raise CellError(f"{run.name} does not wait for leave to be submitted")
+        self._services.check(run.snapshot().backend)
+        self._reopen(run.run_id, gives_leave=True)
+        self._drive(run)
+        return run
+
+    def _reopen(self, run_id: str, *, gives_leave: bool = False) -> None:
         """Let a stopped run go on; what others were answered since is not paid again."""
         run = self.journal.run(run_id)
         unsent = lifecycle.unsent_jobs(run)
         lenders = self._lenders_since(run, unsent) if unsent else []
-        self.journal.reopen(run_id, time.time(), unsent=unsent, lenders=lenders)
+        self.journal.reopen(
+            run_id, time.time(), unsent=unsent, lenders=lenders, gives_leave=gives_leave
+        )
 
     def _lenders_since(self, run: RunRecord, unsent: Sequence[Job]) -> list[str]:
         """Return the runs that have lines of these jobs, but for those that wait for this one."""
@@ -462,6 +505,7 @@ class Session:
     def _ask_live(self, run: Run) -> None:
         """Write the wish down and see to it that it is carried out."""
         s = run.snapshot()
+        _check_leave(s)
         if run._is_recorded and s.ending is Ending.STOPPED:
             self._services.check(s.backend)
             self._reopen(run.run_id)
@@ -478,6 +522,7 @@ class Session:
         """Write the wish down, if there is a row for it, and see to it."""
         statuses = _retried(labels)
         s = run.snapshot()
+        _check_leave(s)
         if run._is_recorded and s.ending is Ending.STOPPED:
             self._reopen(run.run_id)
         if not run._is_recorded or s.cancelling:
@@ -572,6 +617,54 @@ class Session:
         self.journal.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """On what terms rows are prepared and money is spent."""
+
+    fresh: bool
+    may_ask: bool  # somebody is there to be asked
+    confirm_above_usd: float  # 0: nobody wants to be
+    places: Sequence[int] | None = None  # of a sample, in the whole frame
+
+    def leave_to_ask(self, record: RunRecord, known: RunRecord | None) -> float | None:
+        """Return for how much the user is to be asked first, None if it may be submitted.
+
+        `known` is the run that is just the same: in flight it costs nothing more. Raises CellError
+        where the cost is capped, and where nobody is there to ask.
+        """
+        if known is not None and known.ending is None:
+            return None
+        record = record if known is None else replace(record, estimate=known.estimate)
+        if why := costs.refusal(record):
+            raise CellError(f"not submitted: {why}")
+        asks_usd = costs.asks_usd(record, self.confirm_above_usd)
+        if asks_usd is not None and not self.may_ask:
+            said = _asking(asks_usd, self.confirm_above_usd)
+            raise CellError(f"not submitted: {said}; allow it with --max-cost {_enough(asks_usd)}")
+        return asks_usd
+
+
+def _asking(asks_usd: float, above_usd: float) -> str:
+    if math.isinf(asks_usd):
+        return f"nobody knows what it may cost, and confirm_above_usd is {dollars(above_usd)}"
+    return f"it may cost {dollars(asks_usd)}, and confirm_above_usd is {dollars(above_usd)}"
+
+
+def _enough(asks_usd: float) -> str:
+    return "any" if math.isinf(asks_usd) else f"{math.ceil(asks_usd * 100) / 100:.2f}"
+
+
+def _unsubmitted(asks_usd: float, above_usd: float, now: float) -> dict[str, Any]:
+    """Return what makes a record one that waits for leave: stopped before anything was sent."""
+    fault = f"not submitted yet: {_asking(asks_usd, above_usd)}"
+    return {"ending": Ending.STOPPED, "ended_at": now, "fault": fault, "asks_usd": asks_usd}
+
+
+def _check_leave(s: Snapshot) -> None:
+    if s.asks_usd is not None:
+        raise CellError(f"{s.name} is not submitted yet: `%gptbatch submit {s.name}` gives leave")
+
+
 # -- one home, one session ------------------------------------------------------------------
 
 _sessions: dict[Path, Session] = {}
@@ -617,17 +710,21 @@ def submit(
     live: bool = False,
     tier: str = "",
     deadline: str | float | None = None,
+    max_cost: str | float | None = None,
+    sample: int | None = None,
     retries: int | None = None,
     keep: Sequence[str] = (),
     fresh: bool = False,
     on_clash: str = "error",
+    on_done: Callable[[pd.DataFrame | BatchMagicError], None] | None = None,
     home: str | None = None,
 ) -> Run:
     """Send every row of `frame` (n rows) through `template` and return the run's handle.
 
     The keywords are the options of `%%gptbatch`; `with_` gives names that the template may use
-    besides columns. Raises CellError and its kin before anything is sent, JournalError when
-    the home folder cannot be used.
+    besides columns. `on_done` is called once, from a background thread, with the result or with
+    the error that there is in its place; see `Run.when_ended`. Raises CellError and its kin before
+    anything is sent, JournalError when the home folder cannot be used.
     """
     use = settings.from_environment(settings.environment(Path.cwd()))
     use = replace(use, home=home or use.home)
@@ -647,12 +744,17 @@ def submit(
         live=live,
         tier=tier,
         deadline=deadline,
+        max_cost=max_cost,
+        sample=sample,
         retries=retries,
         keep=tuple(keep) if isinstance(keep, (list, tuple)) else (keep,),  # type: ignore[arg-type]
         fresh=fresh,
         on_clash=on_clash,
     )
-    return session_for(use.home).submit(frame, template, options, use)
+    run = session_for(use.home).submit(frame, template, options, use)
+    if on_done is not None:
+        run.when_ended(on_done)
+    return run
 
 
 def attach(
@@ -710,27 +812,55 @@ def runs_frame(pictures: Sequence[Snapshot]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*columns, "created"])
 
 
+_SAVED = ("batch", "duplicates", "reuse")
+
+
 def cost_frame(pictures: Sequence[Snapshot]) -> pd.DataFrame:
     """Return what runs have cost: one row each; null where it is not known.
 
-    Columns: name, run_id, model, rows, tokens (`input`, `cached`, `output`), `cost_usd` as paid (0
-    on the sandbox) and `at_once_usd`, what the same answers cost through the realtime API.
+    Columns: name, run_id, day (by this machine's clock), model, rows, tokens (`input`, `cached`,
+    `output`), US dollars: estimated before it was sent (`low_usd`, `high_usd`), `cost_usd` as paid
+    (0 on the sandbox), `at_once_usd`, what the same answers cost through the realtime API, and what
+    was saved by batch, by rows alike and by answers of earlier runs (`saved_…_usd`).
     """
     rows = [
         {
             "name": s.name,
             "run_id": s.run_id,
+            "day": _day(s),
             "model": s.request.model,
             "rows": s.rows,
             "input": s.usage.input if s.usage else 0,
             "cached": s.usage.cached if s.usage else 0,
             "output": s.usage.output if s.usage else 0,
+            **_estimated(s),
             "cost_usd": _paid_usd(s),
             "at_once_usd": s.cost.at_once_usd if s.cost else None,
+            **{f"saved_{why}_usd": _saved_usd(s, why) for why in _SAVED},
         }
         for s in pictures
     ]
-    return pd.DataFrame(rows).astype({"cost_usd": "Float64", "at_once_usd": "Float64"})
+    found = pd.DataFrame(rows)
+    dollars = [name for name in found.columns if name.endswith("_usd")]
+    return found.astype(dict.fromkeys(dollars, "Float64"))
+
+
+def _day(s: Snapshot) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(s.created_at))
+
+
+def _estimated(s: Snapshot) -> dict[str, float | None]:
+    """Return the dollars that were expected in the lane that a run takes."""
+    span = None
+    if s.estimate is not None:
+        span = costs.lane_usd(s.request, s.estimate)
+    low, high = (None, None) if span is None else (span.low, span.high)
+    return {"low_usd": low, "high_usd": high}
+
+
+def _saved_usd(s: Snapshot, why: str) -> float | None:
+    """Return what was saved; nothing is by what costs nothing."""
+    return 0.0 if s.backend.is_sandbox else s.saved.get(why)
 
 
 def _paid_usd(s: Snapshot) -> float | None:
@@ -739,20 +869,50 @@ def _paid_usd(s: Snapshot) -> float | None:
     return 0.0 if s.backend.is_sandbox else s.cost.paid_usd
 
 
+_DAYS_TOLD = 7
+
+
 def cost_words(pictures: Sequence[Snapshot]) -> str:
-    """Say what runs have cost in sum, and of how many that is not known."""
-    known = [paid for paid in map(_paid_usd, pictures) if paid is not None]
-    unknown = len(pictures) - len(known)
+    """Say what runs have cost in sum and by day, and of how many that is not known."""
+    paid = [(_day(s), usd) for s in pictures if (usd := _paid_usd(s)) is not None]
+    unknown = len(pictures) - len(paid)
     rest = f"; the price of {counted(unknown, 'more run')} is not known" if unknown else ""
-    return f"paid: {dollars(sum(known))} for {counted(len(known), 'run')}{rest}"
+    lines = [f"paid: {dollars(sum(usd for _, usd in paid))} for {counted(len(paid), 'run')}{rest}"]
+    days = sorted({day for day, _ in paid}, reverse=True)
+    for day in days[:_DAYS_TOLD] if len(days) > 1 else ():
+        lines.append(f"  {day}  {dollars(sum(usd for other, usd in paid if other == day))}")
+    return "\n".join(lines)
+
+
+def estimate(
+    frame: pd.DataFrame, template: str, *, home: str | None = None, **options: Any
+) -> Estimate:
+    """Say what `submit` with the same arguments may take and cost; send and write nothing.
+
+    What earlier runs of this home were answered to the same prompt, such as a sample, is what
+    the answers' part rests on. Raises as `submit` would.
+    """
+    use = settings.from_environment(settings.environment(Path.cwd()))
+    use = replace(use, home=home or use.home)
+    given = {"out": "result", "extras": options.pop("with_", None), **options}
+    dry = dry_run(frame, template, Options(**given), use)
+    assert dry.record.estimate is not None, "a rehearsal has its estimate"
+    return dry.record.estimate
 
 
 def dry_run(frame: object, template: str, options: Options, use: Settings) -> DryRun:
-    """Render, check and count without a key, a home or a call. Raises as `submit` would."""
+    """Render, check and count without a key or a call. Raises as `submit` would.
+
+    A home that is there tells what was answered before; none is made.
+    """
     environ = settings.environment(Path.cwd())
     word = options.on or use.backend or "openai"
     draft, held, compiled = _drafted(frame, template, replace(options, on=word), use, environ)
-    return rehearse(draft, held, compiled)
+    known = Known()
+    if (Path(use.home).expanduser() / "journal.db").exists():
+        mine = session_for(use.home)
+        known = known_answers(mine.home, mine.journal, draft, fresh=options.fresh)
+    return rehearse(draft, held, compiled, known)
 
 
 def _drafted(

@@ -60,6 +60,9 @@ class Settings:
             "help": "your own, by model: {'m': {'input': 0.1, 'output': 0.4}}, $ per million"
         },
     )
+    confirm_above_usd: float = field(
+        default=0.0, metadata={"help": "runs that may cost more ask first; 0: none does"}
+    )
     sandbox_answerer: str = field(
         default="auto", metadata={"help": "who answers in the sandbox: auto, model or stub"}
     )
@@ -148,6 +151,7 @@ def check(settings: Settings) -> Settings:
         "retries",
         "max_enqueued_tokens",
         "live_below_rows",
+        "confirm_above_usd",
         "sandbox_time_scale",
     ):
         if getattr(settings, name) < 0:

@@ -63,6 +63,14 @@ class Template:
         inside = {name for slot in slots for name in slot.needed}
         self.bare = tuple(column for column in columns if column not in inside)
 
+    @property
+    def constants(self) -> tuple[str, str]:
+        """What every row's prompt has in common: from its beginning on, and after text of a row."""
+        pieces = [piece for message in self.messages for piece in message.pieces]
+        first = next((n for n, one in enumerate(pieces) if not isinstance(one, str)), len(pieces))
+        texts = [one if isinstance(one, str) else "" for one in pieces]
+        return "\n".join(texts[:first]), "\n".join(texts[first:])
+
     def render(self, chunk: Chunk) -> Rendered:
         """Fill the slots for each row of `chunk`, in order.
 
@@ -250,7 +258,7 @@ class _JinjaSlot:
     ) -> Any:
         """Run it for one row, in one of the ways of the language; `given` prepares its values."""
         given = given or _given
-        position, label = chunk.start + row, chunk.index[row] if chunk.index else None
+        position, label = chunk.position(row), chunk.index[row] if chunk.index else None
         values = {column: given(chunk.columns[column][row]) for column in self.needed}
         variables = {**self.constants, POSITION: position, INDEX: label}
         variables |= {name: values[column] for name, column in self.names.items()}

@@ -8,6 +8,28 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def span_of_dollars(lowest: float, highest: float | None) -> str:
+    """US dollars from one amount to another: `$1.20 to $1.50`, `from $1.20, without a bound`."""
+    if highest is None:
+        return f"from {dollars(lowest)}, without a bound"
+    low, high = dollars(lowest), dollars(highest)
+    return high if low == high else f"{low} to {high}"
+
+
+def span_of(lowest: float, highest: float | None) -> str:
+    """Numbers from one to another, in three figures: `1,200 to 1,500`."""
+    if highest is None:
+        return f"from {_rounded(lowest):,}"
+    if lowest == highest:
+        return f"{round(lowest):,}"
+    low, high = _rounded(lowest), _rounded(highest)
+    return f"{high:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _rounded(number: float) -> int:
+    return int(float(f"{number:.3g}")) if number >= 1_000 else round(number)
+
+
 def dollars(amount: float) -> str:
     """US dollars: cents from a dollar on, below with two figures that say something."""
     if amount >= 1 or amount == 0:

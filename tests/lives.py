@@ -36,13 +36,19 @@ PROMPT = "{{ text }}"
 
 
 class Clock:
-    """Unix time that passes only when it is told to."""
+    """Unix time that passes only when it is told to, or by itself once it is let."""
 
     def __init__(self) -> None:
         self.now = time.time()
+        self._runs_since: float | None = None
+
+    def run(self) -> None:
+        """Pass as a real clock does, from now on, besides what it is moved."""
+        self._runs_since = time.monotonic()
 
     def __call__(self) -> float:
-        return self.now
+        since = self._runs_since
+        return self.now + (0.0 if since is None else time.monotonic() - since)
 
 
 class Life:
@@ -52,6 +58,7 @@ class Life:
         self.home, self.clock = Home(home), clock
         self.journal = Journal(self.home.journal_path)
         self.backend = Backend(url, url)
+        self._url = url
         self.limits = Limits()
         self.nap_s = 0.003  # real time that a step leaves to the service
         self.tick_s = 0.0  # how far a step moves the clock, besides its wait
@@ -76,7 +83,7 @@ class Life:
 
     async def _connect(self, backend: Backend) -> Api:
         if self._api is None:
-            self._api = Api(backend.base_url, self._api_key)
+            self._api = Api(self._url, self._api_key)
         return self._api
 
     async def _disconnect(self, backend: Backend) -> None:

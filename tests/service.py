@@ -53,6 +53,10 @@ class Service:
         """Return how often each route was called in this life."""
         return Counter(self._control("requests")["calls"])
 
+    def answers(self) -> Counter[str]:
+        """Return how often each route answered with which status: "chat.completions 429"."""
+        return Counter(self._control("requests")["answers"])
+
     def batches(self, run_id: str | None = None) -> list[dict[str, Any]]:
         """Return what really happened to the jobs (of one run), eldest first."""
         found: list[dict[str, Any]] = self._control("batches")["batches"]
@@ -64,6 +68,11 @@ class Service:
     def rows_paid(self, *run_ids: str) -> int:
         """Return how many rows were answered and billed for these runs."""
         return sum(one["rows_paid"] for run_id in run_ids for one in self.batches(run_id))
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """Return what was really billed: requests by lane, model and tokens."""
+        found: list[dict[str, Any]] = self._control("ledger")["entries"]
+        return found
 
     def client(self) -> openai.OpenAI:
         """Return an official client of this service."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -315,3 +316,73 @@ def test_a_retry_may_go_live(life: Life, service: Service, asked_before: int) ->
     assert asked_since(service, asked_before) == 10
     life.journal.ask_retry(run_id, [RowStatus.OK], life.clock())
     assert not lifecycle.goes_live(life.run(run_id), life.clock())
+
+
+# -- limits and tiers -----------------------------------------------------------------------
+
+
+def test_limits_of_the_service_are_kept(life: Life, service: Service) -> None:
+    """Requests wait for room that the headers tell of: refusals are a burst's, and fail no row."""
+    service.faults(realtime_limits={"requests": 1200})
+    before = service.answers()[f"{ASKED} 429"]
+    frame = many(60)
+    life.clock.run()
+    run_id = life.submit(frame, asked=LIVE)
+    life.until_ended(run_id)
+    assert_right(life.result(run_id), frame)
+    assert service.answers()[f"{ASKED} 429"] == before
+
+
+def test_more_than_the_limit_is_spread_over_time(life: Life, service: Service) -> None:
+    """Twenty a minute, and 22 rows: two of them wait for three seconds each, and none is lost."""
+    service.faults(realtime_limits={"requests": 20})
+    frame = many(22)
+    life.clock.run()
+    began = time.monotonic()
+    run_id = life.submit(frame, asked=LIVE)
+    life.until_ended(run_id)
+    assert_right(life.result(run_id), frame)
+    assert time.monotonic() - began > 3.0
+
+
+def test_a_request_larger_than_the_limit_fails_alone(life: Life, service: Service) -> None:
+    """It is refused like any that is too many, but waiting helps nothing."""
+    service.faults(realtime_limits={"tokens": 2_000})
+    frame = pd.DataFrame({"text": ["short", "long " * 4_000, "also short"]})
+    life.clock.run()
+    run_id = life.submit(frame, asked=LIVE, retries=0)
+    life.until_ended(run_id)
+    result = life.result(run_id)
+    assert statuses(result) == ["ok", "failed", "ok"]
+    assert "too large" in result["gpt_error"].iloc[1]
+
+
+def test_flex_is_asked_for_without_being_another_request(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """The tier is how it is paid, not what is asked: its answers serve other lanes, too."""
+    before = billed(service, "flex")
+    run_id = life.submit(reviews, asked={**LIVE, "tier": "flex"})
+    life.until_ended(run_id)
+    assert billed(service, "flex") - before == len(reviews)
+    again = life.submit(reviews, name="again")
+    life.until_ended(again)
+    assert_right(life.result(again), reviews)
+    assert service.batches(again) == []
+
+
+def test_flex_without_room_is_waited_for_and_costs_nothing(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """429 Resource Unavailable is not billed and passes."""
+    service.faults(flex_unavailable={"route": ASKED, "times": 5})
+    before = billed(service, "flex")
+    life.tick_s = 1.0
+    run_id = life.submit(reviews, asked={**LIVE, "tier": "flex"})
+    life.until_ended(run_id)
+    assert_right(life.result(run_id), reviews)
+    assert billed(service, "flex") - before == len(reviews)
+
+
+def billed(service: Service, lane: str) -> int:
+    return sum(one["requests"] for one in service.ledger() if one["lane"] == lane)

@@ -162,9 +162,10 @@ def test_dry_run_needs_no_key_and_sends_nothing(notebook: Kernel) -> None:
     assert seen.error is None
     assert "200 rows, 197 requests in 1 job," in seen.printed
     assert '"model": "gpt-5-mini"' in seen.printed
-    assert re.search(r"roughly [\d,]+ tokens, guessed by bytes, \$0\.00\d+ by batch", seen.printed)
+    tokens = r"estimate: 197 requests, [\d,]+ tokens in \(counted\), from 197 out \(no cap\)"
+    assert re.search(tokens + r": from \$0\.00\d+, without a bound by batch", seen.printed)
     seen = notebook.run(cell("five -o dry -m nobody-knows --dry-run", "{{ title }}"))
-    assert "guessed by bytes; the price is not known" in seen.printed
+    assert "price not known" in seen.printed
     assert notebook.run("dry").error == "NameError: name 'dry' is not defined"
 
 
@@ -410,7 +411,7 @@ BAD = {
     "no key": ("five -o out -m gpt-5-mini", "{{ title }}", "OPENAI_API_KEY"),
     "no key for openai": ("five -o out -m m --on openai", "{{ title }}", "OPENAI_API_KEY"),
     "unknown option": (f"five {SANDBOX} --retrys 3", "{{ title }}", "did you mean --retries?"),
-    "option of later": (f"five {SANDBOX} --live", "{{ title }}", "no option --live"),
+    "no such option": (f"five {SANDBOX} --turbo", "{{ title }}", "no option --turbo"),
     "unknown schema": (f"five {SANDBOX} -s Nope", "{{ title }}", "there is no variable 'Nope'"),
     "no schema": (f"five {SANDBOX} -s five", "{{ title }}", "a DataFrame is no schema"),
     "bad line": (f"five {SANDBOX} -s 'a: nothing'", "{{ title }}", "of no known type 'nothing'"),

@@ -654,6 +654,8 @@ def test_a_home_of_the_first_version_is_brought_up_to_date(home: Path, frame: pd
     with sqlite3.connect(home / "journal.db") as db:  # take back what came after the first step
         db.execute("DROP TABLE files")
         db.execute("ALTER TABLE runs DROP COLUMN wish")
+        for column in ("live_at", "asks_usd", "saved"):
+            db.execute(f"ALTER TABLE runs DROP COLUMN {column}")
         db.execute("ALTER TABLE shards DROP COLUMN model")
         db.execute("DELETE FROM migrations WHERE name <> ?", (MIGRATIONS[0][0],))
     assert bm.attach("result").wait(timeout_s=30)["answer"].equals(right["answer"])

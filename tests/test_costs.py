@@ -1,0 +1,288 @@
+"""What a run may cost, and what it has: ranges that hold, caps that are kept, cents that agree."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lives import Life
+from service import Service
+
+from batch_magic import costs, money
+from batch_magic.records import (
+    OPENAI_URL,
+    Backend,
+    Estimate,
+    Layout,
+    Limits,
+    Request,
+    RunRecord,
+    Span,
+    Spent,
+)
+from batch_magic.tokens import Counted, Method
+
+NOW = 1_800_000_000.0
+MODEL = "gpt-5-mini"
+
+
+def run_of(**facts: Any) -> RunRecord:
+    request = Request("/v1/chat/completions", facts.pop("model", MODEL), "{{ t }}", **facts)
+    return RunRecord(
+        run_id="r",
+        name="labelled",
+        backend=Backend("openai", OPENAI_URL),
+        request=request,
+        layout=Layout("answer"),
+        limits=Limits(),
+        created_at=NOW,
+        rows=10,
+        identity="i",
+        fingerprint="f",
+    )
+
+
+def counted(requests: int = 1_000, tokens: int = 50_000, **facts: Any) -> Counted:
+    return Counted(
+        tokens=tokens,
+        low=facts.pop("low", tokens),
+        high=facts.pop("high", tokens),
+        requests=requests,
+        bytes=facts.pop("bytes", 4 * tokens),
+        how=facts.pop("how", Method.COUNTED),
+        sampled=requests,
+        has_images=facts.pop("has_images", False),
+    )
+
+
+def estimated(run: RunRecord, spent: Spent | None = None, **facts: Any) -> Estimate:
+    model = run.request.model
+    before = {} if spent is None else {model: spent}
+    prefix_tokens = facts.pop("prefix_tokens", 0)
+    return costs.estimate(run, {model: counted(**facts)}, before, prefix_tokens=prefix_tokens)
+
+
+# -- the range ------------------------------------------------------------------------------
+
+
+def test_without_a_cap_or_earlier_answers_nothing_bounds_the_cost() -> None:
+    """A number that nobody knows is not made up: the lower end alone is told."""
+    found = estimated(run_of())
+    assert found.output == Span(1_000, None)
+    assert found.batch_usd is not None
+    assert found.batch_usd.high is None
+    assert found.batch_usd.low > 0
+
+
+def test_a_cap_bounds_the_answers() -> None:
+    """200 tokens a row are the most that a row can cost."""
+    found = estimated(run_of(params={"max_completion_tokens": 200}))
+    assert found.output == Span(1_000, 200_000)
+    assert found.output_basis == "at most 200 a row"
+    prices = money.prices_of(MODEL, {}, is_batch=True, now=NOW)
+    assert prices is not None
+    expected = (50_000 * prices.input.least + 200_000 * prices.output.least) / 1e6
+    assert found.batch_usd is not None
+    assert found.batch_usd.high == pytest.approx(expected)
+
+
+def test_at_once_costs_twice() -> None:
+    """The saving by batch is the difference of the two."""
+    found = estimated(run_of(params={"max_completion_tokens": 200}))
+    assert found.batch_usd is not None
+    assert found.at_once_usd is not None
+    assert found.at_once_usd.high == pytest.approx(2 * (found.batch_usd.high or 0))
+
+
+def test_an_unknown_price_stays_unknown() -> None:
+    """No model is free because nobody knows its price."""
+    found = estimated(run_of(model="nobody-knows"))
+    assert (found.batch_usd, found.at_once_usd) == (None, None)
+    assert found.input == Span(50_000, 50_000)
+
+
+def test_one_unknown_price_of_several_spoils_the_sum() -> None:
+    """A part of the cost is no cost."""
+    run = run_of()
+    found = costs.estimate(run, {MODEL: counted(), "nobody-knows": counted()}, {})
+    assert found.batch_usd is None
+    assert found.requests == 2_000
+
+
+def test_earlier_answers_tell_how_long_answers_are() -> None:
+    """Twenty answers of about 30 tokens make a thousand of about 30,000, within a range."""
+    lengths = np.array([20, 25, 30, 35, 40] * 4)
+    spent = Spent(20, 4_000, 1_000, int(lengths.sum()), float((lengths**2).sum()))
+    found = estimated(run_of(), spent)
+    assert found.output.low < 30_000 < (found.output.high or 0)
+    assert (found.output.high or 0) - found.output.low < 8_000
+    assert found.output_basis == "as 20 answers before"
+
+
+def test_one_earlier_answer_makes_a_wide_range() -> None:
+    """It tells nothing of how answers vary."""
+    found = estimated(run_of(), Spent(1, 200, 50, 30, 900.0))
+    assert found.output == Span(15_000, 60_000)
+
+
+@pytest.mark.parametrize("endpoint", ["/v1/embeddings", "/v1/moderations"])
+def test_answers_without_tokens_cost_nothing(endpoint: str) -> None:
+    """Vectors and flags are not billed by their length."""
+    run = run_of(model="text-embedding-3-small")
+    found = estimated(replace(run, request=replace(run.request, endpoint=endpoint)))
+    assert found.output == Span(0, 0)
+
+
+def test_images_are_priced_by_what_such_rows_took_before() -> None:
+    """Nothing here knows what an image costs; the service's own count does."""
+    spent = Spent(10, 9_000_000, 10_000, 300, 9_000.0)
+    without = estimated(run_of(params={"max_completion_tokens": 9}), has_images=True)
+    assert without.input.high is None
+    assert "images not counted" in without.basis
+    measured = estimated(run_of(), spent, has_images=True)
+    assert measured.input.low < 1_000_000 < (measured.input.high or 0)
+
+
+def test_a_long_prefix_may_be_cached() -> None:
+    """From 1,024 tokens on, in steps of 128, for all requests but the first: the lower end."""
+    params = {"max_completion_tokens": 5}
+    plain = estimated(run_of(params=params), tokens=2_000_000)
+    cached = estimated(run_of(params=params), tokens=2_000_000, prefix_tokens=1_500)
+    assert cached.cached_tokens == 999 * 1_408
+    assert plain.batch_usd is not None
+    assert cached.batch_usd is not None
+    assert cached.batch_usd.low < plain.batch_usd.low
+    assert cached.batch_usd.high == plain.batch_usd.high
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**9), st.integers(0, 500), st.integers(0, 10**6))
+def test_a_range_is_never_upside_down(
+    requests: int, tokens: int, answers: int, output: int
+) -> None:
+    """Whatever was seen before, the lower end is below the upper one and no cost is negative."""
+    spent = Spent(answers, 10 * answers, 5 * answers, output, float(output**2))
+    run = run_of(params={"max_completion_tokens": 100})
+    found = estimated(run, spent, requests=requests, tokens=tokens)
+    for span in (found.input, found.output, found.batch_usd, found.at_once_usd):
+        assert span is not None
+        assert span.low >= 0
+        assert span.high is None or span.low <= span.high * (1 + 1e-9)
+
+
+def test_the_range_of_a_sample_holds_the_truth() -> None:
+    """Of 300 populations with a long tail, 20 answers of each foretell the sum of 19 in 20."""
+    rng = np.random.default_rng(7)
+    hits = 0
+    for _ in range(300):
+        lengths = np.round(rng.lognormal(3.5, rng.uniform(0.1, 0.6), 2_000)) + 1
+        seen = lengths[rng.choice(2_000, 20, replace=False)]
+        spent = Spent(20, 4_000, 1_000, int(seen.sum()), float((seen**2).sum()))
+        found = estimated(run_of(), spent, requests=2_000)
+        hits += found.output.low <= lengths.sum() <= (found.output.high or 0)
+    assert hits >= 0.9 * 300
+
+
+# -- caps and leave -------------------------------------------------------------------------
+
+
+def with_estimate(low: float, high: float | None, **request: Any) -> RunRecord:
+    span, twice = Span(low, high), Span(2 * low, None if high is None else 2 * high)
+    found = Estimate(10, Span(1, 1), "counted", 0, Span(1, 1), "", span, twice)
+    return replace(run_of(**request), estimate=found)
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        (with_estimate(1.0, 2.0), None),
+        (with_estimate(1.0, 2.0, max_cost_usd=2.0), None),
+        (with_estimate(1.0, 2.01, max_cost_usd=2.0), "it may cost $1.00 to $2.01"),
+        (with_estimate(1.0, None, max_cost_usd=2.0), "nothing bounds the answers"),
+        (with_estimate(1.0, None, max_cost_usd=math.inf), None),
+        (with_estimate(1.0, 1.5, max_cost_usd=2.0, live=True), "$2.00 to $3.00"),
+        (with_estimate(1.0, 1.5, max_cost_usd=2.0, deadline_s=60.0), "$2.00 to $3.00"),
+        (with_estimate(1.0, 1.5, max_cost_usd=2.0, live=True, tier="flex"), None),
+    ],
+)
+def test_a_cap_is_kept_in_the_lane_that_the_run_may_take(run: RunRecord, said: str | None) -> None:
+    """What may go live is capped at the full price; what nobody can bound is refused."""
+    why = costs.refusal(run)
+    assert why is None if said is None else said in (why or "")
+
+
+def test_an_unknown_price_is_refused_under_a_cap() -> None:
+    """A cap that cannot be checked is not kept by hope."""
+    run = run_of(model="nobody-knows", max_cost_usd=5.0)
+    why = costs.refusal(replace(run, estimate=estimated(run)))
+    assert "GPTBatch.prices" in (why or "")
+
+
+def test_nothing_to_send_is_within_every_cap() -> None:
+    """Rows that were answered before cost nothing, known price or not."""
+    run = run_of(model="nobody-knows", max_cost_usd=0.0)
+    assert costs.refusal(replace(run, estimate=costs.estimate(run, {}, {}))) is None
+
+
+def test_leave_is_asked_for_above_the_limit_only() -> None:
+    """A cap that the user has named is leave enough."""
+    assert costs.asks_usd(with_estimate(1.0, 2.0), 0.0) is None
+    assert costs.asks_usd(with_estimate(1.0, 2.0), 2.0) is None
+    assert costs.asks_usd(with_estimate(1.0, 2.0), 1.5) == 2.0
+    assert costs.asks_usd(with_estimate(1.0, None), 1.5) == math.inf
+    assert costs.asks_usd(with_estimate(1.0, 2.0, max_cost_usd=9.0), 1.5) is None
+
+
+def test_a_prompt_that_a_cache_could_hold_is_told_of() -> None:
+    """The remark is for constants behind a row's text, if they are enough together."""
+    assert "put them first" in (costs.cache_note(100, 1_000) or "")
+    assert costs.cache_note(100, 100) is None
+    assert costs.cache_note(1_100, 500) is None
+
+
+# -- to the cent ----------------------------------------------------------------------------
+
+
+def dollars_billed(entries: list[dict[str, Any]]) -> float:
+    """Price the service's own ledger, each request by itself: of our model, as others share it."""
+    total = 0.0
+    for entry in entries:
+        if entry["model"] != MODEL:
+            continue
+        is_batch = entry["lane"] != "realtime"
+        prices = money.prices_of(entry["model"], {}, is_batch=is_batch, now=NOW)
+        assert prices is not None
+        names = ("input_tokens", "cached_tokens", "output_tokens")
+        tokens = [np.array([float(entry[name])]) for name in names]
+        total += float(money.costs(prices, *tokens)[0]) * entry["requests"]
+    return total
+
+
+def test_what_runs_have_cost_is_what_the_service_has_billed(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """By batch, live and flex, with retries, a cancel and a lane changed: to a millionth."""
+    life.backend = Backend("sandbox", "sandbox")  # priced as if it were OpenAI
+    before = dollars_billed(service.ledger())
+    service.faults(row_status={"status": 429, "share": 0.3, "once": True})
+    runs = [life.submit(reviews)]
+    runs.append(life.submit(reviews.assign(text="live " + reviews.text), asked={"live": True}))
+    flex = {"live": True, "tier": "flex"}
+    runs.append(life.submit(reviews.assign(text="flex " + reviews.text), asked=flex))
+    for run_id in runs:
+        life.until_ended(run_id)
+    service.faults(row_status=None, stall_after_share=0.5)
+    late = reviews.assign(text="late " + reviews.text)
+    runs.append(life.submit(late, asked={"deadline_s": 60.0}))
+    life.until(runs[-1], lambda run: bool(run.jobs[0].remote and run.jobs[0].remote.completed))
+    life.clock.now += 60.0
+    life.until_ended(runs[-1])
+    paid = [job.cost.paid_usd for one in runs for job in life.run(one).jobs if job.cost]
+    assert len({job.is_live for one in runs for job in life.run(one).jobs}) == 2
+    billed = dollars_billed(service.ledger()) - before
+    assert sum(usd or 0.0 for usd in paid) == pytest.approx(billed, abs=1e-6)
+    assert billed > 0

@@ -1,0 +1,432 @@
+"""Before and while money is spent, by the Python API: estimates, samples, caps, leave, lanes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import batch_magic as bm
+from batch_magic import session
+from batch_magic.errors import CellError, ServiceError
+from batch_magic.records import RowStatus
+from batch_magic.sandbox import launcher
+
+ENVIRONMENT = {
+    "BATCH_MAGIC_SANDBOX_ANSWERER": "stub",
+    "BATCH_MAGIC_SANDBOX_TIME_SCALE": "100",
+    "BATCH_MAGIC_POLL_FIRST_S": "0.1",
+}
+CAPPED = {"max_completion_tokens": 100}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A project folder with a home of its own and a quick sandbox."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    yield tmp_path / ".gptbatch"
+    session.close_sessions()
+    launcher.stop(tmp_path / ".gptbatch" / "sandbox")
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    return pd.DataFrame({"text": [f"review {n} {'very ' * (n % 7)}good" for n in range(60)]})
+
+
+def submit(frame: pd.DataFrame, template: str = "Say {{ text }}", **options: Any) -> bm.Run:
+    return bm.submit(frame, template, **{"model": "gpt-5-mini", "on": "sandbox", **options})
+
+
+def control(home: Path, path: str, body: Any = None, method: str | None = None) -> Any:
+    """Talk to the sandbox of a home by its own routes."""
+    server = json.loads((home / "sandbox" / "server.json").read_text())
+    data = None if body is None else json.dumps(body).encode()
+    url = server["url"].removesuffix("/v1") + f"/sandbox/{path}"
+    with urllib.request.urlopen(urllib.request.Request(url, data, method=method)) as answer:
+        return json.load(answer)
+
+
+def asked_live(home: Path) -> int:
+    return int(control(home, "requests")["calls"].get("chat.completions", 0))
+
+
+# -- estimates and samples ------------------------------------------------------------------
+
+
+def test_an_estimate_needs_no_home_and_makes_none(home: Path, frame: pd.DataFrame) -> None:
+    """To look at a price costs nothing and leaves nothing behind."""
+    found = bm.estimate(frame, "Say {{ text }}", model="gpt-5-mini", params=CAPPED)
+    assert found.requests == 60
+    assert found.basis == "counted"
+    assert found.batch_usd is not None
+    assert found.batch_usd.high is not None
+    assert not home.exists()
+
+
+def test_a_sample_is_asked_live_and_not_paid_again(home: Path, frame: pd.DataFrame) -> None:
+    """Its answers are those of its own rows, and the run that follows takes them over."""
+    sample = submit(frame, out="labelled", sample=10, keep=["usage"])
+    found = sample.wait(timeout_s=30)
+    assert sample.name == "labelled_sample"
+    assert len(found) == 10
+    assert all(frame["text"].loc[label] == found["text"].loc[label] for label in found.index)
+    assert [a.endswith(t[:40]) for a, t in zip(found["answer"], found["text"], strict=True)]
+    assert asked_live(home) == 10
+    run = submit(frame, out="labelled")
+    run.wait(timeout_s=30)
+    assert "10 rows answered before: taken over, not paid again" in run.snapshot().notes
+    assert control(home, "batches")["rows_paid"] == 50
+
+
+def test_a_larger_sample_holds_the_smaller_one(home: Path, frame: pd.DataFrame) -> None:
+    """Who wants to see more pays for what is new."""
+    submit(frame, sample=10).wait(timeout_s=30)
+    submit(frame, sample=15).wait(timeout_s=30)
+    assert asked_live(home) == 15
+
+
+def test_a_sample_sees_the_positions_of_the_whole_frame(home: Path, frame: pd.DataFrame) -> None:
+    """A template that names the place renders the same lines in rehearsal and in earnest."""
+    template = "Row {{ row.position }}: {{ text }}"
+    submit(frame, template, sample=5).wait(timeout_s=30)
+    run = submit(frame, template)
+    run.wait(timeout_s=30)
+    assert "5 rows answered before: taken over, not paid again" in run.snapshot().notes
+
+
+def test_after_a_sample_the_answers_part_is_known(home: Path, frame: pd.DataFrame) -> None:
+    """What 20 rows took bounds what the others will; the actual cost lies within."""
+    options: dict[str, Any] = {"model": "gpt-5-mini", "on": "sandbox"}
+    assert bm.estimate(frame, "Say {{ text }}", **options).output.high is None
+    submit(frame, sample=20).wait(timeout_s=30)
+    found = bm.estimate(frame, "Say {{ text }}", **options)
+    assert found.requests == 40
+    assert found.output_basis == "as 20 answers before"
+    run = submit(frame)
+    run.wait(timeout_s=30)
+    usage = run.snapshot().usage
+    assert usage is not None
+    assert found.output.high is not None
+    assert found.output.low <= usage.output <= found.output.high
+    assert run.estimate() == found
+
+
+@pytest.mark.parametrize("size", [0, -1, True, "5", 2.0])
+def test_a_sample_of_no_rows_is_refused(home: Path, frame: pd.DataFrame, size: Any) -> None:
+    """A number of rows, nothing else."""
+    with pytest.raises(CellError, match="sample is a number of rows"):
+        submit(frame, sample=size)
+
+
+def test_a_sample_of_more_rows_than_there_are_takes_all(home: Path) -> None:
+    """And an empty frame has none to take."""
+    small = pd.DataFrame({"text": ["a", "b"]})
+    assert len(submit(small, sample=100).wait(timeout_s=30)) == 2
+    assert len(submit(small.head(0), out="none", sample=3).wait(timeout_s=30)) == 0
+
+
+# -- caps and leave -------------------------------------------------------------------------
+
+
+def test_a_run_above_its_cap_leaves_nothing_behind(home: Path, frame: pd.DataFrame) -> None:
+    """Nothing is sent, nothing written down, and the way on is said."""
+    with pytest.raises(CellError, match=r"not submitted: it may cost .* --max-cost is under"):
+        submit(frame, params=CAPPED, max_cost=0.00001)
+    assert len(bm.runs()) == 0
+    assert not list((home / "runs").iterdir())
+    assert submit(frame, params=CAPPED, max_cost=1.0).wait(timeout_s=30) is not None
+
+
+@pytest.mark.parametrize("cap", ["much", -1, math.nan, True, [1]])
+def test_a_cap_that_is_no_amount_is_refused(home: Path, frame: pd.DataFrame, cap: Any) -> None:
+    """A cap that cannot be read is not taken for none."""
+    with pytest.raises(CellError, match="--max-cost is a number"):
+        submit(frame, max_cost=cap)
+
+
+def test_a_script_above_the_limit_says_how_to_allow_it(
+    home: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is there to press a button: the error names the amount that lets it pass."""
+    monkeypatch.setenv("BATCH_MAGIC_CONFIRM_ABOVE_USD", "0.0001")
+    with pytest.raises(CellError, match="allow it with --max-cost") as refused:
+        submit(frame, params=CAPPED)
+    amount = str(refused.value).rpartition(" ")[2]
+    submit(frame, params=CAPPED, max_cost=amount).wait(timeout_s=30)
+
+
+@pytest.fixture
+def unsubmitted(home: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> bm.Run:
+    """A run that waits for leave, as a cell with somebody before it leaves it."""
+    monkeypatch.setenv("BATCH_MAGIC_CONFIRM_ABOVE_USD", "0.0001")
+    return asking(frame)
+
+
+def asking(frame: pd.DataFrame, out: str = "labelled", **options: Any) -> bm.Run:
+    use = session.settings.from_environment(os.environ)
+    asked = session.Options(
+        out=out, model="gpt-5-mini", on="sandbox", params=CAPPED, may_ask=True, **options
+    )
+    return session.session_for(use.home).submit(frame, "Say {{ text }}", asked, use)
+
+
+def test_a_run_that_asks_first_sends_nothing_until_it_may(
+    home: Path, frame: pd.DataFrame, unsubmitted: bm.Run
+) -> None:
+    """It is on the disk, says what it may cost, and goes when it is given leave."""
+    s = unsubmitted.snapshot()
+    assert s.asks_usd is not None
+    assert "not submitted yet: it may cost $" in (s.fault or "")
+    time.sleep(0.5)
+    assert not (home / "sandbox" / "server.json").exists()
+    with pytest.raises(CellError, match="%gptbatch submit labelled"):
+        unsubmitted.wait(timeout_s=1)
+    mine = session.session_for(".gptbatch")
+    run = mine.confirm("labelled", session.settings.from_environment(os.environ))
+    assert len(run.wait(timeout_s=30)) == 60
+    assert run.snapshot().asks_usd is None
+
+
+def test_leave_outlives_no_restart_and_attach_gives_none(home: Path, unsubmitted: bm.Run) -> None:
+    """To attach is to look: only `submit` spends."""
+    session.close_sessions()
+    run = bm.attach("labelled")
+    time.sleep(0.3)
+    assert run.snapshot().asks_usd is not None
+    for way in (run.retry, run.finish):
+        with pytest.raises(CellError, match="not submitted yet"):
+            way()
+
+
+def test_the_same_cell_again_asks_again(
+    home: Path, frame: pd.DataFrame, unsubmitted: bm.Run
+) -> None:
+    """Running a cell twice is no leave; naming the amount is."""
+    again = asking(frame)
+    assert again.run_id == unsubmitted.run_id
+    assert again.snapshot().asks_usd is not None
+    allowed = asking(frame, max_cost=5.0)
+    assert len(allowed.wait(timeout_s=30)) == 60
+
+
+def test_another_run_over_the_same_rows_does_not_slip_through(
+    home: Path, frame: pd.DataFrame, unsubmitted: bm.Run
+) -> None:
+    """Rows that wait for leave are not in flight: whoever asks for them asks for leave as well."""
+    other = asking(frame, out="other")
+    assert other.snapshot().asks_usd is not None
+    time.sleep(0.3)
+    assert session.session_for(".gptbatch").find("labelled").snapshot().asks_usd is not None
+    other.cancel()
+    with pytest.raises(CellError, match="not submitted: it may cost"):
+        asking(frame, out="third", max_cost=0.00001)
+
+
+def test_a_run_without_leave_is_cancelled_for_nothing(home: Path, unsubmitted: bm.Run) -> None:
+    """No is an answer, too."""
+    unsubmitted.cancel()
+    result = unsubmitted.wait(timeout_s=30)
+    assert set(result["gpt_status"]) == {"cancelled"}
+    assert not (home / "sandbox" / "server.json").exists()
+
+
+# -- lanes ----------------------------------------------------------------------------------
+
+
+def test_live_answers_without_a_batch(home: Path, frame: pd.DataFrame) -> None:
+    """The same frame, at once."""
+    result = submit(frame, live=True).wait(timeout_s=30)
+    assert set(result["gpt_status"]) == {"ok"}
+    assert control(home, "batches")["batches"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"live": "yes"}, "live is True or False"),
+        ({"tier": "flex"}, "say --live or --deadline"),
+        ({"live": True, "tier": "fast"}, "--tier knows flex"),
+        ({"live": True, "tier": "flex", "endpoint": "embeddings"}, "chat and responses"),
+        ({"live": True, "deadline": "1h"}, "leave --deadline out"),
+        ({"deadline": "soon"}, "no duration"),
+        ({"deadline": 0}, "number of seconds"),
+        ({"deadline": math.inf}, "number of seconds"),
+    ],
+)
+def test_lanes_that_make_no_sense_are_refused(
+    home: Path, frame: pd.DataFrame, options: dict[str, Any], said: str
+) -> None:
+    """One line, before anything is sent."""
+    with pytest.raises(CellError, match=said):
+        submit(frame, **options)
+
+
+def test_finish_takes_what_the_batch_has_and_asks_the_rest(home: Path, frame: pd.DataFrame) -> None:
+    """By hand what a deadline does by the clock: no row is paid for twice."""
+    submit(frame.head(1), out="first", live=True).wait(timeout_s=30)  # the sandbox is up
+    control(home, "faults", {"stall_after_share": 0.5}, "PUT")
+    run = submit(frame)
+    ends = time.monotonic() + 30
+    while not run.snapshot().claimed_ok and time.monotonic() < ends:
+        time.sleep(0.05)
+    run.finish()
+    result = run.wait(timeout_s=60)
+    assert set(result["gpt_status"]) == {"ok"}
+    paid = control(home, "batches")["rows_paid"]
+    assert paid + asked_live(home) == 60
+    with pytest.raises(CellError, match="retry result --live"):
+        run.finish()
+
+
+def test_a_deadline_in_the_past_of_a_slow_batch_is_kept(home: Path, frame: pd.DataFrame) -> None:
+    """Two seconds by our clock, whatever the service's says."""
+    submit(frame.head(1), out="first", live=True).wait(timeout_s=30)
+    control(home, "faults", {"stall_after_share": 0.0}, "PUT")
+    result = submit(frame, deadline="2s").wait(timeout_s=60)
+    assert set(result["gpt_status"]) == {"ok"}
+
+
+def test_stragglers_are_retried_live(home: Path, frame: pd.DataFrame) -> None:
+    """Rows that expired are asked at once, and the others stay as they are."""
+    submit(frame.head(1), out="first", live=True).wait(timeout_s=30)
+    control(home, "faults", {"expire_after_share": 0.5}, "PUT")
+    run = submit(frame, retries=0)
+    run.wait(timeout_s=30)
+    left = run.snapshot().counts[RowStatus.EXPIRED]
+    before = asked_live(home)
+    run.retry(live=True)
+    assert set(run.wait(timeout_s=30)["gpt_status"]) == {"ok"}
+    assert asked_live(home) - before == left
+
+
+def test_a_live_cell_over_rows_in_flight_as_a_batch_says_the_way(
+    home: Path, frame: pd.DataFrame
+) -> None:
+    """It attaches, as the same rows are paid for once; the switch is one line away."""
+    submit(frame.head(1), out="first", live=True).wait(timeout_s=30)
+    control(home, "faults", {"stall_after_share": 0.0}, "PUT")
+    first = submit(frame)
+    again = submit(frame, live=True)
+    assert again.run_id == first.run_id
+    assert any("%gptbatch finish result" in note for note in again.snapshot().notes)
+    again.finish()
+    assert set(again.wait(timeout_s=60)["gpt_status"]) == {"ok"}
+
+
+def test_a_small_frame_gets_a_hint_and_nothing_else(
+    home: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told that it need not wait, and goes the way that was asked for."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-none")
+    use = session.settings.from_environment(os.environ)
+    asked = session.Options(out="x", model="gpt-5-mini")
+    for rows, is_told in ((5, True), (60, False)):
+        dry = session.dry_run(frame.head(rows), "Say {{ text }}", asked, use)
+        assert any("--live" in note for note in dry.notes) is is_told
+
+
+KILLED = """
+import os, sys, time, pandas as pd, batch_magic as bm
+frame = pd.DataFrame({"text": [f"review {n}" for n in range(200)]})
+bm.submit(frame, "Say {{ text }}", model="m", on="sandbox", live=True)
+print("sent", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_kill_costs_no_more_rows_than_were_in_flight(
+    home: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kill -9 in the middle, three times: each answer that was noted is kept."""
+    monkeypatch.setenv("BATCH_MAGIC_LIVE_CONCURRENCY", "4")
+    submit(frame.head(1), out="first", live=True, model="m").wait(timeout_s=30)
+    session.close_sessions()
+    slow = {"route": "chat.completions", "delay_s": 0.03, "after_commit": True}
+    control(home, "faults", {"http_delay": slow}, "PUT")
+    before, kills = asked_live(home), 3
+    for _ in range(kills):
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(KILLED)], stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"sent\n"
+        time.sleep(0.4)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    result = bm.attach("result").wait(timeout_s=60)
+    assert set(result["gpt_status"]) == {"ok"}
+    assert [text.endswith(f"Say review {n}") for n, text in enumerate(result["answer"])]
+    assert 200 <= asked_live(home) - before <= 200 + 4 * kills
+
+
+def test_a_refused_key_stops_a_live_run(
+    home: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first answer says it for all rows; the key is not shown."""
+    url = launcher.ensure(home / "sandbox", answerer="stub").url
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-refused-12345678")
+    run = bm.submit(frame, "Say {{ text }}", model="m", on=url, live=True)
+    with pytest.raises(ServiceError, match="the key was refused") as refused:
+        run.wait(timeout_s=30)
+    assert "12345678" not in str(refused.value)
+
+
+# -- when it is done ------------------------------------------------------------------------
+
+
+def test_the_hook_is_called_once_with_the_frame(home: Path, frame: pd.DataFrame) -> None:
+    """From a thread of ours; what it raises is logged and harms nothing."""
+    called: list[object] = []
+    submit(frame, live=True, on_done=called.append).wait(timeout_s=30)
+    ends = time.monotonic() + 10
+    while not called and time.monotonic() < ends:
+        time.sleep(0.02)
+    assert [type(one).__name__ for one in called] == ["DataFrame"]
+
+
+def test_the_hook_of_a_run_without_leave_waits_for_its_end(
+    home: Path, frame: pd.DataFrame, unsubmitted: bm.Run
+) -> None:
+    """Not submitted is not done."""
+    called: list[object] = []
+    unsubmitted.when_ended(called.append)
+    time.sleep(0.3)
+    assert called == []
+    mine = session.session_for(".gptbatch")
+    mine.confirm("labelled", session.settings.from_environment(os.environ)).wait(timeout_s=30)
+    ends = time.monotonic() + 10
+    while not called and time.monotonic() < ends:
+        time.sleep(0.02)
+    assert [type(one).__name__ for one in called] == ["DataFrame"]
+
+
+def test_a_hook_that_fails_takes_nothing_with_it(
+    home: Path, frame: pd.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is the user's own code: its traceback is in the log, the result where it should be."""
+
+    def hook(_: object) -> None:
+        raise ZeroDivisionError("mine")
+
+    result = submit(frame, live=True, on_done=hook).wait(timeout_s=30)
+    assert len(result) == 60
+    ends = time.monotonic() + 10
+    while "mine" not in caplog.text and time.monotonic() < ends:
+        time.sleep(0.02)
+    assert "mine" in caplog.text

@@ -21,6 +21,7 @@ the list down, the rooms tell the way of a row.
              folder          shards, result files, outcomes on the disk
              api             Files, Batches, realtime: each call made once            (openai)
              heartbeat       one daemon thread with its own loop                   (threading)
+             bell            tells that a run has ended: page and terminal         (anywidget)
     floor 2  cell_line       the magic's line taken apart
              settings        defaults, environment, .env, keys
              template        cell text → messages, one rendered prompt per row

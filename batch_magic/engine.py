@@ -59,7 +59,6 @@ from batch_magic.records import (
     RunRecord,
     Shard,
     Snapshot,
-    Spent,
     result_files,
 )
 from batch_magic.wording import counted
@@ -519,7 +518,7 @@ class Engine:
         scan, unwrapped = await asyncio.to_thread(outcomes.scan_job, folder, run, job.number)
         collected = replace(job, stage=JobStage.COLLECTED, problem=problem)
         count = await asyncio.to_thread(outcomes.count_job, folder, run, collected)
-        cost = await asyncio.to_thread(outcomes.cost_of, folder, run, job)
+        taken = await asyncio.to_thread(outcomes.taken_by, folder, run, job)
         self._save(
             run,
             job,
@@ -527,9 +526,9 @@ class Engine:
             stage=JobStage.COLLECTED,
             counts=count.counts,
             retryable=count.retryable,
-            usage=scan.usage,
-            cost=cost,
-            spent=_spent(job, scan),
+            usage=None if taken is None else taken.usage,
+            cost=None if taken is None else taken.cost,
+            spent=None if taken is None else taken.spent,
             model=scan.model,
             problem=problem or _oddities(scan, unwrapped),
             is_refetched=job.is_refetched and not has_come,
@@ -850,20 +849,6 @@ def _is_ours(remote: RemoteJob, job: Job, run: RunRecord) -> bool:
         return remote.metadata[METADATA_TOKEN] == job.token
     is_known = any(one.batch_id == remote.batch_id for one in run.jobs)
     return remote.input_file_id == job.file_id and not is_known
-
-
-def _spent(job: Job, scan: Scan) -> Spent | None:
-    """Return what the answers took; rows without one have their share of the bytes."""
-    if scan.usage is None or not scan.answered:
-        return None
-    share = min(1.0, scan.answered / max(1, job.rows))
-    return Spent(
-        scan.answered,
-        round(job.bytes * share),
-        scan.usage.input,
-        scan.usage.output,
-        scan.output_squares,
-    )
 
 
 def _oddities(scan: Scan, unwrapped: int) -> str | None:

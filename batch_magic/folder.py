@@ -48,7 +48,7 @@ from batch_magic.durable_files import (
 )
 from batch_magic.errors import CellError, JournalError
 from batch_magic.packing import Packer
-from batch_magic.records import Endpoint, Limits, Lines, Outcomes, Shard, Usage
+from batch_magic.records import Endpoint, Limits, Lines, Outcomes, Shard
 from batch_magic.resolution import is_retryable
 
 MANIFEST = np.dtype([("position", "<i8"), ("hi", "<u8"), ("lo", "<u8")])
@@ -132,13 +132,10 @@ def _is_home(path: Path) -> bool:
 class Scan:
     """What a job's result files say, in sum."""
 
-    usage: Usage | None
     model: str | None
     foreign: int
     malformed: tuple[int, ...]
     repeated: int
-    answered: int = 0  # lines that tell of tokens
-    output_squares: float = 0.0  # of each answer's output tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -440,24 +437,18 @@ class RunFolder:
         import pyarrow as pa
 
         schema = _outcome_schema([file.name for file in files])
-        usage, model, foreign, malformed = Usage(), None, 0, list[int]()
-        answered, squares = 0, 0.0
+        model, foreign, malformed = None, 0, list[int]()
         positions = [np.empty(0, dtype=np.int64)]
         with replacing(path) as out, pa.ipc.new_file(out, schema) as writer:
             for number, part in parts:
                 writer.write_batch(_outcome_batch(part, number, schema))
-                usage = usage + _usage_of(part)
-                answered += sum(one is not None for one in part.usage_input)
-                squares += sum(one * one for one in part.usage_output if one)
                 positions.append(np.asarray(part.positions, dtype=np.int64))
                 model = model or next((one for one in part.model if one), None)
                 foreign += part.foreign
                 malformed += part.malformed
         rows = np.concatenate(positions)
         repeated = len(rows) - len(np.unique(rows))
-        whole = usage if len(rows) else None
-        said = (foreign, tuple(malformed), repeated)
-        return Scan(whole, model, *said, answered, squares)
+        return Scan(model, foreign, tuple(malformed), repeated)
 
     # -- answers that later runs may take over ----------------------------------------------
 
@@ -739,7 +730,3 @@ def _text_array(texts: Sequence[str | None]) -> Any:
     except UnicodeEncodeError:
         encoded = [None if t is None else t.encode("utf-8", "surrogatepass") for t in texts]
         return pa.array(encoded, pa.large_binary())
-
-
-def _usage_of(part: Outcomes) -> Usage:
-    return Usage(*(sum(filter(None, getattr(part, name))) for name in _USAGE))

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,8 @@ from batch_magic.records import (
     RowStatus,
     RunRecord,
     Shard,
+    Spent,
+    Usage,
     result_files,
 )
 from batch_magic.resolution import Resolution, Source, resolve
@@ -54,26 +57,51 @@ from batch_magic.wording import counted
 _NOTHING: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
 
-_TOKENS = ("usage_input", "usage_cached", "usage_output")
+_TOKENS = ("usage_input", "usage_cached", "usage_output", "usage_reasoning")
+_BILLED = _TOKENS[:3]
 
 
-def cost_of(folder: RunFolder, run: RunRecord, job: Job) -> Cost | None:
-    """Add up what a job's answers cost; None where no tokens are told of."""
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a job's answers took: tokens, dollars, and what later estimates rest on."""
+
+    usage: Usage
+    cost: Cost
+    spent: Spent
+
+
+def taken_by(folder: RunFolder, run: RunRecord, job: Job) -> Taken | None:
+    """Add up what a job's answers took; None where no tokens are told of.
+
+    A row that stands in the files more than once was answered once.
+    """
     table = folder.outcomes(f"job-{job.number:05}")
     if table is None:
         return None
-    shard = next(one for one in run.shards if one.number == job.shard)
-    tokens = [table.table[name].to_numpy(zero_copy_only=False).astype(float) for name in _TOKENS]
-    served = table.table["model"].to_pylist()
-    known = ~np.isnan(tokens[0])
-    if not known.any():
+    known = np.flatnonzero(~np.isnan(_numbers(table.table, "usage_input")))
+    _, firsts = np.unique(table.table["position"].to_numpy()[known], return_index=True)
+    if not len(firsts):
         return None
-    asked = shard.model or run.request.model
+    rows = table.table.select([*_TOKENS, "model"]).take(known[np.sort(firsts)])
+    tokens = {name: np.nan_to_num(_numbers(rows, name)) for name in _TOKENS}
+    shard = next(one for one in run.shards if one.number == job.shard)
+    served, asked = rows["model"].to_pylist(), shard.model or run.request.model
     paid, at_once = (
-        _known_sum(row_costs(run, served, asked, *tokens, is_batch=is_batch)[known])
+        _known_sum(
+            row_costs(run, served, asked, *(tokens[one] for one in _BILLED), is_batch=is_batch)
+        )
         for is_batch in (is_half_price(run, job), False)
     )
-    return Cost(paid, at_once)
+    share = min(1.0, len(rows) / max(1, job.rows))
+    usage = Usage(*(int(tokens[name].sum()) for name in _TOKENS))
+    squares = float((tokens["usage_output"] ** 2).sum())
+    spent = Spent(len(rows), round(job.bytes * share), usage.input, usage.output, squares)
+    return Taken(usage, Cost(paid, at_once), spent)
+
+
+def _numbers(table: Any, name: str) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = table[name].to_numpy(zero_copy_only=False).astype(float)
+    return found
 
 
 def entry_costs(
@@ -88,8 +116,8 @@ def entry_costs(
         size = len(table.table)
         mine = np.flatnonzero((entries >= first) & (entries < first + size))
         if len(mine):
-            part = table.table.select([*_TOKENS, "model"]).take(entries[mine] - first)
-            tokens = [part[name].to_numpy(zero_copy_only=False).astype(float) for name in _TOKENS]
+            part = table.table.select([*_BILLED, "model"]).take(entries[mine] - first)
+            tokens = [_numbers(part, name) for name in _BILLED]
             served = part["model"].to_pylist()
             dollars[mine] = row_costs(run, served, asked, *tokens, is_batch=not is_full)
         first += size

@@ -13,12 +13,14 @@ The trap is the thread. `update` is called from the background, where `print` an
 land in whatever cell ran last; only trait writes and `DisplayHandle.update` find their way home.
 Without a kernel there is no such place at all, so `TextPanel` keeps what it is told by the
 background and prints when the side that waits for the run asks it to, in that side's own thread.
+Only the terminal's bell, which moves no cursor, is rung at once.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import copy_context
 from datetime import tzinfo
 from threading import Lock
@@ -28,6 +30,7 @@ from IPython.core.getipython import get_ipython
 from IPython.display import DisplayHandle
 from ipywidgets import HTML, Button, HBox, Layout, VBox
 
+from batch_magic.bell import Bell, ring_terminal
 from batch_magic.card import (
     ACCENT,
     BAD,
@@ -208,12 +211,20 @@ class Panel:
 class TextPanel:
     """A run in plain lines: the background tells it, the side that waits lets it speak.
 
-    Only a change of state is worth a line, so a run of hours prints a handful of them.
+    Only a change of state is worth a line, so a run of hours prints a handful of them. `ring` is
+    called once, when a run that was going on has ended, from whichever thread brings the news.
     """
 
-    def __init__(self, snapshot: Snapshot, *, write: Callable[[str], None] = print) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        *,
+        write: Callable[[str], None] = print,
+        ring: Callable[[], None] = ring_terminal,
+    ) -> None:
         self._write = write
         self._snapshot = snapshot
+        self._rings = [] if snapshot.is_ended else [ring]
         self._said = ""
         self._told: tuple[object, ...] = ()
         self._repeated = ""
@@ -226,6 +237,8 @@ class TextPanel:
     def update(self, snapshot: Snapshot) -> None:
         """Remember a newer picture; nothing is printed here, whichever thread this is."""
         self._snapshot = snapshot
+        if snapshot.is_ended:
+            self._ring()
 
     def say(self, text: str) -> None:
         """Remember a line for the reader, to be printed once."""
@@ -241,6 +254,11 @@ class TextPanel:
             self._repeated = said
             self._write(said)
 
+    def _ring(self) -> None:
+        """Ring the one time there is; two threads may bring the end at the same instant."""
+        with suppress(IndexError):
+            self._rings.pop()()
+
 
 class _Live:
     """The widget: four pieces of the card, each sent only when it has changed, and buttons."""
@@ -249,9 +267,12 @@ class _Live:
         self._head, self._body, self._jobs = (HTML(layout=_wide()) for _ in range(3))
         self._newest, self._foot = (HTML(layout=_wide()) for _ in range(2))
         self._buttons = _CancelButtons(on_cancel)
+        self._bell = Bell()
         style = HTML(layout=Layout(display="none"))
         pieces = [style, self._head, self._body, self._jobs, self._newest, self._foot]
-        pieces.append(self._buttons.box)
+        below = (self._buttons.box, *self._bell.widgets)
+        row = HBox(below, layout=Layout(flex_flow="row wrap", overflow="visible"))
+        pieces.append(row.add_class("gptbatch-row"))
         self._box = VBox(pieces, layout=_wide())
         self.receipt_class = f"gptbatch-receipt-{self._box.model_id}"
         style.value = _style(f"gptbatch-live-{self._box.model_id}", self.receipt_class)
@@ -274,7 +295,8 @@ class _Live:
             self._buttons.cancelling()
 
     def rest(self, snapshot: Snapshot, said: str) -> None:
-        """Show the end: no button, and no news to wait for."""
+        """Show the end: no button, and no news to wait for; the page rings if it was asked to."""
+        self._bell.ring(snapshot)
         self.draw(snapshot, said)
         self._body.value = body_html(snapshot)
         self._buttons.hide()
@@ -382,7 +404,11 @@ def _is_worth_noting(noted: Snapshot, snapshot: Snapshot) -> bool:
 
 
 def _style(live: str, receipt: str) -> str:
-    """The widget's own style sheet, gone from the page when the widget is."""
+    """The widget's own style sheet, gone from the page when the widget is.
+
+    A page that was loaded before anywidget was installed draws a red error in the bell's place:
+    it is hidden, for nothing is wrong with the run.
+    """
     return f"""<style>
 .{receipt} {{display:none}}
 .{live} {{{FRAME};overflow:visible}}
@@ -395,6 +421,7 @@ def _style(live: str, receipt: str) -> str:
 .{live} .jupyter-button:hover:enabled {{background:rgba(128,128,128,0.14);box-shadow:none}}
 .{live} .jupyter-button:focus:enabled {{box-shadow:none}}
 .{live} .jupyter-button:focus-visible {{outline:2px solid {ACCENT};outline-offset:2px}}
+.{live} .gptbatch-row .jupyter-widgets-error-widget {{display:none}}
 .{live} .jupyter-button.gptbatch-confirm {{border-color:{BAD}}}
 @keyframes gptbatch-late {{to {{max-height:200px;visibility:visible}}}}
 .gptbatch-late {{max-height:0;overflow:hidden;visibility:hidden;

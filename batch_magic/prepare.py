@@ -92,9 +92,7 @@ def known_answers(home: Home, journal: Journal, draft: RunRecord, *, fresh: bool
                 f" or forget it with `%gptbatch clean {run_id}`, or pay again with --fresh)"
             ) from error
     spent = spent_before((run for run, _ in runs), draft.request)
-    idle = frozenset(
-        run.run_id for run, _ in runs if is_given_up(run) or run.cancel_at is not None
-    )
+    idle = frozenset(run.run_id for run, _ in runs if is_given_up(run) or run.cancel_at is not None)
     return Known(tuple(answered), in_flight, tuple(kin), idle, spent)
 
 

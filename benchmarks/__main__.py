@@ -10,6 +10,7 @@ or mapped are the kernel's to drop. What a person waits for (a cell, a transfer)
 from __future__ import annotations
 
 import gc
+import math
 import os
 import platform
 import shutil
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks import inward, outward, shapes, transfer
+from benchmarks import inward, lane, outward, shapes, transfer
 from benchmarks.texts import reviews
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -143,6 +144,25 @@ def measure_memory(folder: Path) -> Iterator[Row]:
                 yield f"in, {rows:,} rows: memory a row beyond the result's own", own, "≤ 1,000 B"
 
 
+LIVE_ROWS = 2_000
+
+
+def measure_lane(folder: Path) -> Iterator[Row]:
+    """The live lane, from the frame to the frame, beside a bare loop over the SDK."""
+    rounds = 3
+    took = {"bare": (math.inf, math.inf), "ours": (math.inf, math.inf)}
+    for n in range(rounds):
+        for side, known in took.items():
+            said = _said("benchmarks.lane", side, LIVE_ROWS, _made(folder / f"{side}-{n}"))
+            found = [float(each) for each in said]
+            took[side] = (min(known[0], found[0]), min(known[1], found[1]))
+    ideal_s = LIVE_ROWS / lane.CONCURRENCY * lane.LATENCY_S
+    what = f"{LIVE_ROWS:,} rows live, {lane.CONCURRENCY} at once, 200 ms each"
+    yield f"{what}: time / the least there can be", f"{took['ours'][0] / ideal_s:.2f}×", "≤ 1.2×"
+    yield f"{what}: CPU time / a bare SDK loop", f"{took['ours'][1] / took['bare'][1]:.2f}×", "≤ 2×"
+    yield f"{what}: a bare SDK loop / the least", f"{took['bare'][0] / ideal_s:.2f}×", ""
+
+
 def measure_transfer(folder: Path) -> Iterator[Row]:
     """A file as large as the service takes, up and down."""
     path = folder / "large.jsonl"
@@ -212,6 +232,7 @@ def main(rows: int, rounds: int) -> None:
             measure_memory(_made(folder / "fresh")),
             measure_transfer(_made(folder / "transfer")),
             measure_cell(_made(folder / "cell")),
+            measure_lane(_made(folder / "lane")),
         ):
             for row in rows_of_table:
                 lines.append(f"| {' | '.join(row)} |")

@@ -12,6 +12,10 @@ or three times. Then the service is asked what it answered.
 *Lost* rows have no right answer at the end, *misplaced* ones have another row's; *paid twice* are
 answers that the service delivered in more than one job's files for the same request. What the
 service answered and then lost itself (a row in neither file) is paid again by need, and told apart.
+
+Some cells go live, at once, by a deadline or by `finish`. Of those *asked live again* are billed
+requests whose answer was on its way at a kill or was lost by a fault: no more than can have been in
+flight. In the end the money that the journal knows of is held against the service's ledger.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import sys
 import tempfile
 import threading
@@ -50,6 +55,8 @@ QUICK = {
     "BATCH_MAGIC_DOUBT_GRACE_S": "0.5",
     "BATCH_MAGIC_COLLECT_TIMEOUT_S": "6",
     "BATCH_MAGIC_RETRIES": "3",
+    "BATCH_MAGIC_LIVE_CONCURRENCY": "4",
+    "BATCH_MAGIC_PRICES": '{"m": {"input": 1.0, "output": 4.0}}',
     "OPENAI_API_KEY": "campaign",
     "NO_PROXY": "*",
 }
@@ -78,11 +85,20 @@ POINTS = (
     "hand-over: HandOver.give",
     "cancel: Engine._cancel",
     "retry: resend",
+    "live: Engine._intend_live",
+    "live: Engine._go_live",
+    "live: Api.answer",
+    "live: _Notes._put",
+    "live: Engine._write_sent",
+    "live: RunFolder.settle_live",
+    "live: RunFolder.drop_live",
     "reuse: KeptWriter.close",
     "reuse: take_over",
 )
 """Where a life may be killed: at the call, or at the return, of these."""
 
+LIVE_AT_ONCE = int(QUICK["BATCH_MAGIC_LIVE_CONCURRENCY"])
+PRICES = json.loads(QUICK["BATCH_MAGIC_PRICES"])["m"]  # by batch; at once they count twice
 SLOW: dict[str, Any] = {"in_progress_s": 2 * FAST}  # two seconds
 CALLS = ("batches.create", "files.create", "files.content", "batches.retrieve", "files.retrieve")
 ROW_FAULTS: tuple[Callable[[random.Random], dict[str, Any]], ...] = (
@@ -119,12 +135,15 @@ CALL_FAULTS: tuple[Callable[[random.Random], dict[str, Any]], ...] = (
     lambda dice: {"file_404_s": 1},
     lambda dice: {"content_404_s": 2},
     lambda dice: {"insufficient_quota": {"route": "batches.create", "times": 1}},
+    lambda dice: {"http_status": [_call(dice, ASKED, status=dice.choice([429, 500, 503]))]},
+    lambda dice: {"http_drop": [_call(dice, ASKED)]},
 )
+ASKED = "chat.completions"
 
 
-def _call(dice: random.Random, **more: Any) -> dict[str, Any]:
+def _call(dice: random.Random, route: str = "", **more: Any) -> dict[str, Any]:
     after_commit = dice.random() < 0.5
-    route = dice.choice(CALLS)
+    route = route or dice.choice(CALLS)
     return {"route": route, "times": dice.randint(1, 3), "after_commit": after_commit, **more}
 
 
@@ -136,7 +155,8 @@ class Life:
     """One kernel, or two at once, over the frame as it is then.
 
     `first` is how many of its rows another cell is run on before; with `waits`, the cell after it
-    waits, else the result is handed over when the kernel is idle.
+    waits, else the result is handed over when the kernel is idle. `lane` is what the line says of
+    the live lane; with `finish` the rest is asked live by hand.
     """
 
     texts: tuple[str, ...]
@@ -145,6 +165,8 @@ class Life:
     first: int = 0
     waits: bool = True
     cancel_after_s: float | None = None
+    lane: str = ""
+    finish: bool = False
     faults: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -177,6 +199,8 @@ def schedule(seed: int) -> Schedule:
                 first=dice.randint(1, len(texts)) if dice.random() < 0.2 else 0,
                 waits=dice.random() < 0.5,
                 cancel_after_s=dice.random() * 0.3 if dice.random() < 0.1 else None,
+                lane=dice.choice(["", "", "", "--live", "--deadline 1s"]),
+                finish=dice.random() < 0.1,
                 faults=_faults(dice),
             )
         )
@@ -194,13 +218,16 @@ def death_at(point: str, seed: int) -> Schedule:
         "retry": {"row_status": {"status": 500, "share": 0.4}},
         "cancel": SLOW,
         "reuse": SLOW,
+        "live": {"http_delay": [{"route": "files.create", "delay_s": 1.5, "times": 1}]},
     }
+    goes_live = "--deadline 1s" if "_go_live" in point else "--live"
     dies = Life(
         texts,
         Death(point=point),
         first=12 if stage == "reuse" else 0,
         waits="_deliver" not in point,
         cancel_after_s=1.0 if stage == "cancel" else None,
+        lane=goes_live if stage == "live" else "",
         faults=faults.get(stage, {}),
     )
     return Schedule(seed, 7, (dies, Life(texts, Death())))
@@ -248,17 +275,21 @@ import json, pathlib, pandas as pd, campaign
 frame = campaign.frame_of(json.loads(pathlib.Path("texts.json").read_text()))
 first = frame[:{first}]
 """
-CELL = "%%gptbatch {frame} -o {out} -m {model} --on {url}\n{template}"
+CELL = "%%gptbatch {frame} -o {out} -m {model} --on {url} {lane}\n{template}"
+# Of a run that is over nothing is left to finish, and that is said.
+FINISH = "try: labelled.finish()\nexcept Exception as error: print(error)"
 LOOK = "campaign.look(labelled)"
 
 
 def live(kernel: MortalKernel, life: Life, url: str) -> str:
     """Run the cells of a life until its result is saved; return the error that one showed."""
-    words = {"model": MODEL, "url": url, "template": TEMPLATE}
+    words = {"model": MODEL, "url": url, "template": TEMPLATE, "lane": life.lane}
     cells = [SET_UP.format(first=life.first)]
     if life.first:
         cells.append(CELL.format(frame="first", out="earlier", **words))
     cells.append(CELL.format(frame="frame", out="labelled", **words))
+    if life.finish:
+        cells.append(FINISH)
     if life.cancel_after_s is not None:
         cells.append(f"import time\ntime.sleep({life.cancel_after_s})\n%gptbatch cancel labelled")
     if life.waits:
@@ -295,6 +326,12 @@ AT_RANDOM = "at random"
 OUR_ERRORS = {name for name in vars(errors) if not name.startswith("_")}
 
 
+_SUMS = (
+    *("schedules", "lives", "rows", "lost", "misplaced", "paid_twice", "paid_again_by_need"),
+    *("asked_live", "asked_live_again", "billed_usd", "known_usd", "to_the_cent"),
+)
+
+
 @dataclass
 class Tally:
     """What a campaign has seen."""
@@ -308,13 +345,17 @@ class Tally:
     misplaced: int = 0
     paid_twice: int = 0
     paid_again_by_need: int = 0
+    asked_live: int = 0
+    asked_live_again: int = 0
+    billed_usd: float = 0.0
+    known_usd: float = 0.0
+    to_the_cent: int = 0
     bad: list[str] = field(default_factory=list)
 
     def add(self, other: Tally) -> None:
         """Add another tally to this one."""
-        for name in ("schedules", "lives", "rows", "lost", "misplaced", "paid_twice"):
+        for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.paid_again_by_need += other.paid_again_by_need
         self.kills.update(other.kills)
         self.faults.update(other.faults)
         self.bad += other.bad
@@ -334,6 +375,15 @@ class Tally:
             ("**misplaced**", f"**{self.misplaced:,}**"),
             ("**paid twice**", f"**{self.paid_twice:,}**"),
             ("paid again because the service lost the answer", f"{self.paid_again_by_need:,}"),
+            (
+                "asked live; again, as a kill or a fault took the answer",
+                f"{self.asked_live:,}; {self.asked_live_again:,}",
+            ),
+            (
+                "billed by the service; known to the journals",
+                f"${self.billed_usd:.4f}; ${self.known_usd:.4f} (nothing lost in"
+                f" {self.to_the_cent:,} schedules: the same to a millionth)",
+            ),
         )
         return "\n".join(["| | |", "|---|---|", *(f"| {name} | {n} |" for name, n in rows)])
 
@@ -355,6 +405,7 @@ class Lane:
         """Play one schedule and tell how it went."""
         home = self._folder / f"home-{story.seed}"
         home.mkdir()
+        billed = self.service.ledger()
         tally = Tally(schedules=1, rows=len(story.texts))
         for life in story.lives[:-1]:
             self.service.clear_faults()
@@ -369,7 +420,7 @@ class Lane:
                 break
         else:
             tally.bad.append(f"seed {story.seed}: {tally.lost} lost; {_what_is_known(home)}")
-        self._count_payments(story, tally)
+        self._count_payments(story, tally, home, billed)
         if not tally.bad:
             shutil.rmtree(home)
         return tally
@@ -420,7 +471,9 @@ class Lane:
         tally.misplaced = sum(is_ok and one != other for is_ok, one, other in pairs)
         return tally.lost == tally.misplaced == 0
 
-    def _count_payments(self, story: Schedule, tally: Tally) -> None:
+    def _count_payments(
+        self, story: Schedule, tally: Tally, home: Path, before: list[dict[str, Any]]
+    ) -> None:
         """Count answers that were delivered more than once, and those that never were."""
         client, delivered, paid = self.service.client(), Counter[str](), 0
         for batch in self.service.batches():
@@ -433,8 +486,76 @@ class Lane:
             paid += batch["rows_paid"]
         tally.paid_twice = sum(n - 1 for n in delivered.values() if n > 1)
         tally.paid_again_by_need = paid - sum(delivered.values())
+        noted = set(_noted_live(home))
+        delivered.update(noted)
+        tally.paid_twice = sum(n - 1 for n in delivered.values() if n > 1)
+        billed = _since(before, self.service.ledger())
+        tally.asked_live = sum(one["requests"] for one in billed if one["lane"] == "realtime")
+        tally.asked_live_again = tally.asked_live - len(noted)
+        lost_calls = sum(_times_lost(life.faults) for life in story.lives)
+        most = LIVE_AT_ONCE * tally.lives + lost_calls
+        if tally.asked_live_again > most:
+            tally.bad.append(f"seed {story.seed}: {tally.asked_live_again} asked live again")
+        tally.billed_usd = sum(map(_dollars, billed))
+        tally.known_usd, are_ended = _known_usd(home)
+        gap_usd = tally.billed_usd - tally.known_usd
+        is_whole = are_ended and not tally.paid_again_by_need and not tally.asked_live_again
+        tally.to_the_cent = int(is_whole)
+        if gap_usd < -1e-6 or (is_whole and gap_usd > 1e-6):
+            tally.bad.append(f"seed {story.seed}: ${gap_usd:.6f} are billed that nobody knows of")
         if tally.paid_twice:
             tally.bad.append(f"seed {story.seed}: {tally.paid_twice} paid twice")
+
+
+def _times_lost(faults: Mapping[str, Any]) -> int:
+    """Return how many answers of the realtime API faults may have lost on their way."""
+    rules = [rule for name in ("http_status", "http_drop") for rule in faults.get(name, [])]
+    return sum(one["times"] for one in rules if one["route"] == ASKED and one["after_commit"])
+
+
+def _noted_live(home: Path) -> Iterator[str]:
+    """Yield the texts that were answered live, by what the runs have on their disk."""
+    for folder in (home / ".gptbatch" / "runs").glob("*"):
+        lines = [line for one in folder.glob("shard-*.jsonl") for line in one.open("rb")]
+        asked = {row["custom_id"]: _text_of(row) for row in map(json.loads, lines)}
+        for path in [*folder.glob("job-*.output.jsonl"), *folder.glob("job-*.live-*.jsonl")]:
+            for line in path.read_bytes().split(b"\n")[:-1]:
+                is_ours = line.startswith(b'{"custom_id"')  # a batch's begins with its own id
+                row = json.loads(line) if is_ours else {}
+                if is_ours and row["response"]["status_code"] == 200:
+                    yield asked[row["custom_id"]]
+
+
+def _text_of(row: Mapping[str, Any]) -> str:
+    text: str = row["body"]["messages"][-1]["content"]
+    return text
+
+
+def _since(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries of a ledger that came since, with how many requests of each."""
+
+    def key(entry: Mapping[str, Any]) -> str:
+        return json.dumps({**entry, "requests": 0}, sort_keys=True)
+
+    known = {key(one): one["requests"] for one in before}
+    return [{**one, "requests": one["requests"] - known.get(key(one), 0)} for one in now]
+
+
+def _dollars(entry: Mapping[str, Any]) -> float:
+    """Price an entry of the ledger, by arithmetic of our own."""
+    times = 2 if entry["lane"] == "realtime" else 1
+    tokens = entry["input_tokens"] * PRICES["input"] + entry["output_tokens"] * PRICES["output"]
+    return float(times * tokens * entry["requests"] / 1e6)
+
+
+def _known_usd(home: Path) -> tuple[float, bool]:
+    """Return what the journal says was paid, and whether all its runs have ended."""
+    with sqlite3.connect(home / ".gptbatch" / "journal.db") as db:
+        facts = [json.loads(one) for (one,) in db.execute("SELECT facts FROM jobs")]
+        (going,) = db.execute(
+            "SELECT count(*) FROM runs WHERE ending IS NULL OR ending = 'stopped'"
+        ).fetchone()
+    return sum(one["cost"]["paid_usd"] for one in facts if one.get("cost")), not going
 
 
 def _what_is_known(home: Path) -> str:

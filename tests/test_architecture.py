@@ -45,7 +45,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "answers",
         "strict_schema",
     ),
-    ("journal", "folder", "api", "heartbeat"),
+    ("journal", "folder", "api", "heartbeat", "bell"),
     ("outcomes", "services", "live"),
     ("prepare", "engine", "result", "cleaning", "adoption"),
     ("run", "drafting"),
@@ -74,7 +74,8 @@ KEYS: dict[str, frozenset[str]] = {
     "parse": frozenset({"answers"}),
     "ipywidgets": frozenset({"panel"}),
     "IPython": frozenset({"magic", "panel"}),
-    "traitlets": frozenset({"magic"}),
+    "anywidget": frozenset({"bell"}),
+    "traitlets": frozenset({"magic", "bell"}),
     "dotenv": frozenset({"settings"}),
     "nest_asyncio2": frozenset({"run"}),
     # numpy holds positions and digests as arrays: material, not an outside thing.

@@ -160,6 +160,23 @@ def test_the_end_leaves_the_final_card_and_keeps_the_widget_in_the_kernel(kernel
     assert "use the frame" in kernel.value(f"' '.join({kept})")
 
 
+def test_the_page_hears_of_the_end_once_and_before_the_widget_goes(kernel: Kernel) -> None:
+    """What rings lives in the widget's model: told afterwards, the page might be gone with it."""
+    kernel.run("fresh()")
+    said = kernel.run("in_thread(lambda: (panel.update(done), panel.say('it is in `labelled`')))")
+    states = [m["content"].get("data", {}).get("state", {}) for m in said]
+    (told,) = [number for number, state in enumerate(states) if "ended" in state]
+    (gone,) = [n for n, m in enumerate(said) if m["content"].get("data", {}).get("text/html") == ""]
+    assert told < gone
+    assert states[told]["ended"]["title"] == "labelled: finished"
+    assert len(str(said[told]["content"])) < 500
+
+
+def test_a_kernel_is_no_terminal(kernel: Kernel) -> None:
+    """Its output is a cell, where a bell would be a stray character."""
+    assert kernel.run("from batch_magic.bell import ring_terminal; ring_terminal()") == []
+
+
 def test_a_picture_that_comes_late_does_not_undo_the_end(kernel: Kernel) -> None:
     """Threads may overtake each other; the final card stays."""
     kernel.run("fresh(); panel.update(done)")

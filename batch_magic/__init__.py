@@ -8,6 +8,7 @@ the list down, the rooms tell the way of a row.
     floor 7  session         submit, attach, runs: one home of this process put together
              panel           draws a snapshot in the cell                         (ipywidgets)
     floor 6  run             the handle: waits, gives the frame
+             buttons         what a person may do to a run just now               (ipywidgets)
              drafting        what a cell asks for, checked and drafted as a run
     floor 5  prepare         rows out: render, encode, leave out, cut shards, one commit
              engine          intent meets effect: journal → lifecycle → api → journal (asyncio)

@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, tzinfo
 from html import escape
+from math import isinf
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -258,7 +259,9 @@ def _lane_words(s: Snapshot) -> list[str]:
     if s.goes_live_at <= s.as_of:
         tier = f", {s.request.tier} tier" if s.request.tier else ""
         return [f"live{tier}"]
-    return [f"the rest goes live in {duration(s.goes_live_at - s.as_of)}"]
+    span = None if s.estimate is None or s.backend.is_sandbox else s.estimate.at_once_usd
+    most = f" (all of it: {span_of_dollars(span.low, span.high)})" if span is not None else ""
+    return [f"the rest goes live in {duration(s.goes_live_at - s.as_of)}{most}"]
 
 
 def backend_words(backend: Backend) -> str:
@@ -433,6 +436,25 @@ def _expected_usd(s: Snapshot) -> str:
     is_full = s.request.live and s.request.tier != "flex"
     span = s.estimate.at_once_usd if is_full else s.estimate.batch_usd
     return "" if span is None else span_of_dollars(span.low, span.high)
+
+
+def finish_words(s: Snapshot) -> str:
+    """Ask whether the rest is to go live, with what that may cost."""
+    left, found = s.counts.get(RowStatus.PENDING, 0), s.estimate
+    question = f"Really finish {counted(left, 'row')} live, at the full price?"
+    span = None if found is None else found.at_once_usd
+    if s.backend.is_sandbox or found is None or span is None or not found.requests:
+        return question
+    share = min(1.0, left / found.requests)
+    high = None if span.high is None else span.high * share
+    return f"{question} {span_of_dollars(span.low * share, high)}"
+
+
+def leave_words(s: Snapshot) -> str:
+    """Offer to submit a run, with what it may cost."""
+    if s.asks_usd is None or isinf(s.asks_usd):
+        return "Submit, whatever it costs"
+    return f"Submit, up to {dollars(s.asks_usd)}"
 
 
 def saved_words(s: Snapshot) -> list[str]:

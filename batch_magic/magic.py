@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import Field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -470,11 +471,19 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         self._handover.promise(run, panel)
 
     def _show(self, run: Run) -> Shown:
-        panel = open_panel(run.snapshot(), on_cancel=run.cancel)
+        panel = open_panel(
+            run.snapshot(),
+            on_cancel=run.cancel,
+            on_finish=run.finish,
+            on_submit=partial(self._give_leave, run),
+        )
         self._panels[run.run_id] = panel
         panel.show()
         run.listen(panel.update)
         return panel
+
+    def _give_leave(self, run: Run) -> None:
+        self._session().confirm(run.run_id, self._settings())
 
     def _block(self, run: Run, timeout_s: float | None = None) -> None:
         """Wait in a plain loop: where cells cannot be awaited."""
@@ -536,7 +545,8 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             state = f"stopped: {clip(s.fault or '', 200)}" if s.ending else s.stage.value
             word = s.name if newest[s.name] == s.run_id else s.run_id
             size = size_words(s)
-            print(f"unfinished: {s.name} ({size}, {state}) · %gptbatch attach {word}")
+            verb = "attach" if s.asks_usd is None else "submit"
+            print(f"unfinished: {s.name} ({size}, {state}) · %gptbatch {verb} {word}")
 
     def close(self) -> None:
         """Take the hooks out of the shell."""

@@ -28,9 +28,10 @@ from typing import Any, Protocol
 
 from IPython.core.getipython import get_ipython
 from IPython.display import DisplayHandle
-from ipywidgets import HTML, Button, HBox, Layout, VBox
+from ipywidgets import HTML, HBox, Layout, VBox
 
 from batch_magic.bell import Bell, ring_terminal
+from batch_magic.buttons import Buttons, Deeds
 from batch_magic.card import (
     ACCENT,
     BAD,
@@ -57,11 +58,6 @@ RECEIPT_S = 60.0
 LATE_S = 120  # a panel without news for so long says so; a living one has some every few seconds
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
-CANCEL = "Cancel"
-CONFIRM = "Really cancel? finished rows are kept"
-KEEP = "Keep running"
-CANCELLING = "cancelling"
-
 
 class Shown(Protocol):
     """What a run may ask of its panel, whether drawn or printed."""
@@ -86,18 +82,25 @@ class Output(Protocol):
     def update(self, obj: Mapping[str, Any], *, raw: bool) -> None: ...
 
 
-def open_panel(snapshot: Snapshot, *, on_cancel: Callable[[], None]) -> Shown:
+def open_panel(
+    snapshot: Snapshot,
+    *,
+    on_cancel: Callable[[], None],
+    on_finish: Callable[[], None] | None = None,
+    on_submit: Callable[[], None] | None = None,
+) -> Shown:
     """Make the panel that this place can show: a `Panel` in a kernel, else a `TextPanel`."""
     if getattr(get_ipython(), "kernel", None) is None:
         return TextPanel(snapshot)
-    return Panel(snapshot, on_cancel=on_cancel)
+    return Panel(snapshot, on_cancel=on_cancel, on_finish=on_finish, on_submit=on_submit)
 
 
 class Panel:
     """A run's receipt and live widget in a notebook.
 
-    `on_cancel` is called without arguments when the reader has confirmed a cancel; while a cell
-    runs, that is in another thread than the cell's. `zone` is that of the times shown; None is
+    `on_cancel` is called without arguments when the reader has confirmed a cancel, `on_finish` when
+    the rest is to go live, `on_submit` when leave is given to submit; while a cell runs, that is
+    in another thread than the cell's. `zone` is that of the times shown; None is
     the machine's own.
     """
 
@@ -106,6 +109,8 @@ class Panel:
         snapshot: Snapshot,
         *,
         on_cancel: Callable[[], None],
+        on_finish: Callable[[], None] | None = None,
+        on_submit: Callable[[], None] | None = None,
         zone: tzinfo | None = None,
     ) -> None:
         self._snapshot = snapshot
@@ -114,7 +119,8 @@ class Panel:
         self._said = ""
         self._receipt, self._place = _output(), _output()
         self._is_shown = False
-        self._live = None if snapshot.is_ended else _Live(snapshot, on_cancel)
+        deeds = Deeds(on_cancel, on_finish, on_submit)
+        self._live = None if _rests(snapshot) else _Live(snapshot, deeds)
         self._ended: _Live | None = None
         # The cell's own context: what is updated from another thread must carry this cell's name,
         # for headless executors drop what seems to come from another.
@@ -161,7 +167,7 @@ class Panel:
         if snapshot == self._snapshot or snapshot.as_of < self._snapshot.as_of:
             return
         self._snapshot = snapshot
-        if snapshot.is_ended:
+        if _rests(snapshot):
             self._finish()
             return
         if self._live is not None:
@@ -224,7 +230,7 @@ class TextPanel:
     ) -> None:
         self._write = write
         self._snapshot = snapshot
-        self._rings = [] if snapshot.is_ended else [ring]
+        self._rings = [] if _rests(snapshot) else [ring]
         self._said = ""
         self._told: tuple[object, ...] = ()
         self._repeated = ""
@@ -237,7 +243,7 @@ class TextPanel:
     def update(self, snapshot: Snapshot) -> None:
         """Remember a newer picture; nothing is printed here, whichever thread this is."""
         self._snapshot = snapshot
-        if snapshot.is_ended:
+        if _rests(snapshot):
             self._ring()
 
     def say(self, text: str) -> None:
@@ -263,10 +269,10 @@ class TextPanel:
 class _Live:
     """The widget: four pieces of the card, each sent only when it has changed, and buttons."""
 
-    def __init__(self, snapshot: Snapshot, on_cancel: Callable[[], None]) -> None:
+    def __init__(self, snapshot: Snapshot, deeds: Deeds) -> None:
         self._head, self._body, self._jobs = (HTML(layout=_wide()) for _ in range(3))
         self._newest, self._foot = (HTML(layout=_wide()) for _ in range(2))
-        self._buttons = _CancelButtons(on_cancel)
+        self._buttons = Buttons(deeds)
         self._bell = Bell()
         style = HTML(layout=Layout(display="none"))
         pieces = [style, self._head, self._body, self._jobs, self._newest, self._foot]
@@ -291,8 +297,7 @@ class _Live:
         self._jobs.value = jobs_html(snapshot)
         self._newest.value = newest_html(snapshot)
         self._foot.value = foot_html(snapshot, said)
-        if snapshot.cancelling:
-            self._buttons.cancelling()
+        self._buttons.draw(snapshot)
 
     def rest(self, snapshot: Snapshot, said: str) -> None:
         """Show the end: no button, and no news to wait for; the page rings if it was asked to."""
@@ -300,76 +305,6 @@ class _Live:
         self.draw(snapshot, said)
         self._body.value = body_html(snapshot)
         self._buttons.hide()
-
-
-class _CancelButtons:
-    """Cancel, asked twice.
-
-    The second question is another button in another place, so that a double click on the first
-    cannot answer it.
-    """
-
-    def __init__(self, on_cancel: Callable[[], None]) -> None:
-        self._on_cancel = on_cancel
-        self._ask, self._keep, self._confirm = (_button(text) for text in (CANCEL, KEEP, CONFIRM))
-        self._trouble = HTML()
-        self._ask.on_click(lambda _: self._question())
-        self._keep.on_click(lambda _: self._rest())
-        self._confirm.on_click(lambda _: self._cancel())
-        self._confirm.add_class("gptbatch-confirm")
-        self.box = HBox(layout=Layout(flex_flow="row wrap", margin="8px 0 0"))
-        self._rest()
-
-    def cancelling(self) -> None:
-        """Show that a cancel is under way, whoever asked for it."""
-        if not self._ask.disabled:
-            self._ask.disabled = True
-            self._ask.description = CANCELLING
-            self._trouble.value = ""
-            self._rest()
-
-    def hide(self) -> None:
-        """Take the buttons off the page: there is nothing left to cancel."""
-        self.box.layout.display = "none"
-
-    def _rest(self) -> None:
-        self.box.children = (self._ask, self._trouble)
-
-    def _question(self) -> None:
-        self.box.children = (self._keep, self._confirm)
-
-    def _cancel(self) -> None:
-        if self._ask.disabled:
-            return
-        self.cancelling()
-        try:
-            self._on_cancel()
-        except Exception as error:
-            log.exception("the run could not be cancelled")
-            self._give_back(error)
-
-    def _give_back(self, error: Exception) -> None:
-        """Offer the button again and say why: the page would show the error nowhere."""
-        self._ask.disabled = False
-        self._ask.description = CANCEL
-        self._trouble.value = message_html("not cancelled", str(error))
-
-
-def answer_while_busy(button: Button) -> None:
-    """Have clicks handled at once although the user's own cell is running.
-
-    ipykernel 7.4 sends a click to the shell that last wrote the widget: the main one, which is
-    busy. The page asks for a subshell by itself, so its wish is made to count again.
-    """
-    comm = button.comm
-    if hasattr(comm, "_reply_subshell_for"):
-        comm._reply_subshell_for = lambda data, default: default
-
-
-def _button(text: str) -> Button:
-    button = Button(description=text, layout=Layout(width="auto"))
-    answer_while_busy(button)
-    return button
 
 
 def _output() -> Output:
@@ -383,10 +318,17 @@ def _late(s: Snapshot) -> str:
     A page goes on showing the widgets of a kernel that is gone. The instant makes each picture
     another one, so that every refresh starts the page's patience anew.
     """
+    if s.is_ended:  # it waits for leave: no news is to come
+        return ""
     attach = f"`%gptbatch attach {clip(s.name, NAME_LENGTH)}`"
     words = f"the kernel is silent for {LATE_S} s; if it was restarted, {attach} goes on"
     box = message_html("no news", words)
     return f'<div class="gptbatch-late" data-as-of="{s.as_of}">{box}</div>'
+
+
+def _rests(s: Snapshot) -> bool:
+    """Tell whether nothing more is to come: a run that waits for leave has a button for it."""
+    return s.is_ended and s.asks_usd is None
 
 
 def _wide() -> Layout:

@@ -48,7 +48,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("journal", "folder", "api", "heartbeat", "bell"),
     ("outcomes", "services", "live"),
     ("prepare", "engine", "result", "cleaning", "adoption"),
-    ("run", "drafting"),
+    ("run", "drafting", "buttons"),
     ("session", "panel"),
     ("magic",),
 )
@@ -72,7 +72,7 @@ KEYS: dict[str, frozenset[str]] = {
     "pydantic": frozenset({"strict_schema", "answers"}),
     "typing_extensions": frozenset({"strict_schema"}),
     "parse": frozenset({"answers"}),
-    "ipywidgets": frozenset({"panel"}),
+    "ipywidgets": frozenset({"panel", "buttons"}),
     "IPython": frozenset({"magic", "panel"}),
     "anywidget": frozenset({"bell"}),
     "traitlets": frozenset({"magic", "bell"}),

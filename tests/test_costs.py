@@ -268,9 +268,7 @@ def test_what_runs_have_cost_is_what_the_service_has_billed(
     """By batch, live and flex, with retries, a cancel and a lane changed: to a millionth."""
     life.backend = Backend("sandbox", "sandbox")  # priced as if it were OpenAI
     before = dollars_billed(service.ledger())
-    service.faults(
-        row_status={"status": 429, "share": 0.3, "once": True}, row_twice={"share": 0.5}
-    )
+    service.faults(row_status={"status": 429, "share": 0.3, "once": True}, row_twice={"share": 0.5})
     runs = [life.submit(reviews)]
     runs.append(life.submit(reviews.assign(text="live " + reviews.text), asked={"live": True}))
     flex = {"live": True, "tier": "flex"}

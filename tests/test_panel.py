@@ -25,7 +25,8 @@ import contextvars, time
 from dataclasses import replace
 from threading import Thread
 from pictures import ALBUM, START, job, picture
-from batch_magic.panel import CANCEL, CONFIRM, KEEP, Panel, open_panel
+from batch_magic.buttons import CANCEL, CONFIRM, KEEP
+from batch_magic.panel import Panel, open_panel
 from batch_magic.records import Ending, RowStatus, Stage
 cancels = []
 def later(s, seconds, **changes):
@@ -353,3 +354,59 @@ def test_text_is_written_on_changes_of_state_only() -> None:
     panel.tell()
     assert written[1].startswith("labelled: finished\n")
     assert "next: use the frame `labelled`" in written[1]
+
+
+# -- buttons --------------------------------------------------------------------------------
+
+
+def buttons_of(kernel: Kernel, snapshot: str) -> str:
+    """Show a panel of this picture and return what its buttons say."""
+    kernel.run(
+        f"deeds = []\npanel = Panel({snapshot}, on_cancel=lambda: deeds.append('cancel'),"
+        " on_finish=lambda: deeds.append('finish'), on_submit=lambda: deeds.append('submit'))\n"
+        "panel.show(); buttons = panel._live._buttons"
+    )
+    return kernel.value(said_by_buttons)
+
+
+said_by_buttons = "[b.description for b in buttons.box.children if hasattr(b, 'description')][:-1]"
+
+
+def test_a_batch_can_be_finished_live_when_asked_twice(kernel: Kernel) -> None:
+    """It spends money: the second question names what, in another place."""
+    assert buttons_of(kernel, "running") == "['Cancel', 'Finish now']"
+    kernel.click(kernel.value("buttons._finish.model_id"))
+    assert kernel.value("deeds") == "[]"
+    assert "at the full price?" in kernel.value("buttons._confirm.description")
+    kernel.click(kernel.value("buttons._keep.model_id"))
+    kernel.click(kernel.value("buttons._finish.model_id"))
+    kernel.click(kernel.value("buttons._confirm.model_id"))
+    assert kernel.value("deeds, buttons._finish.disabled") == "(['finish'], True)"
+
+
+@pytest.mark.parametrize(
+    "change", ["cancelling=True", "stage=Stage.PREPARING", "jobs=()", "request=live"]
+)
+def test_what_cannot_be_finished_live_has_no_such_button(kernel: Kernel, change: str) -> None:
+    """A live run is live already, and what is being cancelled is left to its end."""
+    kernel.run("live = replace(running.request, live=True)")
+    assert "Finish" not in buttons_of(kernel, f"replace(running, {change})")
+
+
+def test_a_run_that_went_live_says_so_in_its_button(kernel: Kernel) -> None:
+    """By its deadline, by hand or by the verb: the same."""
+    buttons_of(kernel, "running")
+    kernel.run("panel.update(later(running, 5, goes_live_at=running.as_of))")
+    assert kernel.value("buttons._finish.description, buttons._finish.disabled") == (
+        "('finishing live', True)"
+    )
+
+
+def test_leave_to_spend_is_one_click_with_its_price(kernel: Kernel) -> None:
+    """The button names what it may cost; the panel lives though the run is held."""
+    held = "later(running, 0, ending=Ending.STOPPED, fault='not submitted yet', asks_usd=12.3)"
+    assert buttons_of(kernel, held) == "['Submit, up to $12.30', 'Cancel']"
+    kernel.click(kernel.value("buttons._submit.model_id"))
+    assert kernel.value("deeds, buttons._submit.disabled") == "(['submit'], True)"
+    kernel.run("panel.update(later(running, 2))")
+    assert kernel.value(said_by_buttons) == "['Cancel', 'Finish now']"

@@ -501,3 +501,63 @@ def test_refused_key_stops_the_run_and_is_not_shown(notebook: Kernel) -> None:
     assert "zq7x9w2k5v" not in seen.text + seen.error
     home = notebook.run("!grep -r zq7x9w2k5v .gptbatch/journal.db .gptbatch/runs || echo clean")
     assert "clean" in home.printed
+
+
+# -- money and lanes ------------------------------------------------------------------------
+
+
+def test_a_sample_shows_answers_and_the_price_of_the_rest(notebook: Kernel) -> None:
+    """The cell waits, shows the table, says what all would cost and the line that submits it."""
+    line = "reviews -o rehearsed -m gpt-5-mini --on sandbox --sample 7"
+    seen = notebook.run(cell(line, "Sample {{ title }}"))
+    assert seen.error is None
+    assert "sample: 7 rows, 7 ok" in seen.printed
+    assert re.search(r"the rest: \d+ requests, .* out \(as \d+ answers before\)", seen.printed)
+    assert (
+        "to submit it: %%gptbatch reviews -o rehearsed -m gpt-5-mini --on sandbox" in seen.printed
+    )
+    assert any("stub" in shown for shown in seen.shown)
+    assert notebook.run("print(len(rehearsed_sample))").printed.strip() == "7"
+    assert "NameError" in str(notebook.run("rehearsed").error)
+
+
+def test_a_live_cell_is_answered_at_once(notebook: Kernel) -> None:
+    """No job, the same frame."""
+    seen = notebook.run(
+        cell("five -o now -m gpt-5-mini --on sandbox --live --wait", "L {{ title }}")
+    )
+    assert seen.error is None
+    assert "live" in seen.text
+    assert notebook.run("print(set(now.gpt_status))").printed.strip() == "{'ok'}"
+    assert notebook.run("print(now.attrs['gptbatch']['job_ids'])").printed.strip() == "[]"
+
+
+def test_a_cell_above_the_limit_waits_for_leave(notebook: Kernel) -> None:
+    """Nothing goes out until `submit`, and the name becomes the frame after it."""
+    notebook.run("%config GPTBatch.confirm_above_usd = 0.000001")
+    line = "five -o dear -m gpt-5-mini --on sandbox -p max_completion_tokens=9"
+    seen = notebook.run(cell(line, "D {{ title }}"))
+    notebook.run("%config GPTBatch.confirm_above_usd = 0.0")
+    assert seen.error is None
+    assert "not submitted yet" in seen.text
+    assert "%gptbatch submit dear" in str(notebook.run("dear.head()").error)
+    assert "not submitted" in str(notebook.run("%gptbatch wait dear").error)
+    notebook.run("%gptbatch submit dear")
+    until_bound(notebook, "dear")
+
+
+def test_headless_above_the_limit_is_an_error_that_says_how(notebook: Kernel) -> None:
+    """Nobody is there to press the button."""
+    notebook.run("%config GPTBatch.confirm_above_usd = 0.000001")
+    line = "five -o dear2 -m gpt-5-mini --on sandbox -p max_completion_tokens=9"
+    seen = notebook.run(cell(line, "E {{ title }}"), allow_stdin=False)
+    notebook.run("%config GPTBatch.confirm_above_usd = 0.0")
+    assert "allow it with --max-cost 0.01" in str(seen.error)
+    assert "NameError" in str(notebook.run("dear2").error)
+
+
+def test_finish_of_an_ended_run_says_what_to_do(notebook: Kernel) -> None:
+    """There is nothing left to finish."""
+    notebook.run(cell("five -o over -m gpt-5-mini --on sandbox --live --wait", "O {{ title }}"))
+    seen = notebook.run("%gptbatch finish over")
+    assert "%gptbatch retry over --live" in str(seen.error)

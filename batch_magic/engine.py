@@ -106,7 +106,7 @@ class Engine:
         self._working: dict[str, asyncio.Task[float | None]] = {}  # run id → its step under way
         self._previews: dict[str, tuple[int, tuple[Preview, ...]]] = {}  # by jobs collected
         self._paces: dict[str, Pace | None] = {}
-        self._lanes = Lanes(clock)
+        self._lanes = Lanes()
         self._leased_until: dict[str, float] = {}
 
     def drive(self, run_id: str) -> None:

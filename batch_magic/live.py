@@ -51,8 +51,7 @@ class Work:
 class Lanes:
     """All live lanes of one engine. Belongs to one event loop."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._slots: dict[str, asyncio.Semaphore] = {}
         self._pacers: dict[tuple[str, str], Pacer] = defaultdict(Pacer)
@@ -70,7 +69,7 @@ class Lanes:
             run.run_id, asyncio.Semaphore(max(1, run.limits.live_concurrency))
         )
         pacer = self._pacers[run.backend.identity, work.shard.model or run.request.model]
-        lane = Lane(work, api, known, pacer, slots, self._clock, may_send)
+        lane = Lane(work, api, known, pacer, slots, may_send)
         self._lanes[run.run_id, job.number] = lane
         return lane
 
@@ -102,15 +101,14 @@ class Lane:
         known: dict[int, bool],
         pacer: Pacer,
         slots: asyncio.Semaphore,
-        clock: Callable[[], float],
         may_send: Callable[[], bool],
     ) -> None:
         self._work, self._api, self._pacer, self._slots = work, api, pacer, slots
-        self._clock, self._may_send = clock, may_send
+        self._may_send = may_send
         self.answered, self.failed = sum(known.values()), len(known) - sum(known.values())
         self.fault: ServiceError | None = None  # why it has stopped by itself
         self.problem: str | None = None  # what is being waited out
-        self._good_at, self._was_heard = clock(), False
+        self._good_at, self._was_heard = _now_s(), False
         self._stopped = asyncio.Event()
         self._stopped_at = 0.0
         self._notes = _Notes(work.folder.live_path(work.job.number, work.writer))
@@ -133,12 +131,12 @@ class Lane:
         """Send nothing more."""
         if not self._stopped.is_set():
             self._stopped.set()
-            self._stopped_at = self._clock()
+            self._stopped_at = _now_s()
 
     async def work(self, seconds: float) -> None:
         """Let it go on for so long at most. Raises what it failed of: the disk, a bug."""
         await asyncio.wait({self._task}, timeout=seconds)
-        is_late = self._stopped.is_set() and self._clock() - self._stopped_at >= _WAITED_FOR_S
+        is_late = self._stopped.is_set() and _now_s() - self._stopped_at >= _WAITED_FOR_S
         if is_late and not self._task.done():
             await self.cut()
         if self._task.done() and not self._task.cancelled():
@@ -182,7 +180,7 @@ class Lane:
             # Not in the line: the same request has the same answer, whatever it was paid for it.
             body["service_tier"] = tier
         name, tokens = wire.custom_id_of(line), tokens_in(len(line))
-        tries, since = 0, self._clock()
+        tries, since = 0, _now_s()
         while True:
             if not await self._has_turn(tokens):
                 return None
@@ -208,7 +206,7 @@ class Lane:
         return result_lines.written(name, reply.status, reply.body, request_id=reply.request_id)
 
     def _fares_well(self) -> None:
-        self._good_at, self._was_heard, self.problem = self._clock(), True, None
+        self._good_at, self._was_heard, self.problem = _now_s(), True, None
         self._pacer.answered()
 
     def _verdict(self, error: ServiceError, tries: int, since: float) -> Verdict:
@@ -216,7 +214,7 @@ class Lane:
         self._was_heard = self._was_heard or error.status is not None
         do_well = self._good_at > since
         said = lifecycle.verdict(error, tries, others_do_well=do_well)
-        silent_s = self._clock() - self._good_at
+        silent_s = _now_s() - self._good_at
         if said is Verdict.AGAIN and lifecycle.is_stalled(silent_s, was_heard=self._was_heard):
             return Verdict.STOP
         return said
@@ -233,9 +231,9 @@ class Lane:
         except asyncio.CancelledError:
             self._pacer.lost(ticket)
             raise
-        self._pacer.heard(ticket, reply.headers, self._clock())
+        self._pacer.heard(ticket, reply.headers, _now_s())
         if reply.error is not None and lifecycle.is_too_many(reply.error):
-            self._pacer.refused(ticket, reply.error.retry_after_s, self._clock())
+            self._pacer.refused(ticket, reply.error.retry_after_s, _now_s())
         return reply, reply.error
 
     @property
@@ -245,7 +243,7 @@ class Lane:
     async def _has_turn(self, tokens: int) -> bool:
         """Wait until a request of so many tokens may go; False when the lane has stopped before."""
         while not self._stopped.is_set():
-            wait_s = self._pacer.wait_s(tokens, self._clock())
+            wait_s = self._pacer.wait_s(tokens, _now_s())
             if wait_s <= 0 and self._may_send():
                 return True
             await self._pause(min(wait_s, _LOOKS_AGAIN_S) if wait_s > 0 else _LOOKS_AGAIN_S)
@@ -254,6 +252,11 @@ class Lane:
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopped.wait(), seconds)
+
+
+def _now_s() -> float:
+    """The loop's own clock, which nobody sets back: for how long is what counts here."""
+    return asyncio.get_running_loop().time()
 
 
 class _Notes:

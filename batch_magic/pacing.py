@@ -35,7 +35,7 @@ class _Room:
 
 
 class Pacer:
-    """The limits of one model at one service. Times are Unix seconds, by whatever clock."""
+    """The limits of one model at one service. Seconds are by a clock that nobody sets back."""
 
     def __init__(self) -> None:
         self._rooms: dict[str, _Room] = {}

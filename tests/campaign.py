@@ -513,9 +513,9 @@ def _times_lost(faults: Mapping[str, Any]) -> int:
     return sum(one["times"] for one in rules if one["route"] == ASKED and one["after_commit"])
 
 
-def _noted_live(home: Path) -> Iterator[str]:
+def _noted_live(home: Path, runs: str = ".gptbatch/runs") -> Iterator[str]:
     """Yield the texts that were answered live, by what the runs have on their disk."""
-    for folder in (home / ".gptbatch" / "runs").glob("*"):
+    for folder in (home / runs).glob("*"):
         lines = [line for one in folder.glob("shard-*.jsonl") for line in one.open("rb")]
         asked = {row["custom_id"]: _text_of(row) for row in map(json.loads, lines)}
         for path in [*folder.glob("job-*.output.jsonl"), *folder.glob("job-*.live-*.jsonl")]:

@@ -4,7 +4,8 @@
 
 A history is a walk of seeded steps: the cell is run over some rows, the engine does what is due,
 the clock jumps (also back), the service is told to misbehave or to stop it, the process is killed
-and another begins, runs are cancelled, retried and attached to. After each step the invariants are
+and another begins, runs are cancelled, retried, attached to and finished live; some go live by
+themselves, at once or by a deadline. After each step the invariants are
 looked at; at the end the service is asked what it answered. Every few hundred steps a new home
 begins, so that lists stay short.
 """
@@ -19,7 +20,7 @@ from collections import Counter
 from pathlib import Path
 
 import pandas as pd
-from campaign import CALL_FAULTS, ROW_FAULTS, _answered, _texts_of
+from campaign import CALL_FAULTS, ROW_FAULTS, _answered, _noted_live, _texts_of
 from lives import Clock, Life
 from service import Service, stub_answer
 
@@ -53,7 +54,9 @@ class History:
         return life
 
     def close(self) -> None:
-        """End the service and the last life."""
+        """End the service and the last life; what the dead ones left is swept up quietly."""
+        for dead in self.lives:
+            dead._runner.close()
         self.life.end()
         self.service.end()
 
@@ -70,6 +73,7 @@ class History:
             self.kill: 2,
             self.cancel: 1,
             self.retry: 1,
+            self.finish_live: 1,
             self.attach: 4,
         }
         move = self.dice.choices(list(moves), list(moves.values()))[0]
@@ -86,7 +90,8 @@ class History:
         index = self.dice.choices(range(4), k=size)
         frame = pd.DataFrame({"text": texts}, index=index)
         rows_per_job = self.dice.choice([2, 5, 50])
-        run_id = self.life.submit(frame, max_rows_per_job=rows_per_job, retries=1)
+        lane = self.dice.choice([{}, {}, {}, {"live": True}, {"deadline_s": 900.0}])
+        run_id = self.life.submit(frame, max_rows_per_job=rows_per_job, retries=1, asked=lane)
         self.asked[run_id] = texts
 
     def pass_time(self) -> None:
@@ -118,8 +123,13 @@ class History:
         if ended:
             run_id = self.dice.choice(ended)
             wish = self.dice.sample(list(RowStatus)[4:8], 2)
-            self.life.journal.ask_retry(run_id, wish, self.clock())
+            live = self.dice.random() < 0.3
+            self.life.journal.ask_retry(run_id, wish, self.clock(), live=live)
             self.life.engine.drive(run_id)
+
+    def finish_live(self) -> None:
+        if self.asked:
+            self.life.journal.ask_live(self.dice.choice(list(self.asked)), self.clock())
 
     def attach(self) -> None:
         if self.asked:
@@ -161,6 +171,10 @@ class History:
             for text in {asked[name] for name in answered if name in asked}:
                 delivered[text] += 1
                 by_run.setdefault(text, []).append(batch["metadata"]["batch_magic_run"])
+        noted = set(_noted_live(self.folder / "home", "runs"))
+        delivered.update(noted)
+        for text in noted:
+            by_run.setdefault(text, []).append("live")
         assert max(of_token.values(), default=0) <= 1, of_token.most_common(3)
         twice = {text: by_run[text] for text, n in delivered.items() if n > 1}
         assert not twice, self._story(twice)

@@ -36,19 +36,13 @@ PROMPT = "{{ text }}"
 
 
 class Clock:
-    """Unix time that passes only when it is told to, or by itself once it is let."""
+    """Unix time that passes only when it is told to."""
 
     def __init__(self) -> None:
         self.now = time.time()
-        self._runs_since: float | None = None
-
-    def run(self) -> None:
-        """Pass as a real clock does, from now on, besides what it is moved."""
-        self._runs_since = time.monotonic()
 
     def __call__(self) -> float:
-        since = self._runs_since
-        return self.now + (0.0 if since is None else time.monotonic() - since)
+        return self.now
 
 
 class Life:
@@ -61,7 +55,6 @@ class Life:
         self._url = url
         self.limits = Limits()
         self.nap_s = 0.003  # real time that a step leaves to the service
-        self.tick_s = 0.0  # how far a step moves the clock, besides its wait
         self.published: list[Snapshot] = []
         self._api: Api | None = None
         self._api_key = api_key
@@ -138,7 +131,7 @@ class Life:
     def step(self) -> float | None:
         """Let the engine do what is due; let its wait pass on the clock, at most 5 s of it."""
         wait_s = self._runner.run(self.engine.step())
-        self.clock.now += self.tick_s + min(wait_s or 0.0, 5.0)
+        self.clock.now += min(wait_s or 0.0, 5.0)
         time.sleep(self.nap_s)
         return wait_s
 

@@ -175,7 +175,6 @@ def test_trouble_that_passes_costs_no_row(
 ) -> None:
     """An answer that did not come is asked for again, and no row is failed for it."""
     service.faults(**trouble)
-    life.tick_s = 0.5
     run_id = life.submit(reviews, asked=LIVE, retry_base_s=0.01)
     life.until_ended(run_id)
     assert_right(life.result(run_id), reviews)
@@ -326,7 +325,6 @@ def test_limits_of_the_service_are_kept(life: Life, service: Service) -> None:
     service.faults(realtime_limits={"requests": 1200})
     before = service.answers()[f"{ASKED} 429"]
     frame = many(60)
-    life.clock.run()
     run_id = life.submit(frame, asked=LIVE)
     life.until_ended(run_id)
     assert_right(life.result(run_id), frame)
@@ -337,7 +335,6 @@ def test_more_than_the_limit_is_spread_over_time(life: Life, service: Service) -
     """Twenty a minute, and 22 rows: two of them wait for three seconds each, and none is lost."""
     service.faults(realtime_limits={"requests": 20})
     frame = many(22)
-    life.clock.run()
     began = time.monotonic()
     run_id = life.submit(frame, asked=LIVE)
     life.until_ended(run_id)
@@ -349,7 +346,6 @@ def test_a_request_larger_than_the_limit_fails_alone(life: Life, service: Servic
     """It is refused like any that is too many, but waiting helps nothing."""
     service.faults(realtime_limits={"tokens": 2_000})
     frame = pd.DataFrame({"text": ["short", "long " * 4_000, "also short"]})
-    life.clock.run()
     run_id = life.submit(frame, asked=LIVE, retries=0)
     life.until_ended(run_id)
     result = life.result(run_id)
@@ -377,7 +373,6 @@ def test_flex_without_room_is_waited_for_and_costs_nothing(
     """429 Resource Unavailable is not billed and passes."""
     service.faults(flex_unavailable={"route": ASKED, "times": 5})
     before = billed(service, "flex")
-    life.tick_s = 1.0
     run_id = life.submit(reviews, asked={**LIVE, "tier": "flex"})
     life.until_ended(run_id)
     assert_right(life.result(run_id), reviews)

@@ -301,6 +301,8 @@ def progress_words(s: Snapshot) -> list[str]:
 def time_words(s: Snapshot) -> list[str]:
     """Say how long it has taken, how long it may still take, and what it has used."""
     spent = duration((s.ended_at or s.as_of) - s.created_at)
+    if s.asks_usd is not None:
+        return [f"prepared in {spent}"]
     if s.ending is not None:
         return [f"took {spent}", *_span_words(s), *_usage_words(s)]
     words = [f"{done_percent(s)} %", f"{spent} so far", *_span_words(s)]
@@ -670,6 +672,8 @@ def _mood_tint(s: Snapshot) -> str:
         Ending.CANCELLED: "rgba(128,128,128,0.2)",
         Ending.STOPPED: "rgba(211,47,47,0.18)",
     }
+    if s.asks_usd is not None:
+        return "rgba(245,124,0,0.18)"
     mood = Ending.STOPPED if _is_in_vain(s) else s.ending
     return tints[mood] if mood else "rgba(25,118,210,0.16)"
 

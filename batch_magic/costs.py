@@ -270,10 +270,15 @@ def refusal(run: RunRecord) -> str | None:
         )
     if span.high > cap:
         return (
-            f"it may cost {wording.span_of_dollars(span.low, span.high)}, --max-cost is"
+            f"{may_cost(run)} {wording.span_of_dollars(span.low, span.high)}, --max-cost is"
             f" {wording.dollars(cap)}; raise it, take fewer rows, or {_bound(run)}"
         )
     return None
+
+
+def may_cost(run: RunRecord) -> str:
+    """Begin to say what a run may cost: the sandbox is free and priced for the rehearsal."""
+    return "it may cost (at OpenAI, free here)" if run.backend.is_sandbox else "it may cost"
 
 
 def asks_usd(run: RunRecord, confirm_above_usd: float) -> float | None:

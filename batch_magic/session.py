@@ -204,7 +204,8 @@ class Session:
             live = record.request.live
             record = replace(record, jobs=plan_jobs(record.shards, _token, is_live=live))
             if asks_usd is not None:
-                record = replace(record, **_unsubmitted(asks_usd, terms.confirm_above_usd, now))
+                said = _asking(asks_usd, terms.confirm_above_usd, record)
+                record = replace(record, **_unsubmitted(asks_usd, said, now))
             try:
                 self.journal.add_run(record, owner=self._owner, now=now, kin=work.known.kin)
             except Outdated:
@@ -639,24 +640,25 @@ class _Terms:
             raise CellError(f"not submitted: {why}")
         asks_usd = costs.asks_usd(record, self.confirm_above_usd)
         if asks_usd is not None and not self.may_ask:
-            said = _asking(asks_usd, self.confirm_above_usd)
+            said = _asking(asks_usd, self.confirm_above_usd, record)
             raise CellError(f"not submitted: {said}; allow it with --max-cost {_enough(asks_usd)}")
         return asks_usd
 
 
-def _asking(asks_usd: float, above_usd: float) -> str:
+def _asking(asks_usd: float, above_usd: float, record: RunRecord) -> str:
+    limit = f"confirm_above_usd is {dollars(above_usd)}"
     if math.isinf(asks_usd):
-        return f"nobody knows what it may cost, and confirm_above_usd is {dollars(above_usd)}"
-    return f"it may cost {dollars(asks_usd)}, and confirm_above_usd is {dollars(above_usd)}"
+        return f"nobody knows what {costs.may_cost(record)}, and {limit}"
+    return f"{costs.may_cost(record)} {dollars(asks_usd)}, and {limit}"
 
 
 def _enough(asks_usd: float) -> str:
     return "any" if math.isinf(asks_usd) else f"{math.ceil(asks_usd * 100) / 100:.2f}"
 
 
-def _unsubmitted(asks_usd: float, above_usd: float, now: float) -> dict[str, Any]:
+def _unsubmitted(asks_usd: float, why: str, now: float) -> dict[str, Any]:
     """Return what makes a record one that waits for leave: stopped before anything was sent."""
-    fault = f"not submitted yet: {_asking(asks_usd, above_usd)}"
+    fault = f"not submitted yet: {why}"
     return {"ending": Ending.STOPPED, "ended_at": now, "fault": fault, "asks_usd": asks_usd}
 
 
@@ -818,25 +820,25 @@ _SAVED = ("batch", "duplicates", "reuse")
 def cost_frame(pictures: Sequence[Snapshot]) -> pd.DataFrame:
     """Return what runs have cost: one row each; null where it is not known.
 
-    Columns: name, run_id, day (by this machine's clock), model, rows, tokens (`input`, `cached`,
-    `output`), US dollars: estimated before it was sent (`low_usd`, `high_usd`), `cost_usd` as paid
-    (0 on the sandbox), `at_once_usd`, what the same answers cost through the realtime API, and what
-    was saved by batch, by rows alike and by answers of earlier runs (`saved_…_usd`).
+    Columns: name, day (by this machine's clock), model, rows; US dollars: estimated before it was
+    sent (`low_usd`, `high_usd`), `cost_usd` as paid (0 on the sandbox), `at_once_usd`, what the
+    same answers cost through the realtime API, and what was saved by batch, by rows alike and by
+    answers of earlier runs (`saved_…_usd`); tokens (`input`, `cached`, `output`); run_id.
     """
     rows = [
         {
             "name": s.name,
-            "run_id": s.run_id,
             "day": _day(s),
             "model": s.request.model,
             "rows": s.rows,
-            "input": s.usage.input if s.usage else 0,
-            "cached": s.usage.cached if s.usage else 0,
-            "output": s.usage.output if s.usage else 0,
             **_estimated(s),
             "cost_usd": _paid_usd(s),
             "at_once_usd": s.cost.at_once_usd if s.cost else None,
             **{f"saved_{why}_usd": _saved_usd(s, why) for why in _SAVED},
+            "input": s.usage.input if s.usage else 0,
+            "cached": s.usage.cached if s.usage else 0,
+            "output": s.usage.output if s.usage else 0,
+            "run_id": s.run_id,
         }
         for s in pictures
     ]

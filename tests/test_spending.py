@@ -192,7 +192,7 @@ def test_a_run_that_asks_first_sends_nothing_until_it_may(
     """It is on the disk, says what it may cost, and goes when it is given leave."""
     s = unsubmitted.snapshot()
     assert s.asks_usd is not None
-    assert "not submitted yet: it may cost $" in (s.fault or "")
+    assert "not submitted yet: it may cost (at OpenAI, free here) $" in (s.fault or "")
     time.sleep(0.5)
     assert not (home / "sandbox" / "server.json").exists()
     with pytest.raises(CellError, match="%gptbatch submit labelled"):

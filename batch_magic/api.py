@@ -23,7 +23,7 @@ import openai
 
 from batch_magic.durable_files import create
 from batch_magic.errors import ServiceError
-from batch_magic.records import JobFault, RemoteJob
+from batch_magic.records import JobFault, RemoteJob, Usage
 
 _CREATE_TIMEOUT_S = 60.0
 _CALL_TIMEOUT_S = 60.0
@@ -301,9 +301,20 @@ def _read_job(answer: Mapping[str, Any], key: str = "") -> RemoteJob:
         completed=_count(counts.get("completed")),
         failed=_count(counts.get("failed")),
         model=_text(answer.get("model")),
+        usage=_read_usage(_object(answer.get("usage"))),
         faults=tuple(_read_faults(answer.get("errors"), key)),
         metadata={key: str(value) for key, value in metadata.items()},
     )
+
+
+def _read_usage(usage: Mapping[str, Any]) -> Usage | None:
+    """Read a job's own count; hosts that keep none, or say 0 while it runs, tell nothing."""
+    given, made = _count(usage.get("input_tokens")), _count(usage.get("output_tokens"))
+    if not given:
+        return None
+    cached = _object(usage.get("input_tokens_details")).get("cached_tokens")
+    reasoning = _object(usage.get("output_tokens_details")).get("reasoning_tokens")
+    return Usage(given, _count(cached) or 0, made or 0, _count(reasoning) or 0)
 
 
 def _read_faults(errors: Any, key: str) -> list[JobFault]:

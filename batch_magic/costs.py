@@ -28,6 +28,7 @@ from batch_magic.records import (
     RunRecord,
     Span,
     Spent,
+    Usage,
 )
 from batch_magic.tokens import Counted, Method
 
@@ -62,6 +63,17 @@ def row_costs(
         if prices is not None:
             dollars[mine] = money.costs(prices, *(one[mine] for one in tokens))
     return dollars
+
+
+def usage_cost(run: RunRecord, asked: str, usage: Usage, *, is_batch: bool) -> float | None:
+    """Return US dollars of tokens of which it is not known whose requests they are."""
+    if usage == Usage():
+        return 0.0
+    prices = prices_of(run, [asked], is_batch=is_batch)
+    if prices is None:
+        return None
+    plain = (usage.input - usage.cached) * prices.input.least + usage.cached * prices.cached.least
+    return (plain + usage.output * prices.output.least) / 1e6
 
 
 def prices_of(run: RunRecord, names: Sequence[str], *, is_batch: bool) -> money.Prices | None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from batch_magic import wire
 from batch_magic.answers import reader_of
-from batch_magic.costs import is_half_price, row_costs
+from batch_magic.costs import is_half_price, row_costs, usage_cost
 from batch_magic.digests import DIGEST, SortedDigests, as_digests
 from batch_magic.errors import JournalError
 from batch_magic.folder import (
@@ -73,30 +73,43 @@ class Taken:
 def taken_by(folder: RunFolder, run: RunRecord, job: Job) -> Taken | None:
     """Add up what a job's answers took; None where no tokens are told of.
 
-    A row that stands in the files more than once was answered once.
+    A row that stands in the files more than once was answered once. What the job itself says was
+    billed beyond that is of answers that are in no file: it is priced as short requests.
     """
-    table = folder.outcomes(f"job-{job.number:05}")
-    if table is None:
-        return None
-    known = np.flatnonzero(~np.isnan(_numbers(table.table, "usage_input")))
-    _, firsts = np.unique(table.table["position"].to_numpy()[known], return_index=True)
-    if not len(firsts):
-        return None
-    rows = table.table.select([*_TOKENS, "model"]).take(known[np.sort(firsts)])
-    tokens = {name: np.nan_to_num(_numbers(rows, name)) for name in _TOKENS}
     shard = next(one for one in run.shards if one.number == job.shard)
-    served, asked = rows["model"].to_pylist(), shard.model or run.request.model
+    asked = shard.model or run.request.model
+    table = folder.outcomes(f"job-{job.number:05}")
+    told = _told(table.table, run, job, asked) if table is not None else _NOTHING_TAKEN
+    billed = job.remote.usage if job.remote else None
+    lost = (billed or Usage()).beyond(told.usage)
+    if not told.spent.requests and not lost.input:
+        return None
+    is_half = is_half_price(run, job)
+    extra = Cost(*(usage_cost(run, asked, lost, is_batch=one) for one in (is_half, False)))
+    return Taken(told.usage + lost, told.cost + extra, told.spent)
+
+
+def _told(table: Any, run: RunRecord, job: Job, asked: str) -> Taken:
+    """Add up what the rows of a job's files tell."""
+    known = np.flatnonzero(~np.isnan(_numbers(table, "usage_input")))
+    _, firsts = np.unique(table["position"].to_numpy()[known], return_index=True)
+    if not len(firsts):
+        return _NOTHING_TAKEN
+    rows = table.select([*_TOKENS, "model"]).take(known[np.sort(firsts)])
+    tokens = {name: np.nan_to_num(_numbers(rows, name)) for name in _TOKENS}
+    served, counts = rows["model"].to_pylist(), [tokens[name] for name in _BILLED]
     paid, at_once = (
-        _known_sum(
-            row_costs(run, served, asked, *(tokens[one] for one in _BILLED), is_batch=is_batch)
-        )
+        _known_sum(row_costs(run, served, asked, *counts, is_batch=is_batch))
         for is_batch in (is_half_price(run, job), False)
     )
-    share = min(1.0, len(rows) / max(1, job.rows))
     usage = Usage(*(int(tokens[name].sum()) for name in _TOKENS))
     squares = float((tokens["usage_output"] ** 2).sum())
-    spent = Spent(len(rows), round(job.bytes * share), usage.input, usage.output, squares)
+    size = round(job.bytes * min(1.0, len(rows) / max(1, job.rows)))
+    spent = Spent(len(rows), size, usage.input, usage.output, squares)
     return Taken(usage, Cost(paid, at_once), spent)
+
+
+_NOTHING_TAKEN = Taken(Usage(), Cost(0.0, 0.0), Spent())
 
 
 def _numbers(table: Any, name: str) -> NDArray[np.float64]:

@@ -205,6 +205,15 @@ class Usage:
     output: int = 0
     reasoning: int = 0
 
+    def beyond(self, other: Usage) -> Usage:
+        """Return what is here and not in another count; nothing is less than none."""
+        return Usage(
+            max(0, self.input - other.input),
+            max(0, self.cached - other.cached),
+            max(0, self.output - other.output),
+            max(0, self.reasoning - other.reasoning),
+        )
+
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             self.input + other.input,
@@ -440,6 +449,7 @@ class RemoteJob:
     completed: int | None = None
     failed: int | None = None
     model: str | None = None
+    usage: Usage | None = None  # as it was billed: also of answers that are in no file
     faults: tuple[JobFault, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
 

@@ -381,8 +381,8 @@ class Tally:
             ),
             (
                 "billed by the service; known to the journals",
-                f"${self.billed_usd:.4f}; ${self.known_usd:.4f} (nothing lost in"
-                f" {self.to_the_cent:,} schedules: the same to a millionth)",
+                f"${self.billed_usd:.4f}; ${self.known_usd:.4f} (the same to a millionth in the"
+                f" {self.to_the_cent:,} schedules that lost no answer on its way)",
             ),
         )
         return "\n".join(["| | |", "|---|---|", *(f"| {name} | {n} |" for name, n in rows)])
@@ -499,7 +499,7 @@ class Lane:
         tally.billed_usd = sum(map(_dollars, billed))
         tally.known_usd, are_ended = _known_usd(home)
         gap_usd = tally.billed_usd - tally.known_usd
-        is_whole = are_ended and not tally.paid_again_by_need and not tally.asked_live_again
+        is_whole = are_ended and not tally.asked_live_again
         tally.to_the_cent = int(is_whole)
         if gap_usd < -1e-6 or (is_whole and gap_usd > 1e-6):
             tally.bad.append(f"seed {story.seed}: ${gap_usd:.6f} are billed that nobody knows of")

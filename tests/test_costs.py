@@ -21,6 +21,7 @@ from batch_magic.records import (
     Layout,
     Limits,
     Request,
+    RowStatus,
     RunRecord,
     Span,
     Spent,
@@ -286,3 +287,20 @@ def test_what_runs_have_cost_is_what_the_service_has_billed(
     billed = dollars_billed(service.ledger()) - before
     assert sum(usd or 0.0 for usd in paid) == pytest.approx(billed, abs=1e-6)
     assert billed > 0
+
+
+def test_answers_that_the_service_lost_are_in_the_cost(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """Rows in neither file were billed all the same: the job's own count says so."""
+    life.backend = Backend("sandbox", "sandbox")
+    before = dollars_billed(service.ledger())
+    service.faults(row_missing={"share": 0.5})
+    run_id = life.submit(reviews, retries=0)
+    run = life.until_ended(run_id)
+    assert sum(run.counts.values()) > run.counts[RowStatus.OK]
+    (job,) = run.jobs
+    assert job.cost is not None
+    billed = dollars_billed(service.ledger()) - before
+    assert job.cost.paid_usd == pytest.approx(billed, abs=1e-6)
+    assert (job.spent or Spent()).requests == run.counts[RowStatus.OK]

@@ -78,6 +78,7 @@ SHOWN = {
     "translate_pairs": ["2 misfits", "8 of 8 rows hold both sentences", "8 answers of 8 rows fit"],
     "structured": ["answered by: sandbox-stub", "llm_score", "Int64", "use the frame"],
     "embeddings": ["float32 by sandbox-hash-vectors", "image/png", "(3, "],
+    "spending": ["sample: 10 rows, 10 ok", "as 10 answers before", "gpt_cost", "paid: $0.00"],
     "images": ["of 8 rows", "there is no image file", "image/png"],
 }
 """What each example must show at its end, with answers by the stub."""

@@ -193,7 +193,7 @@ class Lane:
             error = error or ServiceError("the answer is no JSON", status=502)
             match self._verdict(error, tries, since):
                 case Verdict.KEEP:
-                    return found or result_lines.unanswered(name, str(error))
+                    return found or result_lines.unanswered(name, str(error), error.status)
                 case Verdict.STOP:
                     self.fault = self.fault or error
                     self.stop()

@@ -139,10 +139,10 @@ def written(
     )
 
 
-def unanswered(custom_id: str, said: str) -> bytes:
-    """One result line of a request to which no answer came: status 0, as a batch says it."""
+def unanswered(custom_id: str, said: str, status: int | None) -> bytes:
+    """One result line of a request that was not answered in JSON; without a status it is 0."""
     error = {"error": {"message": said, "code": "no_answer"}}
-    line = written(custom_id, 0, orjson.dumps(error))
+    line = written(custom_id, status or 0, orjson.dumps(error))
     assert line is not None, "an object of ours is one"
     return line
 

@@ -42,11 +42,8 @@ class Reply:
     status: int
     body: bytes
     headers: Mapping[str, str]
+    request_id: str
     error: ServiceError | None = None
-
-    @property
-    def request_id(self) -> str | None:
-        return self.headers.get("x-request-id")
 
 
 class Api:
@@ -187,7 +184,8 @@ class Api:
         except openai.APIStatusError as error:
             known = _status_error(error, self._host, self._key)
             found = error.response
-            return Reply(found.status_code, found.content, found.headers, known)
+            said = _KEY.sub("sk-…", found.content.decode("utf-8", "replace")).encode()
+            return self._reply(found.status_code, said, found.headers, known)
         except openai.OpenAIError as error:
             raise self._service_error(error) from None
         except Exception as error:
@@ -195,7 +193,21 @@ class Api:
                 raise
             raise ServiceError(f"the answer of {self._host} broke off ({error})") from None
         found = answer.http_response
-        return Reply(found.status_code, found.content, found.headers)
+        return self._reply(found.status_code, found.content, found.headers)
+
+    def _reply(
+        self,
+        status: int,
+        body: bytes,
+        headers: Mapping[str, str],
+        error: ServiceError | None = None,
+    ) -> Reply:
+        """Take an answer without the key, which a service or a proxy may quote."""
+        if len(self._key) >= _SHORTEST_KEY:
+            body = body.replace(self._key.encode(), b"sk-...")
+        return Reply(
+            status, body, headers, _clean(headers.get("x-request-id") or "", self._key), error
+        )
 
     async def close(self) -> None:
         """Close the connections."""

@@ -34,6 +34,7 @@ from batch_magic.records import (
     Job,
     JobStage,
     Preview,
+    Request,
     RowStatus,
     Snapshot,
     Stage,
@@ -254,6 +255,8 @@ def origin(s: Snapshot) -> list[str]:
 
 def _lane_words(s: Snapshot) -> list[str]:
     """Say that rows go through the live lane, or when the rest of them will."""
+    if s.ending is not None and not s.request.live:
+        return ["finished live"] if any(job.is_live for job in s.jobs) else []
     if s.goes_live_at is None or s.ending is not None:
         return ["live"] if s.request.live else []
     if s.goes_live_at <= s.as_of:
@@ -325,28 +328,37 @@ def estimate_words(s: Snapshot) -> list[str]:
     """Say what the run may take, until it is known what it took."""
     if s.estimate is None or not s.estimate.requests or (s.is_ended and s.asks_usd is None):
         return []
-    return [f"estimate: {expected_words(s.estimate, is_sandbox=s.backend.is_sandbox)}"]
+    said = expected_words(s.estimate, s.request, is_sandbox=s.backend.is_sandbox)
+    return [f"estimate: {said}"]
 
 
-def expected_words(e: Estimate, *, is_sandbox: bool) -> str:
-    """Say what requests may take: tokens, what the numbers rest on, and dollars in both lanes."""
+def expected_words(e: Estimate, request: Request, *, is_sandbox: bool) -> str:
+    """Say what requests may take: tokens, what the numbers rest on, and dollars in both lanes.
+
+    The lane that the request takes comes first.
+    """
     given = f"{span_of(e.input.low, e.input.high)} tokens in ({e.basis})"
     if e.cached_tokens:
         given += f", up to {span_of(0, e.cached_tokens).partition(' to ')[2]} of them cached"
     made = ""
     if e.output_basis:
         made = f", {span_of(e.output.low, e.output.high)} out ({e.output_basis})"
-    return f"{counted(e.requests, 'request')}, {given}{made}: {_price_words(e, is_sandbox)}"
+    said = f"{counted(e.requests, 'request')}, {given}{made}"
+    return f"{said}: {_price_words(e, request, is_sandbox)}"
 
 
-def _price_words(e: Estimate, is_sandbox: bool) -> str:
-    lanes = (("by batch", e.batch_usd), ("at once", e.at_once_usd))
-    known = [
-        f"{span_of_dollars(span.low, span.high)} {lane}" for lane, span in lanes if span is not None
-    ]
-    if not known:
+def _price_words(e: Estimate, request: Request, is_sandbox: bool) -> str:
+    half = "by flex" if request.tier == "flex" and request.live else "by batch"
+    lanes = [(half, e.batch_usd), ("at once", e.at_once_usd)]
+    if request.live and half == "by batch":
+        lanes.reverse()
+    if all(span is None for _, span in lanes):
         return "price not known"
-    return f"{'free here, at OpenAI ' if is_sandbox else ''}{', '.join(known)}"
+    told = [
+        f"{span_of_dollars(span.low, span.high)} {lane}" if span else f"price {lane} not known"
+        for lane, span in lanes
+    ]
+    return f"{'free here, at OpenAI ' if is_sandbox else ''}{', '.join(told)}"
 
 
 def messages(s: Snapshot) -> Iterator[tuple[str, str]]:
@@ -442,8 +454,9 @@ def _expected_usd(s: Snapshot) -> str:
 
 def finish_words(s: Snapshot) -> str:
     """Ask whether the rest is to go live, with what that may cost."""
-    left, found = s.counts.get(RowStatus.PENDING, 0), s.estimate
-    question = f"Really finish {counted(left, 'row')} live, at the full price?"
+    pending = s.counts.get(RowStatus.PENDING, 0)
+    left, found = max(0, pending - s.claimed_ok), s.estimate
+    question = f"Really finish about {counted(left, 'row')} live, at the full price?"
     span = None if found is None else found.at_once_usd
     if s.backend.is_sandbox or found is None or span is None or not found.requests:
         return question
@@ -644,8 +657,13 @@ def _tag(name: str, style: str, *children: str, **attributes: str | int) -> Html
         for key, value in given.items()
         if value != ""
     )
-    inside = "".join(c if isinstance(c, Html) else escape(c) for c in children)
+    inside = "".join(c if isinstance(c, Html) else _text(c) for c in children)
     return Html(f"<{name}{named}>{inside}</{name}>")
+
+
+def _text(text: str) -> str:
+    """Text as it is. Lab sets what stands between two dollars of one text as a formula."""
+    return escape(text).replace("$", "<span>$</span>")
 
 
 def _spaced(elements: list[Html]) -> Iterator[str]:

@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 from batch_magic import money, wording
 from batch_magic.records import (
     OPENAI_URL,
+    PAID,
     Endpoint,
     Estimate,
     Job,
     Request,
     RunRecord,
+    Snapshot,
     Span,
     Spent,
     Usage,
@@ -33,7 +35,8 @@ from batch_magic.records import (
 from batch_magic.tokens import Counted, Method
 
 _WITHIN = 2.0  # standard errors: 95 %
-_FEW = 2  # answers that tell nothing of how they vary
+_SPREAD = 0.5  # of tokens a byte from row to row: half as much again is a wide guess
+_FEW = 5  # answers that tell nothing of how they vary
 _CACHED_FROM, _CACHED_STEP = 1_024, 128  # tokens; the guide on prompt caching
 _CACHING = (Endpoint.CHAT, Endpoint.RESPONSES)
 _SILENT = (Endpoint.EMBEDDINGS, Endpoint.MODERATIONS)  # answers without tokens
@@ -160,7 +163,9 @@ class _Part:
     ) -> None:
         self._run, self._model, self._spent = run, model, spent
         self.requests = counted.requests
-        self.input, self.input_basis = _input(counted, spent)
+        # What a schema adds is not told, and the sandbox has no tokenizer.
+        is_off = run.backend.is_sandbox or bool(shape_text(run.request.params))
+        self.input, self.input_basis = _input(counted, spent, is_off=is_off)
         has_cache = run.request.endpoint in _CACHING and prefix_tokens >= _CACHED_FROM
         repeated = max(0, self.requests - 1)
         self.cached = prefix_tokens // _CACHED_STEP * _CACHED_STEP * repeated if has_cache else 0
@@ -183,14 +188,17 @@ class _Part:
         return float(money.costs(prices, *tokens)[0]) * self.requests
 
 
-def _input(counted: Counted, spent: Spent) -> tuple[Span, str]:
-    """Return the input tokens; as measured where images are among them, or nothing was counted."""
+def _input(counted: Counted, spent: Spent, *, is_off: bool) -> tuple[Span, str]:
+    """Return the input tokens, as measured where that is better than to count them.
+
+    So it is with images, without a tokenizer, and where the service counts in its own way.
+    """
     is_measured = spent.requests > 0 and spent.bytes > 0
-    if is_measured and (counted.has_images or counted.how is Method.BY_BYTES):
+    if is_measured and (counted.has_images or counted.how is Method.BY_BYTES or is_off):
         tokens = counted.bytes * spent.input / spent.bytes
         if counted.has_images:  # the data of an image is no text: requests count, bytes do not
             tokens = counted.requests * spent.input / spent.requests
-        spread = 1 / math.sqrt(spent.requests)
+        spread = _SPREAD / math.sqrt(spent.requests)
         found = Span(tokens * max(0.0, 1 - spread), tokens * (1 + spread))
         return found, f"as {wording.counted(spent.requests, 'request')} before"
     without = ", images not counted" if counted.has_images else ""
@@ -202,6 +210,7 @@ def _output(request: Request, requests: int, spent: Spent) -> tuple[Span, str]:
     """Return the tokens of so many answers, and what that rests on."""
     if request.endpoint in _SILENT or not requests:
         return Span(0, 0), ""
+    cap = output_cap(request.params)
     if spent.requests:
         mean = spent.output / spent.requests
         basis = f"as {wording.counted(spent.requests, 'answer')} before"
@@ -210,9 +219,11 @@ def _output(request: Request, requests: int, spent: Spent) -> tuple[Span, str]:
         # What these rows vary by themselves, and what the mean of so few does.
         variance = max(0.0, spent.output_squares / spent.requests - mean**2)
         error = math.sqrt(variance * (requests + requests**2 / spent.requests))
-        low = max(float(requests), mean * requests - _WITHIN * error)
-        return Span(low, max(low, mean * requests + _WITHIN * error)), basis
-    cap = output_cap(request.params)
+        # A few that are all alike do not say that all are.
+        half = max(_WITHIN * error, mean * requests / spent.requests)
+        low = max(float(requests), mean * requests - half)
+        high = max(low, mean * requests + half)
+        return Span(low, high if cap is None else max(low, min(high, cap * requests))), basis
     if cap is None:
         return Span(requests, None), "no cap"
     return Span(requests, cap * requests), f"at most {cap:,} a row"
@@ -223,7 +234,8 @@ def output_cap(params: Mapping[str, Any]) -> int | None:
     for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
         value = params.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
+            times = params.get("best_of")
+            return value * times if isinstance(times, int) and times > 1 else value
     return None
 
 
@@ -257,22 +269,26 @@ def cache_note(first: int, rest: int) -> str | None:
         return None
     return (
         f"about {rest:,} tokens of the prompt are the same for every row but stand after text of"
-        " the row: put them first (under system:), and the service's cache makes them cheaper"
+        " the row: put them first, before any {{ }}, and the service's cache makes them cheaper"
     )
 
 
 # -- how much may be spent ------------------------------------------------------------------
 
 
-def refusal(run: RunRecord) -> str | None:
-    """Say why a run is not submitted: it may cost more than its cap, or nobody knows what."""
-    cap, found = run.request.max_cost_usd, run.estimate
-    if cap is None or found is None or math.isinf(cap) or found.requests == 0:
+def refusal(run: RunRecord, *, is_sample: bool = False) -> str | None:
+    """Say why a run is not submitted: it may cost more than its cap, or nobody knows what.
+
+    Of a sample, which is there to find out, what is not bounded counts at its lower end.
+    """
+    cap = run.request.max_cost_usd
+    if cap is None or math.isinf(cap) or not _may_send(run):
         return None
-    span = asked_usd(run)
+    span = asked_usd(run, is_sample=is_sample)
     if span is None:
         return (
-            f"the price of {run.request.model} is not known, so --max-cost cannot be kept; set"
+            f"the price of {run.request.model} in this lane is not known, so --max-cost cannot be"
+            " kept; set"
             " %config GPTBatch.prices, or say --max-cost any"
         )
     if span.high is None:
@@ -288,23 +304,28 @@ def refusal(run: RunRecord) -> str | None:
     return None
 
 
+def _may_send(run: RunRecord) -> bool:
+    """Tell whether a run has requests that it may have to pay for."""
+    found = run.estimate
+    return found is not None and bool(found.requests or (found.held and found.held.requests))
+
+
 def may_cost(run: RunRecord) -> str:
     """Begin to say what a run may cost: the sandbox is free and priced for the rehearsal."""
     return "it may cost (at OpenAI, free here)" if run.backend.is_sandbox else "it may cost"
 
 
-def asks_usd(run: RunRecord, confirm_above_usd: float) -> float | None:
+def asks_usd(run: RunRecord, confirm_above_usd: float, *, is_sample: bool = False) -> float | None:
     """Return what a run may cost, if the user wants to be asked first; infinite if not known."""
-    found = run.estimate
     is_allowed = run.request.max_cost_usd is not None
-    if not confirm_above_usd or is_allowed or found is None or found.requests == 0:
+    if not confirm_above_usd or is_allowed or not _may_send(run):
         return None
-    span = asked_usd(run)
+    span = asked_usd(run, is_sample=is_sample)
     most = math.inf if span is None or span.high is None else span.high
     return most if most > confirm_above_usd else None
 
 
-def asked_usd(run: RunRecord) -> Span | None:
+def asked_usd(run: RunRecord, *, is_sample: bool = False) -> Span | None:
     """Return the dollars that a run's estimate comes to in the lane that it takes.
 
     With a deadline all of it may go live.
@@ -312,7 +333,57 @@ def asked_usd(run: RunRecord) -> Span | None:
     if run.estimate is None:
         return None
     may_go_live = replace(run.request, live=run.request.live or run.request.deadline_s is not None)
-    return lane_usd(may_go_live, run.estimate)
+    span = lane_usd(may_go_live, run.estimate)
+    if run.estimate.held is not None:  # what its run does not answer is sent by this one
+        held = lane_usd(may_go_live, run.estimate.held)
+        span = None if span is None or held is None else span + held
+    if is_sample and span is not None and span.high is None:
+        return Span(span.low, span.low)
+    return span
+
+
+def again_usd(run: RunRecord, rows: int, *, live: bool) -> Span | None:
+    """Return what so many rows of a run may cost once more; None where it is not known."""
+    found = run.estimate
+    if found is None or not found.requests:
+        return None
+    span = lane_usd(replace(run.request, live=live), found)
+    if span is None:
+        return None
+    share = rows / found.requests
+    return Span(span.low * share, None if span.high is None else span.high * share)
+
+
+def as_before_usd(s: Snapshot, rows: int, *, live: bool) -> Span | None:
+    """Return what so many rows may cost by what the run's other rows did, twice as much at most."""
+    known = None if s.cost is None else s.cost.at_once_usd if live else s.cost.paid_usd
+    answered = sum(s.counts.get(status, 0) for status in PAID)
+    if known is None or not answered:
+        return None
+    return Span(known / answered * rows, 2 * known / answered * rows)
+
+
+def refusal_again(
+    span: Span | None, known_usd: float, cap: float | None, confirm_above_usd: float
+) -> str | None:
+    """Say why rows are not asked again: by a run's cap, or as nobody gave leave; None if they are.
+
+    `known_usd` has been spent on the run already. A cap that is named now is leave.
+    """
+    if cap is not None and math.isinf(cap):
+        return None
+    most = math.inf if span is None or span.high is None else span.high
+    said = "nobody knows what it may cost" if math.isinf(most) else f"it may cost {_most(most)}"
+    if cap is not None and known_usd + most > cap:
+        before = f", {wording.dollars(known_usd)} are spent" if known_usd else ""
+        return f"{said}{before}, and --max-cost is {wording.dollars(cap)}"
+    if cap is None and confirm_above_usd and most > confirm_above_usd:
+        return f"{said}, and confirm_above_usd is {wording.dollars(confirm_above_usd)}"
+    return None
+
+
+def _most(usd: float) -> str:
+    return f"up to {wording.dollars(usd)}"
 
 
 def lane_usd(request: Request, found: Estimate) -> Span | None:
@@ -322,6 +393,8 @@ def lane_usd(request: Request, found: Estimate) -> Span | None:
 
 
 def _bound(run: RunRecord) -> str:
+    if output_cap(run.request.params) is not None:
+        return "rehearse with --sample 20"
     name = {Endpoint.RESPONSES: "max_output_tokens", Endpoint.COMPLETIONS: "max_tokens"}
     return (
         "rehearse with --sample 20, or cap the answers with"

@@ -105,7 +105,7 @@ def draft(
         live=options.live,
         tier=_tier(options, endpoint),
         deadline_s=_deadline_s(options),
-        max_cost_usd=_max_cost_usd(options.max_cost),
+        max_cost_usd=max_cost_usd(options.max_cost),
     )
     lists = frames.list_columns(checked) if endpoint == Endpoint.EMBEDDINGS else ()
     layout = Layout(_column(options, endpoint), options.keep, options.on_clash, shape)
@@ -177,11 +177,11 @@ def sampled(
         places.add(int(n * _GOLDEN % 1 * rows))
     chosen = sorted(places)
     taken = frame.iloc[chosen]
-    # No cap: it is small, and what the caps would rest on.
-    request = replace(run.request, live=True, deadline_s=None, max_cost_usd=None)
+    request = replace(run.request, live=True, deadline_s=None)
     record = replace(
         run,
         name=f"{run.name}_sample",
+        notes=tuple(note for note in run.notes if _WITH_LIVE not in note),
         request=request,
         rows=len(taken) * len(request.models),
         fingerprint=frames.fingerprint(taken),
@@ -232,7 +232,7 @@ def _deadline_s(options: Options) -> float | None:
     return seconds
 
 
-def _max_cost_usd(given: str | float | None) -> float | None:
+def max_cost_usd(given: str | float | None) -> float | None:
     """Return above what a run is refused; infinite for `any`. Raises CellError."""
     if given is None or given == "any":
         return None if given is None else math.inf
@@ -245,13 +245,16 @@ def _max_cost_usd(given: str | float | None) -> float | None:
     return dollars
 
 
+_WITH_LIVE = "with --live"
+
+
 def _live_hint(request: Request, use: Settings, backend: Backend, rows: int) -> tuple[str, ...]:
     """Say of a small frame that it need not wait for a batch; nothing where that was decided."""
     is_decided = request.live or request.deadline_s is not None or backend.is_sandbox
     if is_decided or not 0 < rows < use.live_below_rows:
         return ()
     many = counted(rows, "row")
-    return (f"only {many}: with --live they are answered in moments, at the full price",)
+    return (f"only {many}: {_WITH_LIVE} they are answered in moments, at the full price",)
 
 
 def _several_models(model: str) -> tuple[str, ...]:

@@ -455,15 +455,15 @@ class Engine:
             job = self._intend_live(run, job)
             lane = await self._begin_lane(run, job)
         await lane.work(_LIVE_BEAT_S)
-        if lane.fault is not None and lane.is_over:
-            await self._lanes.end(run.run_id, job.number)
-            self._write_sent(run, job, lane, "in_progress")
-            self._end_stopped(run, lifecycle.fault_of_lane(lane.fault))
-        elif lane.is_over:
+        if lane.is_complete:
             await self._lanes.end(run.run_id, job.number)
             self._write_sent(run, job, lane, "completed")
-        else:
-            self._write_sent(run, job, lane, "in_progress")
+            return
+        self._write_sent(run, job, lane, "in_progress")
+        # What other lanes of the run have on their way is paid for: it is waited for.
+        fault = self._lanes.fault(run.run_id)
+        if fault is not None and self._lanes.are_over(run.run_id):
+            self._end_stopped(run, lifecycle.fault_of_lane(fault))
 
     def _intend_live(self, run: RunRecord, job: Job) -> Job:
         """Write down that rows are about to be asked: from now on they may be paid for."""

@@ -20,6 +20,7 @@ cancelled and what they leave is sent live: a row is in one lane at a time.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -35,6 +36,7 @@ from batch_magic.queueing import (
 )
 from batch_magic.records import (
     LIVE_FILE,
+    PAID,
     Ending,
     Job,
     JobFault,
@@ -540,10 +542,11 @@ def was_known(other: RunRecord, run: RunRecord) -> bool:
 
 
 def never_began(run: RunRecord) -> bool:
-    """Tell whether a stopped run has asked nobody anything: it may be forgotten."""
-    return is_given_up(run) and not any(
-        job.is_live and job.stage in (JobStage.RUNNING, JobStage.ENDED) for job in run.jobs
-    )
+    """Tell whether a stopped run has brought nothing and has nothing on its way."""
+    live = [job for job in run.jobs if job.is_live]
+    has_notes = any(job.stage in (JobStage.RUNNING, JobStage.ENDED) for job in live)
+    has_answers = any(job.counts.get(status) for job in run.jobs for status in PAID)
+    return is_given_up(run) and not has_notes and not has_answers
 
 
 def may_have_results(job: Job, now: float) -> bool:
@@ -575,6 +578,7 @@ class Verdict(Enum):
     STOP = "it would be the same for every row"
 
 
+_TIER = re.compile(r"service_tier|[Ff]lex is not available")
 _LIVE_TRIES, _LIVE_TRIES_ALONE = 4, 8
 _STALLED_S = 600.0  # so long without any good answer is no matter of single rows
 
@@ -586,7 +590,7 @@ def verdict(error: ServiceError, tries: int, *, others_do_well: bool) -> Verdict
     answers others meanwhile, or after a good while; no network never does.
     """
     status = error.status
-    if status in (401, 402, 403) or error.code in FATAL_CODES:
+    if status in (401, 402, 403) or error.code in FATAL_CODES or _is_about_tier(error):
         return Verdict.STOP
     if is_too_many(error):
         return Verdict.AGAIN
@@ -594,6 +598,11 @@ def verdict(error: ServiceError, tries: int, *, others_do_well: bool) -> Verdict
     is_enough = tries >= _LIVE_TRIES and others_do_well
     is_long = tries >= _LIVE_TRIES_ALONE and status is not None
     return Verdict.KEEP if not is_passing or is_enough or is_long else Verdict.AGAIN
+
+
+def _is_about_tier(error: ServiceError) -> bool:
+    """Tell whether a model does not have the tier that is asked of it with every row."""
+    return error.status == 400 and bool(_TIER.search(str(error)))
 
 
 def is_too_many(error: ServiceError) -> bool:
@@ -612,6 +621,8 @@ def fault_of_lane(error: ServiceError) -> str:
         return f"{said}; {_cure([error.code or ''])}"
     if error.status in (401, 402, 403):
         return said
+    if _is_about_tier(error):
+        return f"{said}; leave --tier out, or name another model"
     return f"{said}; no answer for too long: run the cell again when the service is well"
 
 

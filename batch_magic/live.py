@@ -33,7 +33,6 @@ from batch_magic.records import Job, RunRecord, Shard
 
 _TIMEOUT_S = 600.0
 _FLEX_TIMEOUT_S = 900.0  # https://platform.openai.com/docs/guides/flex-processing
-_WAITED_FOR_S = 60.0  # how long a lane that is stopped waits for answers on their way
 _LOOKS_AGAIN_S = 1.0  # at the lease, and at limits that others use up as well
 
 
@@ -73,6 +72,18 @@ class Lanes:
         self._lanes[run.run_id, job.number] = lane
         return lane
 
+    def fault(self, run_id: str) -> ServiceError | None:
+        """Return why a lane of a run has stopped, None if none has; then all of them stop."""
+        mine = [lane for key, lane in self._lanes.items() if key[0] == run_id]
+        fault = next((lane.fault for lane in mine if lane.fault is not None), None)
+        for lane in mine if fault is not None else ():
+            lane.stop()
+        return fault
+
+    def are_over(self, run_id: str) -> bool:
+        """Tell whether nothing of a run is on its way any more."""
+        return all(lane.is_over for key, lane in self._lanes.items() if key[0] == run_id)
+
     async def end(self, run_id: str, job: int | None = None) -> None:
         """Forget the lanes of a run, or of one of its jobs; what is under way is cut off."""
         gone = [key for key in self._lanes if key[0] == run_id and job in (None, key[1])]
@@ -108,7 +119,9 @@ class Lane:
         self.answered, self.failed = sum(known.values()), len(known) - sum(known.values())
         self.fault: ServiceError | None = None  # why it has stopped by itself
         self.problem: str | None = None  # what is being waited out
+        self._broken: Exception | None = None  # the disk, or a bug
         self._good_at, self._was_heard = _now_s(), False
+        self._trouble_at: float | None = None  # since when nothing but trouble comes
         self._stopped = asyncio.Event()
         self._stopped_at = 0.0
         self._notes = _Notes(work.folder.live_path(work.job.number, work.writer))
@@ -127,6 +140,11 @@ class Lane:
         """Tell whether nothing of it is under way any more."""
         return self._task.done()
 
+    @property
+    def is_complete(self) -> bool:
+        """Tell whether every line has its answer on the disk."""
+        return self.is_over and self.answered + self.failed >= self._work.shard.rows
+
     def stop(self) -> None:
         """Send nothing more."""
         if not self._stopped.is_set():
@@ -136,7 +154,7 @@ class Lane:
     async def work(self, seconds: float) -> None:
         """Let it go on for so long at most. Raises what it failed of: the disk, a bug."""
         await asyncio.wait({self._task}, timeout=seconds)
-        is_late = self._stopped.is_set() and _now_s() - self._stopped_at >= _WAITED_FOR_S
+        is_late = self._stopped.is_set() and _now_s() - self._stopped_at >= self._timeout_s
         if is_late and not self._task.done():
             await self.cut()
         if self._task.done() and not self._task.cancelled():
@@ -159,63 +177,81 @@ class Lane:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._notes.close()
+        if self._broken is not None:
+            raise self._broken
 
     async def _send_some(self) -> None:
-        for line in self._lines:
-            async with self._slots:
-                if self._stopped.is_set():
+        try:
+            for line in self._lines:
+                if not await self._has_answer(line):
                     return
-                answer = await self._answer(line)
-                if answer is None:
-                    return
-                await self._notes.add(answer)
-            found = result_lines.custom_id_of(answer)
-            is_good = found is not None and found[1]
-            self.answered, self.failed = self.answered + is_good, self.failed + (not is_good)
+        except Exception as error:  # others may have answers on their way that can be noted yet
+            self._broken = self._broken or error
+            self.stop()
 
-    async def _answer(self, line: bytes) -> bytes | None:
-        """Return the result line of a request line; None when the lane has stopped before."""
+    async def _has_answer(self, line: bytes) -> bool:
+        """Ask until there is an outcome, and note it; False when the lane has stopped before."""
         body = wire.body_of(line)
         if tier := self._work.run.request.tier:
             # Not in the line: the same request has the same answer, whatever it was paid for it.
             body["service_tier"] = tier
         name, tokens = wire.custom_id_of(line), tokens_in(len(line))
         tries, since = 0, _now_s()
-        while True:
-            if not await self._has_turn(tokens):
-                return None
-            reply, error = await self._ask(body, tokens)
-            found = None if reply is None else self._read(name, reply)
-            if found is not None and error is None:
-                self._fares_well()
-                return found
-            tries += 1
-            error = error or ServiceError("the answer is no JSON", status=502)
-            match self._verdict(error, tries, since):
-                case Verdict.KEEP:
-                    return found or result_lines.unanswered(name, str(error), error.status)
-                case Verdict.STOP:
-                    self.fault = self.fault or error
-                    self.stop()
-                    return None
-            self.problem = str(error)
-            if not lifecycle.is_too_many(error):
+        while await self._has_turn(tokens):
+            # A place is held by what is on its way alone: who waits for room holds up nobody.
+            async with self._slots:
+                if not self._may_go(tokens):
+                    continue
+                reply, error = await self._ask(body, tokens)
+                tries += 1
+                outcome = self._outcome(name, reply, error, tries, since)
+                if outcome is not None:
+                    await self._notes.add(outcome)
+                    found = result_lines.custom_id_of(outcome)
+                    is_good = found is not None and found[1]
+                    self.answered, self.failed = self.answered + is_good, self.failed + 1 - is_good
+                    return True
+            if error is None or not lifecycle.is_too_many(error):
                 await self._pause(lifecycle.live_backoff_s(tries, self._work.run.limits))
+        return False
 
-    def _read(self, name: str, reply: Reply) -> bytes | None:
-        return result_lines.written(name, reply.status, reply.body, request_id=reply.request_id)
+    def _outcome(
+        self,
+        name: str,
+        reply: Reply | None,
+        error: ServiceError | None,
+        tries: int,
+        since: float,
+    ) -> bytes | None:
+        """Return a row's result line; None where it is to be asked again, or the lane has stopped.
 
-    def _fares_well(self) -> None:
-        self._good_at, self._was_heard, self.problem = _now_s(), True, None
-        self._pacer.answered()
+        `since` is when the row was asked first, `tries` how often by now.
+        """
+        status, body = (None, b"") if reply is None else (reply.status, reply.body)
+        found = None
+        if reply is not None:
+            found = result_lines.written(name, reply.status, body, request_id=reply.request_id)
+        if found is not None and error is None:
+            self._good_at, self._was_heard = _now_s(), True
+            self._trouble_at = self.problem = None
+            self._pacer.answered()
+            return found
+        error = error or ServiceError("the answer is no JSON object", status=502)
+        match self._verdict(error, tries, since):
+            case Verdict.KEEP:
+                return found or result_lines.unreadable(name, status, body, str(error))
+            case Verdict.STOP:
+                self.fault = self.fault or error
+                self.stop()
+        self.problem = str(error)
+        return None
 
     def _verdict(self, error: ServiceError, tries: int, since: float) -> Verdict:
-        """Judge a failure of a row that is being asked `since` then, for the `tries`-th time."""
         self._was_heard = self._was_heard or error.status is not None
-        do_well = self._good_at > since
-        said = lifecycle.verdict(error, tries, others_do_well=do_well)
-        silent_s = _now_s() - self._good_at
-        if said is Verdict.AGAIN and lifecycle.is_stalled(silent_s, was_heard=self._was_heard):
+        self._trouble_at = _now_s() if self._trouble_at is None else self._trouble_at
+        said = lifecycle.verdict(error, tries, others_do_well=self._good_at > since)
+        troubled_s = _now_s() - self._trouble_at
+        if said is Verdict.AGAIN and lifecycle.is_stalled(troubled_s, was_heard=self._was_heard):
             return Verdict.STOP
         return said
 
@@ -231,21 +267,27 @@ class Lane:
         except asyncio.CancelledError:
             self._pacer.lost(ticket)
             raise
-        self._pacer.heard(ticket, reply.headers, _now_s())
         if reply.error is not None and lifecycle.is_too_many(reply.error):
             self._pacer.refused(ticket, reply.error.retry_after_s, _now_s())
+        self._pacer.heard(ticket, reply.headers, _now_s())
         return reply, reply.error
 
     @property
     def _timeout_s(self) -> float:
         return _FLEX_TIMEOUT_S if self._work.run.request.tier == "flex" else _TIMEOUT_S
 
+    def _may_go(self, tokens: int) -> bool:
+        has_room = self._pacer.wait_s(tokens, _now_s()) <= 0
+        return has_room and self._may_send() and not self._stopped.is_set()
+
     async def _has_turn(self, tokens: int) -> bool:
         """Wait until a request of so many tokens may go; False when the lane has stopped before."""
         while not self._stopped.is_set():
-            wait_s = self._pacer.wait_s(tokens, _now_s())
-            if wait_s <= 0 and self._may_send():
+            if self._may_go(tokens):
                 return True
+            wait_s = self._pacer.wait_s(tokens, _now_s())
+            if wait_s > _LOOKS_AGAIN_S and self.problem is None:
+                self.problem = "the service's limits are used up: rows wait for room"
             await self._pause(min(wait_s, _LOOKS_AGAIN_S) if wait_s > 0 else _LOOKS_AGAIN_S)
         return False
 
@@ -266,8 +308,9 @@ class _Notes:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._first = self._path = path
         self._file: IO[bytes] | None = None
+        self._files = 1
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -304,9 +347,21 @@ class _Notes:
         with disk_errors(self._path):
             if self._file is None:
                 self._file = append(self._path)
-            self._file.write(data)
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            try:
+                self._file.write(data)
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            except OSError:
+                self._begin_anew()
+                raise
+
+    def _begin_anew(self) -> None:
+        """Leave a file whose last line may be cut: what comes next must not be glued to it."""
+        with contextlib.suppress(OSError):  # what could not be written cannot be flushed either
+            if self._file is not None:
+                self._file.close()
+        self._file, self._files = None, self._files + 1
+        self._path = self._first.with_name(f"{self._first.stem}-{self._files}.jsonl")
 
 
 async def _in_thread(work: Callable[[bytes], None], data: bytes) -> None:

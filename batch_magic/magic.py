@@ -188,6 +188,8 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         dry = session.dry_run(frame, cell, rest, self._settings())
         print(f"the rest: {_rest_words(dry)}")
         print(f"to submit it: %%gptbatch {_without_sample(line)}")
+        if rest.fresh:
+            print("with --fresh the rows of the sample are paid for again: leave it out")
 
     def _check_out(self, name: str, on_clash: str) -> None:
         """Refuse to replace a variable that holds neither a run nor an earlier result."""
@@ -288,19 +290,21 @@ class GPTBatch(_Configured):  # type: ignore[misc]
 
     def _do_retry(self, words: list[str]) -> None:
         words, given = _option(words, "--status", "names, such as failed,expired")
+        words, cap = _option(words, "--max-cost", "US dollars, or any")
         live, words = "--live" in words, [word for word in words if word != "--live"]
         _want(words, 1, "%gptbatch retry NAME [--status failed,expired] [--live]")
         labels = [label.strip() for label in (given or "").split(",") if label.strip()]
-        self._present(self._session().retry(words[0], labels, self._settings(), live=live))
+        home, use = self._session(), self._settings()
+        self._present(home.retry(words[0], labels, use, live=live, max_cost=cap))
 
     def _do_submit(self, words: list[str]) -> None:
         _want(words, 1, "%gptbatch submit NAME")
         self._present(self._session().confirm(words[0], self._settings()))
 
     def _do_finish(self, words: list[str]) -> None:
-        _want(words, 1, "%gptbatch finish NAME")
-        run = self._session().finish(words[0], self._settings())
-        self._present(run)
+        words, cap = _option(words, "--max-cost", "US dollars, or any")
+        _want(words, 1, "%gptbatch finish NAME [--max-cost USD]")
+        self._present(self._session().finish(words[0], self._settings(), max_cost=cap))
 
     def _do_reparse(self, words: list[str]) -> None:
         words, pattern = _option(words, "--parse", "a pattern")
@@ -474,7 +478,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         panel = open_panel(
             run.snapshot(),
             on_cancel=run.cancel,
-            on_finish=run.finish,
+            on_finish=partial(run.finish, "any"),  # its question has told the price
             on_submit=partial(self._give_leave, run),
         )
         self._panels[run.run_id] = panel
@@ -728,7 +732,8 @@ def _rest_words(dry: DryRun) -> str:
     found = dry.record.estimate
     if found is None or not found.requests:
         return "nothing is left to send"
-    return expected_words(found, is_sandbox=dry.record.backend.is_sandbox)
+    record = dry.record
+    return expected_words(found, record.request, is_sandbox=record.backend.is_sandbox)
 
 
 def _without_sample(line: str) -> str:

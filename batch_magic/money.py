@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from batch_magic.errors import CellError
 
 _PER = 1_000_000
+_DEAREST = 1e6  # dollars for a million tokens; also keeps what is infinite, or no number, out
 _BATCH = {"processing": "batch"}
 
 
@@ -87,7 +88,8 @@ def _own(model: str, given: Any, times: float) -> Prices:
             " {'input': 0.1, 'output': 0.4}: dollars for a million tokens, by batch"
         )
     for name, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not 0 <= value <= _DEAREST:
             raise CellError(f"the {name} price of {model!r} is {value!r:.40}, no amount of dollars")
     rates = {name: Rate(((0, times * given.get(name, 0.0)),)) for name in ("input", "output")}
     cached = given.get("cached", given["input"])

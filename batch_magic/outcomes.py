@@ -851,7 +851,7 @@ def _default(job: Job) -> tuple[RowStatus, str]:
         said = next((f"{fault.code}: {fault.message}" for fault in remote.faults), None)
         return RowStatus.FAILED, f"its job was refused: {said or 'no reason was given'}"
     has_files = remote.output_file_id or remote.error_file_id
-    if remote.status in _CUT_OFF and not has_files:
+    if remote.status in _CUT_OFF and not has_files and not remote.lacks_named_files:
         return _CUT_OFF[remote.status], f"{remote.batch_id} was {remote.status} before any row ran"
     where = f"in neither result file of {remote.batch_id}"
     return RowStatus.MISSING, f"{where}; {job.problem}" if job.problem else where

@@ -12,7 +12,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+_FIRST_PAUSE_S, _FIRST_PAUSE_TOLD_S = 1.0, 0.05  # the latter besides what the service wishes
+_LONGEST_PAUSE_S = 60.0
 _MINUTE_S = 60.0
 _RESET = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 _UNITS_S = (3600.0, 60.0, 1.0, 0.001)
@@ -82,25 +83,24 @@ class Pacer:
         self._pauses = 0
 
     def refused(self, ticket: int, retry_after_s: float | None, now: float) -> None:
-        """Pause all requests after one that was too many; longer each time, unless told how long.
+        """Pause all requests after one that was too many; longer each time.
 
-        Those in flight when a pause begins are refused for the same reason and prolong nothing.
+        Those in flight when a pause begins are refused for the same reason: they prolong nothing
+        but by the service's own wish. What was refused has taken no room.
         """
-        self._in_flight.pop(ticket, None)
+        for kind, room in self._rooms.items():
+            room.level += self._in_flight.get(ticket, 0) if kind == "tokens" else 1
+        told_s = min(retry_after_s or 0.0, _LONGEST_PAUSE_S)
         if ticket > self._before_pause:
             self._before_pause = self._next - 1
-            backoff_s = _FIRST_PAUSE_S * 2 ** min(self._pauses, 10)
+            first_s = _FIRST_PAUSE_S if retry_after_s is None else _FIRST_PAUSE_TOLD_S
+            told_s += first_s * 2 ** min(self._pauses, 10)
             self._pauses += 1
-            self._pause(min(backoff_s, _LONGEST_PAUSE_S) if retry_after_s is None else 0.0, now)
-        if retry_after_s is not None:
-            self._pause(min(retry_after_s, _LONGEST_PAUSE_S), now)
+        self._paused_until = max(self._paused_until, now + min(told_s, _LONGEST_PAUSE_S))
 
     def lost(self, ticket: int) -> None:
         """Note that no answer came."""
         self._in_flight.pop(ticket, None)
-
-    def _pause(self, seconds: float, now: float) -> None:
-        self._paused_until = max(self._paused_until, now + seconds)
 
 
 def duration_s(text: str) -> float:

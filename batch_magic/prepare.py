@@ -232,7 +232,7 @@ class _Out:
         )
         self._kept = KeptWriter(folder, 0)
         self._seen = FirstSeen()
-        self._tallies = Tallies(draft)
+        self._tallies, self._held_tallies = Tallies(draft), Tallies(draft)
         self._twins: list[NDArray[np.int64]] = []
         self._unsent: list[Outcomes] = []
         self._lenders: set[str] = set()
@@ -271,6 +271,8 @@ class _Out:
             self._write(self._held, model, _some(lines, held))
         if is_idle.any():  # will be sent as soon as its run is given up
             self._tallies.add(model, _some(lines, is_idle))
+        if (is_busy := held & ~is_idle).any():
+            self._held_tallies.add(model, _some(lines, is_busy))
         if (is_sent := left & ~held).any():
             sent = _some(lines, is_sent)
             self._tallies.add(model, sent)
@@ -340,13 +342,18 @@ class _Out:
             decided=dict(self._decided),
             twins=twins,
             lenders=tuple(sorted(self._lenders)),
-            estimate=self._tallies.estimate(self._known.spent, template),
+            estimate=self._estimate(template),
             shards=tuple(shards),
             files={self._folder.frame_path.name: stored.sha256, **self._folder.hashes(*_NAMES)},
         )
         notes = _notes(record, kept, self.missing_values, self._unsendable, self._why)
         notes += self._tallies.notes(template)
         return replace(record, notes=self._draft.notes + notes)
+
+    def _estimate(self, template: Template) -> Estimate:
+        found = self._tallies.estimate(self._known.spent, template)
+        held = self._held_tallies.estimate(self._known.spent, template)
+        return replace(found, held=held) if held.requests else found
 
     def _identity(self, stored: Stored) -> str:
         draft = self._draft

@@ -270,6 +270,7 @@ class Estimate:
     batch_usd: Span | None  # None: a price is not known
     at_once_usd: Span | None
     has_images: bool = False
+    held: Estimate | None = None  # of requests that another run has in flight: it may bring none
 
 
 @dataclass(frozen=True, slots=True)

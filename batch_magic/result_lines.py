@@ -10,6 +10,7 @@ may be null, missing or of another type, and the row must still get its one stat
 from __future__ import annotations
 
 import json
+import re
 from array import array
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -124,38 +125,42 @@ def written(
 ) -> bytes | None:
     """One result line, as a batch's output file would have it, of an answer at once.
 
-    None for a body that is no JSON object: half an answer is none.
+    None for a body that is no JSON object, however leniently it is read: half an answer is none.
     """
+    text = body.removeprefix(_BOM).decode("utf-8", "replace")
     try:
-        if not isinstance(orjson.loads(body), dict):
+        if not isinstance(json.loads(text), dict):
             return None
-    except orjson.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     # Between its strings JSON may be laid out in lines; within them line ends are escaped.
-    flat = body.replace(b"\n", b" ").replace(b"\r", b" ")
+    flat = text.replace("\n", " ").replace("\r", " ").encode()
     head = b'{"custom_id":%b,"response":{"status_code":%d,"request_id":%b,"body":'
-    return head % (orjson.dumps(custom_id), status, orjson.dumps(request_id)) + (
-        flat + b'},"error":null}\n'
-    )
+    return head % (orjson.dumps(custom_id), status, orjson.dumps(request_id)) + flat + _TAIL
 
 
-def unanswered(custom_id: str, said: str, status: int | None) -> bytes:
-    """One result line of a request that was not answered in JSON; without a status it is 0."""
-    error = {"error": {"message": said, "code": "no_answer"}}
-    line = written(custom_id, status or 0, orjson.dumps(error))
+_TAIL = b'},"error":null}\n'
+_WRITTEN = re.compile(rb'\{"custom_id":"([^"\\]+)","response":\{"status_code":(\d+),')
+
+
+def unreadable(custom_id: str, status: int | None, body: bytes, said: str) -> bytes:
+    """One result line of an answer that is no JSON object; without a status it is 0.
+
+    Of one that the service calls good the text is kept: it may have been paid for.
+    """
+    text = body.decode("utf-8", "replace")[:_ERROR_CHARS]
+    what = {"text": text} if status == 200 else {"error": {"message": said, "code": "no_answer"}}
+    line = written(custom_id, status or 0, orjson.dumps(what))
     assert line is not None, "an object of ours is one"
     return line
 
 
 def custom_id_of(line: bytes) -> tuple[str, bool] | None:
-    """The custom_id of a result line, and whether it is an answer; None for no whole line."""
-    if not line.endswith(b"\n"):
+    """The custom_id of a line that `written` made, and whether it is an answer; None for half."""
+    found = _WRITTEN.match(line)
+    if found is None or not line.endswith(_TAIL):
         return None
-    try:
-        found = orjson.loads(line)
-        return str(found["custom_id"]), 200 <= found["response"]["status_code"] < 300
-    except (orjson.JSONDecodeError, LookupError, TypeError):
-        return None
+    return found[1].decode("utf-8", "replace"), 200 <= int(found[2]) < 300
 
 
 def position_of(custom_id: str, run_id: str) -> int | None:

@@ -46,8 +46,8 @@ class Run:
         held: pd.DataFrame | None,
         is_recorded: bool,
         cancel: Callable[[str], None],
-        retry: Callable[[Run, Sequence[str], bool], None],
-        finish: Callable[[Run], None],
+        retry: Callable[[Run, Sequence[str], bool, str | float | None], None],
+        finish: Callable[[Run, str | float | None], None],
         spawn: Callable[[Callable[[], None]], None],
     ) -> None:
         self._home, self._journal = home, journal
@@ -148,23 +148,30 @@ class Run:
         record = self._journal.run(self._run_id)
         return result.errors_frame(self._folder(record), record, self._held)
 
-    def retry(self, status: Sequence[str] = (), *, live: bool = False) -> None:
+    def retry(
+        self,
+        status: Sequence[str] = (),
+        *,
+        live: bool = False,
+        max_cost: str | float | None = None,
+    ) -> None:
         """Send rows again that came out with one of these statuses; returns at once.
 
-        `live`: through the realtime API, at its price.
+        `live`: through the realtime API, at its price. `max_cost` as in `finish`.
         By default those without an answer: failed, expired, cancelled, missing. An answer is
         replaced only by one as good or better. Raises CellError for a status that cannot be
         retried, and when no row has one.
         """
-        self._retry(self, status, live)
+        self._retry(self, status, live, max_cost)
 
-    def finish(self) -> None:
+    def finish(self, max_cost: str | float | None = None) -> None:
         """Finish what is left through the realtime API, at its price; returns at once.
 
         Batches are cancelled first: what they have answered by then is kept, no row is paid for
-        twice. Raises CellError for a run that has ended.
+        twice. Raises CellError for a run that has ended, and where the run may come to cost more
+        than `max_cost` (US dollars, or "any"; if not given, the run's own).
         """
-        self._finish(self)
+        self._finish(self, max_cost)
 
     def cancel(self) -> None:
         """Cancel the run; rows that have finished are kept. Returns at once."""

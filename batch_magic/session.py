@@ -32,6 +32,7 @@ from batch_magic.drafting import (
     Options,
     check_name,
     draft,
+    max_cost_usd,
     remember_by_name,
     reshaped,
     sampled,
@@ -90,6 +91,7 @@ class Session:
         # may still have a call under way when its successor begins.
         self._owner = secrets.token_hex(8)
         self._services = Services(self.home.sandbox_path)
+        self._confirm_above_usd = 0.0  # as it was set last
 
     # -- submit -----------------------------------------------------------------------------
 
@@ -97,6 +99,7 @@ class Session:
         """Start a run, or go on with the one that is just this. Raises before anything is sent."""
         environ = settings.environment(Path.cwd())
         self._services.use(use, environ)
+        self._confirm_above_usd = use.confirm_above_usd
         draft, held, compiled = _drafted(frame, template, options, use, environ)
         places = None
         if options.sample is not None:
@@ -105,8 +108,7 @@ class Session:
         self._services.trust(draft.backend)
         self._services.check(draft.backend)
         run = self._new_handle(draft, held, is_recorded=False)
-        above_usd = use.confirm_above_usd if places is None else 0.0
-        terms = _Terms(options.fresh, options.may_ask, above_usd, places)
+        terms = _Terms(options.fresh, options.may_ask, use.confirm_above_usd, places)
         try:
             with_answers = partial(self._prepare, run, draft, held, compiled, terms)
             try:
@@ -218,7 +220,9 @@ class Session:
                     work.discard()
                 raise
             for lender in record.lenders if asks_usd is None else ():
-                self.journal.reopen(lender, now)
+                # One that goes live would do so at its own price: it is given up instead.
+                if not lifecycle.goes_live(self.journal.run(lender), now):
+                    self.journal.reopen(lender, now)
         self._drive(run)
         if run._is_abandoned:  # cancelled while the commit was on its way
             self._ask_cancel(run.run_id)
@@ -262,6 +266,7 @@ class Session:
         run = self.find(word)
         if run.snapshot().asks_usd is None:
             raise CellError(f"{run.name} does not wait for leave to be submitted")
+        run._said = None
         self._services.check(run.snapshot().backend)
         self._reopen(run.run_id, gives_leave=True)
         self._drive(run)
@@ -489,21 +494,46 @@ class Session:
         run._start(picture.snapshot(self.journal.run(run.run_id), time.time()))
         return run
 
-    def retry(self, word: str, labels: Sequence[str], use: Settings, *, live: bool = False) -> Run:
+    def retry(
+        self,
+        word: str,
+        labels: Sequence[str],
+        use: Settings,
+        *,
+        live: bool = False,
+        max_cost: str | float | None = None,
+    ) -> Run:
         """Send rows of a run again; see `Run.retry`."""
         self._services.use(use, settings.environment(Path.cwd()))
+        self._confirm_above_usd = use.confirm_above_usd
         run = self.find(word)
-        run.retry(labels, live=live)
+        run.retry(labels, live=live, max_cost=max_cost)
         return run
 
-    def finish(self, word: str, use: Settings) -> Run:
+    def finish(self, word: str, use: Settings, *, max_cost: str | float | None = None) -> Run:
         """Finish what is left of a run live; see `Run.finish`."""
         self._services.use(use, settings.environment(Path.cwd()))
+        self._confirm_above_usd = use.confirm_above_usd
         run = self.find(word)
-        run.finish()
+        run.finish(max_cost)
         return run
 
-    def _ask_live(self, run: Run) -> None:
+    def _check_spending(
+        self, run: Run, rows: int, max_cost: str | float | None, *, live: bool
+    ) -> None:
+        """Refuse to ask rows (again) that may cost more than they may. Raises CellError."""
+        s, record = run.snapshot(), self.journal.run(run.run_id)
+        cap = max_cost_usd(max_cost)
+        cap = record.request.max_cost_usd if cap is None else cap
+        span = costs.again_usd(record, rows, live=live) or costs.as_before_usd(s, rows, live=live)
+        if span is not None and span.high is None:
+            span = costs.as_before_usd(s, rows, live=live) or span
+        spent_usd = (s.cost.paid_usd if s.cost else 0.0) or 0.0
+        why = costs.refusal_again(span, spent_usd, cap, self._confirm_above_usd)
+        if why is not None:
+            raise CellError(f"nothing is asked: {why}; say --max-cost USD, or any, to allow it")
+
+    def _ask_live(self, run: Run, max_cost: str | float | None) -> None:
         """Write the wish down and see to it that it is carried out."""
         s = run.snapshot()
         _check_leave(s)
@@ -516,10 +546,14 @@ class Session:
                 f"{s.name} is {state}; `%gptbatch retry {s.name} --live` asks again for rows"
                 " without an answer, once it has ended"
             )
+        left = max(0, s.counts.get(RowStatus.PENDING, 0) - s.claimed_ok)
+        self._check_spending(run, left, max_cost, live=True)
         self.journal.ask_live(run.run_id, time.time())
         self._drive(run)
 
-    def _ask_retry(self, run: Run, labels: Sequence[str], live: bool) -> None:
+    def _ask_retry(
+        self, run: Run, labels: Sequence[str], live: bool, max_cost: str | float | None
+    ) -> None:
         """Write the wish down, if there is a row for it, and see to it."""
         statuses = _retried(labels)
         s = run.snapshot()
@@ -532,6 +566,8 @@ class Session:
             named = ", ".join(sorted(status.label for status in statuses))
             raise CellError(f"{s.name} has no row that is {named}; nothing is sent again")
         self._services.check(s.backend)
+        rows = sum(s.counts.get(status, 0) for status in statuses)
+        self._check_spending(run, rows, max_cost, live=live)
         self.journal.ask_retry(run.run_id, statuses, time.time(), live=live)
         self._refetch(self.journal.run(run.run_id), verify=True)  # before anything is paid again
         self._drive(run)
@@ -635,11 +671,15 @@ class _Terms:
         """
         if known is not None and known.ending is None:
             return None
-        record = record if known is None else replace(record, estimate=known.estimate)
-        if why := costs.refusal(record):
+        if known is not None:  # it goes on in its own lane, whatever this cell says
+            cap = record.request.max_cost_usd
+            request = replace(known.request, max_cost_usd=cap)
+            record = replace(record, estimate=known.estimate, request=request)
+        is_sample = self.places is not None
+        if why := costs.refusal(record, is_sample=is_sample):
             raise CellError(f"not submitted: {why}")
-        asks_usd = costs.asks_usd(record, self.confirm_above_usd)
-        if asks_usd is not None and not self.may_ask:
+        asks_usd = costs.asks_usd(record, self.confirm_above_usd, is_sample=is_sample)
+        if asks_usd is not None and (is_sample or not self.may_ask):
             said = _asking(asks_usd, self.confirm_above_usd, record)
             raise CellError(f"not submitted: {said}; allow it with --max-cost {_enough(asks_usd)}")
         return asks_usd
@@ -820,10 +860,11 @@ _SAVED = ("batch", "duplicates", "reuse")
 def cost_frame(pictures: Sequence[Snapshot]) -> pd.DataFrame:
     """Return what runs have cost: one row each; null where it is not known.
 
-    Columns: name, day (by this machine's clock), model, rows; US dollars: estimated before it was
-    sent (`low_usd`, `high_usd`), `cost_usd` as paid (0 on the sandbox), `at_once_usd`, what the
-    same answers cost through the realtime API, and what was saved by batch, by rows alike and by
-    answers of earlier runs (`saved_…_usd`); tokens (`input`, `cached`, `output`); run_id.
+    Columns: name, day (by this machine's clock), model, rows, backend; US dollars: estimated before
+    it was sent (`estimate_…_usd`), `cost_usd` as paid, `at_once_usd`, what the same answers cost
+    through the realtime API, and what was saved by batch, by rows alike and by answers of earlier
+    runs (`saved_…_usd`); tokens (`input`, `cached`, `output`); run_id. On the sandbox nothing is
+    paid or saved; the estimate and the price at once are OpenAI's.
     """
     rows = [
         {
@@ -831,6 +872,7 @@ def cost_frame(pictures: Sequence[Snapshot]) -> pd.DataFrame:
             "day": _day(s),
             "model": s.request.model,
             "rows": s.rows,
+            "backend": s.backend.name,
             **_estimated(s),
             "cost_usd": _paid_usd(s),
             "at_once_usd": s.cost.at_once_usd if s.cost else None,
@@ -857,7 +899,7 @@ def _estimated(s: Snapshot) -> dict[str, float | None]:
     if s.estimate is not None:
         span = costs.lane_usd(s.request, s.estimate)
     low, high = (None, None) if span is None else (span.low, span.high)
-    return {"low_usd": low, "high_usd": high}
+    return {"estimate_low_usd": low, "estimate_high_usd": high}
 
 
 def _saved_usd(s: Snapshot, why: str) -> float | None:
@@ -867,7 +909,7 @@ def _saved_usd(s: Snapshot, why: str) -> float | None:
 
 def _paid_usd(s: Snapshot) -> float | None:
     if s.cost is None:
-        return None if s.usage else 0.0
+        return None if s.usage or s.ending is None else 0.0
     return 0.0 if s.backend.is_sandbox else s.cost.paid_usd
 
 
@@ -877,8 +919,10 @@ _DAYS_TOLD = 7
 def cost_words(pictures: Sequence[Snapshot]) -> str:
     """Say what runs have cost in sum and by day, and of how many that is not known."""
     paid = [(_day(s), usd) for s in pictures if (usd := _paid_usd(s)) is not None]
-    unknown = len(pictures) - len(paid)
+    going = sum(s.ending is None and s.cost is None for s in pictures)
+    unknown = len(pictures) - len(paid) - going
     rest = f"; the price of {counted(unknown, 'more run')} is not known" if unknown else ""
+    rest += f"; {counted(going, 'run')} not counted yet" if going else ""
     lines = [f"paid: {dollars(sum(usd for _, usd in paid))} for {counted(len(paid), 'run')}{rest}"]
     days = sorted({day for day, _ in paid}, reverse=True)
     for day in days[:_DAYS_TOLD] if len(days) > 1 else ():
@@ -926,11 +970,13 @@ def _drafted(
 
 def _same_words(known: RunRecord, asked: RunRecord) -> str:
     """Say what becomes of a cell whose run is there already."""
-    if known.ending is not None:
-        return "goes on with the run that had stopped"
     said = "the same rows are in flight already: attached, nothing is sent again"
-    if asked.request.live and known.goes_live_at is None:
+    if known.ending is not None:
+        said = "goes on with the run that had stopped"
+    if asked.goes_live_at is not None and known.goes_live_at is None:
         return f"{said}; as batches: `%gptbatch finish {known.name}` asks the rest live"
+    if asked.goes_live_at is None and known.goes_live_at is not None:
+        return f"{said}; live, as it was begun"
     return said
 
 

@@ -9,9 +9,9 @@ def counted(number: int, noun: str) -> str:
 
 
 def span_of_dollars(lowest: float, highest: float | None) -> str:
-    """US dollars from one amount to another: `$1.20 to $1.50`, `from $1.20, without a bound`."""
+    """US dollars from one amount to another: `$1.20 to $1.50`, `$1.20 or more`."""
     if highest is None:
-        return f"from {dollars(lowest)}, without a bound"
+        return f"{dollars(lowest)} or more"
     low, high = dollars(lowest), dollars(highest)
     return high if low == high else f"{low} to {high}"
 
@@ -34,4 +34,6 @@ def dollars(amount: float) -> str:
     """US dollars: cents from a dollar on, below with two figures that say something."""
     if amount >= 1 or amount == 0:
         return f"${amount:,.2f}"
-    return f"${amount:.2g}" if amount >= 0.0001 else "under $0.0001"
+    if amount >= 0.0001:
+        return f"${amount:.2g}"
+    return f"${amount:.6f}" if amount >= 0.000001 else "under $0.000001"

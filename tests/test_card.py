@@ -332,7 +332,7 @@ def test_a_line_said_is_part_of_the_card() -> None:
         (
             SANDBOX,
             Cost(0.00001, 0.00002),
-            "7 tokens in, 2 out · free here, under $0.0001 at OpenAI",
+            "7 tokens in, 2 out · free here, $0.000010 at OpenAI",
         ),
         (SANDBOX, Cost(None, None), "7 tokens in, 2 out"),
         (OPENAI, None, "7 tokens in, 2 out"),

@@ -146,7 +146,7 @@ def test_a_sample_of_more_rows_than_there_are_takes_all(home: Path) -> None:
 
 def test_a_run_above_its_cap_leaves_nothing_behind(home: Path, frame: pd.DataFrame) -> None:
     """Nothing is sent, nothing written down, and the way on is said."""
-    with pytest.raises(CellError, match=r"not submitted: it may cost .* --max-cost is under"):
+    with pytest.raises(CellError, match=r"not submitted: it may cost .* --max-cost is \$0.000010"):
         submit(frame, params=CAPPED, max_cost=0.00001)
     assert len(bm.runs()) == 0
     assert not list((home / "runs").iterdir())

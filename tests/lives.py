@@ -97,15 +97,16 @@ class Life:
         `asked` are further choices of the request, such as `live`.
         """
         held = frames.hold(frame)
+        request = Request("/v1/chat/completions", "gpt-5-mini", template, **asked or {})
         draft = RunRecord(
             run_id=f"run-{secrets.token_hex(4)}",
             name=name,
             backend=self.backend,
-            request=Request("/v1/chat/completions", "gpt-5-mini", template, **asked or {}),
+            request=request,
             layout=Layout("answer"),
             limits=replace(self.limits, **limits),
             created_at=self.clock(),
-            rows=len(frame),
+            rows=len(frame) * len(request.models),
             identity="",
             fingerprint=frames.fingerprint(held),
         )

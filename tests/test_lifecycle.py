@@ -420,3 +420,14 @@ def test_rows_of_a_retry_round_are_counted_there_alone() -> None:
     counts = snapshot(run_of(first, again), NOW).counts
     assert counts == {RowStatus.OK: 6, RowStatus.PENDING: 4}
     assert sum(counts.values()) == 10
+
+
+def test_a_stopped_run_with_answers_is_no_run_that_never_began() -> None:
+    """What was paid for is not cleaned away because the rest was never sent."""
+    unsent = run_of(job(), ending=Ending.STOPPED)
+    assert lifecycle.never_began(unsent)
+    known = job(JobStage.COLLECTED, counts={RowStatus.OK: 3})
+    assert not lifecycle.never_began(run_of(known, job(), ending=Ending.STOPPED))
+    sent = job(JobStage.RUNNING, is_live=True)
+    assert lifecycle.is_given_up(run_of(sent, ending=Ending.STOPPED))
+    assert not lifecycle.never_began(run_of(sent, ending=Ending.STOPPED))

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import resource
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,6 +19,9 @@ from lives import Life
 from service import Service, stub_answer
 
 from batch_magic import lifecycle
+from batch_magic.errors import JournalError
+from batch_magic.folder import RunFolder
+from batch_magic.live import _Notes
 from batch_magic.records import Ending, JobStage, RowStatus
 
 Lives = Callable[..., Life]
@@ -235,6 +245,20 @@ def test_a_cancel_keeps_the_rows_that_were_answered(life: Life, service: Service
     assert set(cancelled) == {"was not answered: the run was cancelled first"}
 
 
+def test_rows_that_a_cancelled_batch_counts_but_does_not_give_are_not_asked_live(
+    life: Life, service: Service, asked_before: int
+) -> None:
+    """It says that it answered them: whoever asks again by itself pays twice."""
+    service.faults(stall_after_share=0.5, no_files=True)
+    frame = many(10)
+    run_id = life.submit(frame, asked={"deadline_s": 600.0}, collect_timeout_s=20.0)
+    life.until(run_id, lambda run: bool(run.jobs[0].remote and run.jobs[0].remote.completed))
+    life.clock.now += 600.0
+    run = life.until_ended(run_id)
+    assert set(run.counts) == {RowStatus.MISSING}
+    assert asked_since(service, asked_before) == 0
+
+
 # -- a batch that is finished live ----------------------------------------------------------
 
 
@@ -381,3 +405,161 @@ def test_flex_without_room_is_waited_for_and_costs_nothing(
 
 def billed(service: Service, lane: str) -> int:
     return sum(one["requests"] for one in service.ledger() if one["lane"] == lane)
+
+
+# -- answers of an odd make -----------------------------------------------------------------
+
+GOOD = {
+    "id": "x",
+    "object": "chat.completion",
+    "model": "m",
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"content": "fine"}}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4},
+}
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (json.dumps(GOOD).replace('"fine"', '"half a \\\\ud83d pair"'), "ok"),
+        (json.dumps(GOOD | {"logprob": float("nan")}), "ok"),
+        (json.dumps(GOOD | {"big": 10**400}), "ok"),
+        ("\ufeff" + json.dumps(GOOD, indent=2), "ok"),
+        (json.dumps(GOOD | {"u": "\u2028"}, ensure_ascii=False), "ok"),
+        ("<html>a portal</html>", "unparsed"),
+        ("", "unparsed"),
+        ("[1]", "unparsed"),
+    ],
+)
+def test_what_the_service_calls_good_is_an_outcome(
+    lives: Lives, rogue: Rogue, body: str, status: str
+) -> None:
+    """It may have been paid for: JSON that others refuse is read, and what is none is kept."""
+    rogue.says = lambda text: (200, body.encode("utf-8", "surrogatepass"), {})
+    life = lives(rogue.url)
+    run_id = life.submit(many(3), asked=LIVE, retry_base_s=0.001)
+    life.until_ended(run_id)
+    assert statuses(life.result(run_id)) == [status] * 3
+    most = 3 if status == "ok" else 3 * 8
+    assert 3 <= len(rogue.asked) <= most
+
+
+def test_the_key_is_in_no_file_though_the_service_quotes_it(lives: Lives, rogue: Rogue) -> None:
+    """Proxies quote headers in their errors; what is written down holds no key."""
+    key = "sk-secret-0123456789abcdef"
+    quoted = json.dumps({"error": {"message": f"bad header: Bearer {key}", "code": "x"}})
+    rogue.says = lambda text: (400, quoted.encode(), {"x-request-id": key})
+    life = lives(rogue.url, api_key=key)
+    run_id = life.submit(many(2), asked=LIVE)
+    life.until_ended(run_id)
+    assert key not in life.result(run_id).to_json()
+    files = [path for path in life.home.path.rglob("*") if path.is_file()]
+    assert [path.name for path in files if key.encode() in path.read_bytes()] == []
+
+
+def test_a_fault_of_one_model_waits_for_the_answers_of_others(lives: Lives, rogue: Rogue) -> None:
+    """What is on its way is paid for: mended and run again, nothing of it is asked again."""
+    bad = json.dumps({"error": {"message": "no", "code": "model_not_found"}}).encode()
+
+    def says(text: str) -> tuple[int, bytes, dict[str, str]]:
+        if "bad" in text and not rogue.is_mended:
+            return 404, bad, {}
+        time.sleep(0.5)
+        return 200, json.dumps(GOOD).encode(), {}
+
+    rogue.says = says
+    life = lives(rogue.url)
+    models = {"several_models": ("m-good", "m-bad"), **LIVE}
+    run_id = life.submit(many(4), asked=models, live_concurrency=8)
+    assert life.until_ended(run_id).ending is Ending.STOPPED
+    rogue.is_mended = True
+    life.go_on(run_id)
+    life.until_ended(run_id)
+    assert sum("m-good" in text for text in rogue.asked) == 4
+
+
+def test_a_model_without_room_holds_up_no_other(lives: Lives, rogue: Rogue) -> None:
+    """Who waits for a limit holds no place in the lane."""
+    full = json.dumps({"error": {"message": "later", "code": "rate_limit_exceeded"}}).encode()
+    rogue.says = lambda text: (
+        (429, full, {"retry-after": "30"}) if "m-full" in text else (200, GOOD_BODY, {})
+    )
+    life = lives(rogue.url)
+    models = {"several_models": ("m-full", "m-free"), **LIVE}
+    life.submit(many(40), asked=models, live_concurrency=4)
+    ends = time.monotonic() + 20
+    while sum("m-free" in text for text in rogue.asked) < 40 and time.monotonic() < ends:
+        life.step()
+    assert sum("m-free" in text for text in rogue.asked) == 40
+
+
+def test_a_note_after_a_full_disk_is_not_glued_to_the_last(tmp_path: Path) -> None:
+    """A line cut short is lost; what comes after it begins in a file of its own."""
+    notes = _Notes(tmp_path / "job-00000.live-x.jsonl")
+    said = b'{"status_code":200,"request_id":"","body":{}}'
+    line = b'{"custom_id":"r-%d","response":' + said + b',"error":null}\n'
+
+    async def write() -> None:
+        await notes.add(line % 1)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(line) + 20, hard))
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            with pytest.raises(JournalError):
+                await notes.add(line % 2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, handler)
+        await notes.add(line % 3)
+        await notes.close()
+
+    asyncio.run(write())
+    found = RunFolder(tmp_path).live_positions(0, "r")
+    assert found == {1: True, 3: True}
+
+
+GOOD_BODY = json.dumps(GOOD).encode()
+
+
+class Rogue:
+    """A server of one page that answers as a test wishes; it notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.says: Callable[[str], tuple[int, bytes, dict[str, str]]] = lambda text: (
+            (200, GOOD_BODY, {})
+        )
+        self.asked: list[str] = []
+        self.is_mended = False
+        rogue = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                text = self.rfile.read(int(self.headers["content-length"])).decode()
+                status, body, headers = rogue.says(text)
+                if status == 200:
+                    rogue.asked.append(text)
+                self.send_response(status)
+                for name, value in {"content-length": str(len(body)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def rogue() -> Iterator[Rogue]:
+    server = Rogue()
+    yield server
+    server.close()

@@ -430,3 +430,88 @@ def test_a_hook_that_fails_takes_nothing_with_it(
     while "mine" not in caplog.text and time.monotonic() < ends:
         time.sleep(0.02)
     assert "mine" in caplog.text
+
+
+# -- caps that hold for what comes later ----------------------------------------------------
+
+
+def test_a_sample_is_spending_too(
+    home: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred rows at the full price are no rehearsal for nothing."""
+    with pytest.raises(CellError, match="--max-cost is"):
+        submit(frame, params=CAPPED, sample=50, max_cost=0.0001)
+    monkeypatch.setenv("BATCH_MAGIC_CONFIRM_ABOVE_USD", "0.0001")
+    with pytest.raises(CellError, match="allow it with --max-cost"):
+        submit(frame, params=CAPPED, sample=50)
+    assert len(submit(frame, params=CAPPED, sample=50, max_cost="any").wait(timeout_s=30)) == 50
+
+
+def test_finish_keeps_the_cap_of_the_run(home: Path, frame: pd.DataFrame) -> None:
+    """The batch was within it, all of it at once is not; a cap that is named now is leave."""
+    submit(frame.head(1), out="first", live=True).wait(timeout_s=30)
+    control(home, "faults", {"stall_after_share": 0.0}, "PUT")
+    most = bm.estimate(frame, "Say {{ text }}", model="gpt-5-mini", on="sandbox", params=CAPPED)
+    assert most.batch_usd is not None
+    run = submit(frame, params=CAPPED, max_cost=most.batch_usd.high)
+    with pytest.raises(CellError, match="nothing is asked: it may cost up to"):
+        run.finish()
+    run.finish(max_cost="any")
+    assert set(run.wait(timeout_s=60)["gpt_status"]) == {"ok"}
+
+
+def test_retry_asks_for_leave_as_a_run_does(
+    home: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows asked again are paid again."""
+    submit(frame.head(1), out="first", live=True).wait(timeout_s=30)
+    control(home, "faults", {"row_status": {"status": 400, "share": 0.5}}, "PUT")
+    run = submit(frame, params=CAPPED)
+    run.wait(timeout_s=30)
+    control(home, "faults", None, "DELETE")
+    monkeypatch.setenv("BATCH_MAGIC_CONFIRM_ABOVE_USD", "0.0000001")
+    use = session.settings.from_environment(os.environ)
+    mine = session.session_for(use.home)
+    with pytest.raises(CellError, match="confirm_above_usd is"):
+        mine.retry("result", [], use, live=True)
+    mine.retry("result", [], use, live=True, max_cost="1")
+    assert set(run.wait(timeout_s=30)["gpt_status"]) == {"ok"}
+
+
+def test_rows_in_flight_elsewhere_count_for_the_cap(home: Path, frame: pd.DataFrame) -> None:
+    """Their run may bring none of them, and then this one sends them."""
+    submit(frame.head(1), out="first", live=True).wait(timeout_s=30)
+    control(home, "faults", {"stall_after_share": 0.0}, "PUT")
+    submit(frame, params=CAPPED, out="first_of_two")
+    with pytest.raises(CellError, match="not submitted: it may cost"):
+        submit(frame, params=CAPPED, out="second", max_cost=0.00001)
+
+
+@pytest.mark.parametrize("price", [float("nan"), float("inf"), 1e308, -1, "0.1", True])
+def test_a_price_that_is_none_is_refused(
+    home: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, price: Any
+) -> None:
+    """No number is less than a cap, and more than all of them."""
+    monkeypatch.setenv("BATCH_MAGIC_PRICES", json.dumps({"gpt-5-mini": {"input": price}}))
+    with pytest.raises(CellError, match="no amount of dollars"):
+        submit(frame, max_cost=1)
+
+
+def test_a_run_that_goes_on_live_is_capped_at_the_live_price(
+    home: Path, frame: pd.DataFrame
+) -> None:
+    """The same cell without --live goes on with the run that had stopped, in that run's lane."""
+    submit(frame.head(1), out="first", live=True).wait(timeout_s=30)
+    control(home, "faults", {"insufficient_quota": {"route": "chat.completions"}}, "PUT")
+    with pytest.raises(ServiceError, match="insufficient_quota"):
+        submit(frame, params=CAPPED, live=True).wait(timeout_s=30)
+    control(home, "faults", None, "DELETE")
+    found = bm.estimate(
+        frame, "Say {{ text }}", model="gpt-5-mini", on="sandbox", params=CAPPED, fresh=True
+    )
+    assert found.batch_usd is not None
+    with pytest.raises(CellError, match="not submitted: it may cost"):
+        submit(frame, params=CAPPED, max_cost=found.batch_usd.high)
+    again = submit(frame, params=CAPPED, max_cost=1)
+    assert any("live, as it was begun" in note for note in again.snapshot().notes)
+    assert set(again.wait(timeout_s=30)["gpt_status"]) == {"ok"}

@@ -66,3 +66,29 @@ def test_a_run_is_rehearsed_held_submitted_and_finished_live(lab: Lab) -> None:
     lab.width(620)
     notebook.shoot("run_finished_live_620")
     notebook.close()
+
+
+DOLLARS = """
+from dataclasses import replace
+from IPython.display import HTML, display
+from batch_magic.panel import Panel
+from batch_magic.records import OPENAI_URL, Backend, Cost, Ending, Stage, Usage
+from pictures import picture
+display(HTML("<p>a formula: $x^2$</p>"))
+done = replace(picture(), backend=Backend("openai", OPENAI_URL), stage=Stage.DONE,
+               ending=Ending.FINISHED, ended_at=picture().as_of, usage=Usage(9, 0, 9),
+               cost=Cost(1.5, 3.0))
+Panel(done, on_cancel=print).show()
+"""
+
+
+def test_dollars_are_no_formulas(lab: Lab) -> None:
+    """Lab sets what stands between two dollars as one, where they are in one text."""
+    notebook = lab.open(DOLLARS)
+    notebook.run(0)
+    notebook.wait_for("at once", 0)
+    output = notebook.output(0)
+    lab.until(lambda: output.locator("mjx-container").count() > 0, "the page has set a formula")
+    assert output.locator("mjx-container").count() == 1
+    assert "$1.50 (at once $3.00)" in output.inner_text()
+    notebook.close()

@@ -163,7 +163,7 @@ def test_dry_run_needs_no_key_and_sends_nothing(notebook: Kernel) -> None:
     assert "200 rows, 197 requests in 1 job," in seen.printed
     assert '"model": "gpt-5-mini"' in seen.printed
     tokens = r"estimate: 197 requests, [\d,]+ tokens in \(counted\), from 197 out \(no cap\)"
-    assert re.search(tokens + r": from \$0\.00\d+, without a bound by batch", seen.printed)
+    assert re.search(tokens + r": \$0\.00\d+ or more by batch", seen.printed)
     seen = notebook.run(cell("five -o dry -m nobody-knows --dry-run", "{{ title }}"))
     assert "price not known" in seen.printed
     assert notebook.run("dry").error == "NameError: name 'dry' is not defined"

@@ -34,6 +34,7 @@ from batch_magic.records import Job, RunRecord, Shard
 _TIMEOUT_S = 600.0
 _FLEX_TIMEOUT_S = 900.0  # https://platform.openai.com/docs/guides/flex-processing
 _LOOKS_AGAIN_S = 1.0  # at the lease, and at limits that others use up as well
+_NO_OBJECT = "the answer is no JSON object"
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,12 +232,15 @@ class Lane:
         found = None
         if reply is not None:
             found = result_lines.written(name, reply.status, body, request_id=reply.request_id)
+        if reply is not None and error is None and found is None and not _is_page(reply):
+            # Whatever it is, it was made and is paid for: asked again it would be so twice.
+            found = result_lines.unreadable(name, status, body, _NO_OBJECT)
         if found is not None and error is None:
             self._good_at, self._was_heard = _now_s(), True
             self._trouble_at = self.problem = None
             self._pacer.answered()
             return found
-        error = error or ServiceError("the answer is no JSON object", status=502)
+        error = error or ServiceError(_NO_OBJECT, status=502)
         match self._verdict(error, tries, since):
             case Verdict.KEEP:
                 return found or result_lines.unreadable(name, status, body, str(error))
@@ -294,6 +298,11 @@ class Lane:
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopped.wait(), seconds)
+
+
+def _is_page(reply: Reply) -> bool:
+    """Tell whether something that stands before the service answered: a portal, a proxy."""
+    return reply.headers.get("content-type", "").startswith("text/html")
 
 
 def _now_s() -> float:

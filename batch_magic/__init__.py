@@ -23,6 +23,8 @@ the list down, the rooms tell the way of a row.
              api             Files, Batches, realtime: each call made once            (openai)
              heartbeat       one daemon thread with its own loop                   (threading)
              bell            tells that a run has ended: page and terminal         (anywidget)
+             caps            how much may be spent, and who is asked first
+             overview        runs side by side, as frames                             (pandas)
     floor 2  cell_line       the magic's line taken apart
              settings        defaults, environment, .env, keys
              template        cell text → messages, one rendered prompt per row

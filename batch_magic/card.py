@@ -262,7 +262,8 @@ def _lane_words(s: Snapshot) -> list[str]:
     if s.goes_live_at <= s.as_of:
         tier = f", {s.request.tier} tier" if s.request.tier else ""
         return [f"live{tier}"]
-    span = None if s.estimate is None or s.backend.is_sandbox else s.estimate.at_once_usd
+    priced = None if s.backend.is_sandbox else s.estimate
+    span = None if priced is None else priced.usd_of(s.request, live=True)
     most = f" (all of it: {span_of_dollars(span.low, span.high)})" if span is not None else ""
     return [f"the rest goes live in {duration(s.goes_live_at - s.as_of)}{most}"]
 
@@ -358,7 +359,10 @@ def _price_words(e: Estimate, request: Request, is_sandbox: bool) -> str:
         f"{span_of_dollars(span.low, span.high)} {lane}" if span else f"price {lane} not known"
         for lane, span in lanes
     ]
-    return f"{'free here, at OpenAI ' if is_sandbox else ''}{', '.join(told)}"
+    saves, less = "", e.saving_usd
+    if less is not None:
+        saves = f"; {half.removeprefix('by ')} saves {span_of_dollars(less.low, less.high)}"
+    return f"{'free here, at OpenAI ' if is_sandbox else ''}{', '.join(told)}{saves}"
 
 
 def messages(s: Snapshot) -> Iterator[tuple[str, str]]:
@@ -447,8 +451,7 @@ def _expected_usd(s: Snapshot) -> str:
     """Say what an ended run was expected to cost in its lane."""
     if not s.is_ended or s.estimate is None:
         return ""
-    is_full = s.request.live and s.request.tier != "flex"
-    span = s.estimate.at_once_usd if is_full else s.estimate.batch_usd
+    span = s.estimate.usd_of(s.request, live=s.request.live)
     return "" if span is None else span_of_dollars(span.low, span.high)
 
 
@@ -456,8 +459,9 @@ def finish_words(s: Snapshot) -> str:
     """Ask whether the rest is to go live, with what that may cost."""
     pending = s.counts.get(RowStatus.PENDING, 0)
     left, found = max(0, pending - s.claimed_ok), s.estimate
-    question = f"Really finish about {counted(left, 'row')} live, at the full price?"
-    span = None if found is None else found.at_once_usd
+    price = "flex price" if s.request.tier == "flex" else "full price"
+    question = f"Really finish about {counted(left, 'row')} live, at the {price}?"
+    span = None if found is None else found.usd_of(s.request, live=True)
     if s.backend.is_sandbox or found is None or span is None or not found.requests:
         return question
     share = min(1.0, left / found.requests)

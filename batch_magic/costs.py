@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,11 @@ from numpy.typing import NDArray
 from batch_magic import money, wording
 from batch_magic.records import (
     OPENAI_URL,
-    PAID,
     Endpoint,
     Estimate,
     Job,
     Request,
     RunRecord,
-    Snapshot,
     Span,
     Spent,
     Usage,
@@ -270,133 +267,4 @@ def cache_note(first: int, rest: int) -> str | None:
     return (
         f"about {rest:,} tokens of the prompt are the same for every row but stand after text of"
         " the row: put them first, before any {{ }}, and the service's cache makes them cheaper"
-    )
-
-
-# -- how much may be spent ------------------------------------------------------------------
-
-
-def refusal(run: RunRecord, *, is_sample: bool = False) -> str | None:
-    """Say why a run is not submitted: it may cost more than its cap, or nobody knows what.
-
-    Of a sample, which is there to find out, what is not bounded counts at its lower end.
-    """
-    cap = run.request.max_cost_usd
-    if cap is None or math.isinf(cap) or not _may_send(run):
-        return None
-    span = asked_usd(run, is_sample=is_sample)
-    if span is None:
-        return (
-            f"the price of {run.request.model} in this lane is not known, so --max-cost cannot be"
-            " kept; set"
-            " %config GPTBatch.prices, or say --max-cost any"
-        )
-    if span.high is None:
-        return (
-            f"nothing bounds the answers, so --max-cost cannot be kept; {_bound(run)},"
-            " or say --max-cost any"
-        )
-    if span.high > cap:
-        return (
-            f"{may_cost(run)} {wording.span_of_dollars(span.low, span.high)}, --max-cost is"
-            f" {wording.dollars(cap)}; raise it, take fewer rows, or {_bound(run)}"
-        )
-    return None
-
-
-def _may_send(run: RunRecord) -> bool:
-    """Tell whether a run has requests that it may have to pay for."""
-    found = run.estimate
-    return found is not None and bool(found.requests or (found.held and found.held.requests))
-
-
-def may_cost(run: RunRecord) -> str:
-    """Begin to say what a run may cost: the sandbox is free and priced for the rehearsal."""
-    return "it may cost (at OpenAI, free here)" if run.backend.is_sandbox else "it may cost"
-
-
-def asks_usd(run: RunRecord, confirm_above_usd: float, *, is_sample: bool = False) -> float | None:
-    """Return what a run may cost, if the user wants to be asked first; infinite if not known."""
-    is_allowed = run.request.max_cost_usd is not None
-    if not confirm_above_usd or is_allowed or not _may_send(run):
-        return None
-    span = asked_usd(run, is_sample=is_sample)
-    most = math.inf if span is None or span.high is None else span.high
-    return most if most > confirm_above_usd else None
-
-
-def asked_usd(run: RunRecord, *, is_sample: bool = False) -> Span | None:
-    """Return the dollars that a run's estimate comes to in the lane that it takes.
-
-    With a deadline all of it may go live.
-    """
-    if run.estimate is None:
-        return None
-    may_go_live = replace(run.request, live=run.request.live or run.request.deadline_s is not None)
-    span = lane_usd(may_go_live, run.estimate)
-    if run.estimate.held is not None:  # what its run does not answer is sent by this one
-        held = lane_usd(may_go_live, run.estimate.held)
-        span = None if span is None or held is None else span + held
-    if is_sample and span is not None and span.high is None:
-        return Span(span.low, span.low)
-    return span
-
-
-def again_usd(run: RunRecord, rows: int, *, live: bool) -> Span | None:
-    """Return what so many rows of a run may cost once more; None where it is not known."""
-    found = run.estimate
-    if found is None or not found.requests:
-        return None
-    span = lane_usd(replace(run.request, live=live), found)
-    if span is None:
-        return None
-    share = rows / found.requests
-    return Span(span.low * share, None if span.high is None else span.high * share)
-
-
-def as_before_usd(s: Snapshot, rows: int, *, live: bool) -> Span | None:
-    """Return what so many rows may cost by what the run's other rows did, twice as much at most."""
-    known = None if s.cost is None else s.cost.at_once_usd if live else s.cost.paid_usd
-    answered = sum(s.counts.get(status, 0) for status in PAID)
-    if known is None or not answered:
-        return None
-    return Span(known / answered * rows, 2 * known / answered * rows)
-
-
-def refusal_again(
-    span: Span | None, known_usd: float, cap: float | None, confirm_above_usd: float
-) -> str | None:
-    """Say why rows are not asked again: by a run's cap, or as nobody gave leave; None if they are.
-
-    `known_usd` has been spent on the run already. A cap that is named now is leave.
-    """
-    if cap is not None and math.isinf(cap):
-        return None
-    most = math.inf if span is None or span.high is None else span.high
-    said = "nobody knows what it may cost" if math.isinf(most) else f"it may cost {_most(most)}"
-    if cap is not None and known_usd + most > cap:
-        before = f", {wording.dollars(known_usd)} are spent" if known_usd else ""
-        return f"{said}{before}, and --max-cost is {wording.dollars(cap)}"
-    if cap is None and confirm_above_usd and most > confirm_above_usd:
-        return f"{said}, and confirm_above_usd is {wording.dollars(confirm_above_usd)}"
-    return None
-
-
-def _most(usd: float) -> str:
-    return f"up to {wording.dollars(usd)}"
-
-
-def lane_usd(request: Request, found: Estimate) -> Span | None:
-    """Return the dollars of an estimate in a request's own lane."""
-    is_full = request.live and request.tier != "flex"
-    return found.at_once_usd if is_full else found.batch_usd
-
-
-def _bound(run: RunRecord) -> str:
-    if output_cap(run.request.params) is not None:
-        return "rehearse with --sample 20"
-    name = {Endpoint.RESPONSES: "max_output_tokens", Endpoint.COMPLETIONS: "max_tokens"}
-    return (
-        "rehearse with --sample 20, or cap the answers with"
-        f" -p {name.get(Endpoint(run.request.endpoint), 'max_completion_tokens')}=200"
     )

@@ -152,7 +152,7 @@ def draft(
         notes=(
             *almost_role_lines(template),
             *said,
-            *_live_hint(request, use, backend, len(checked)),
+            *(_live_hint(request, use, backend, len(checked)) if options.sample is None else ()),
         ),
     )
     return record, held, compiled
@@ -181,7 +181,6 @@ def sampled(
     record = replace(
         run,
         name=f"{run.name}_sample",
-        notes=tuple(note for note in run.notes if _WITH_LIVE not in note),
         request=request,
         rows=len(taken) * len(request.models),
         fingerprint=frames.fingerprint(taken),
@@ -245,16 +244,13 @@ def max_cost_usd(given: str | float | None) -> float | None:
     return dollars
 
 
-_WITH_LIVE = "with --live"
-
-
 def _live_hint(request: Request, use: Settings, backend: Backend, rows: int) -> tuple[str, ...]:
     """Say of a small frame that it need not wait for a batch; nothing where that was decided."""
     is_decided = request.live or request.deadline_s is not None or backend.is_sandbox
     if is_decided or not 0 < rows < use.live_below_rows:
         return ()
     many = counted(rows, "row")
-    return (f"only {many}: {_WITH_LIVE} they are answered in moments, at the full price",)
+    return (f"only {many}: with --live they are answered in moments, at the full price",)
 
 
 def _several_models(model: str) -> tuple[str, ...]:

@@ -265,7 +265,7 @@ class Journal:
         """Let a stopped run, and those whose answers it waits for, go on: the fault is mended.
 
         One that waits for its user's leave to spend is left as it is, unless this `gives_leave`,
-        which is for this run alone.
+        which is for this run alone; its deadline counts from then on.
         The lines of its jobs `unsent` are held for `lenders`, which were answered some of them or
         have asked for them since: what they do not answer is sent then.
         """
@@ -274,11 +274,13 @@ class Journal:
                 _hold(db, run_id, unsent, lenders)
                 _note(db, now, run_id, None, f"looks first at the answers of {', '.join(lenders)}")
             for one in _with_lenders(db, run_id):
+                has_leave = gives_leave and one == run_id
                 done = db.execute(
                     "UPDATE runs SET ending = NULL, ended_at = NULL, fault = NULL, resumed_at = ?,"
+                    " deadline_from = CASE WHEN asks_usd IS NULL THEN deadline_from ELSE ? END,"
                     " asks_usd = NULL WHERE run_id = ? AND ending = ?"
                     " AND (asks_usd IS NULL OR ?)",
-                    (now, one, Ending.STOPPED.value, gives_leave and one == run_id),
+                    (now, now, one, Ending.STOPPED.value, has_leave),
                 )
                 if done.rowcount:
                     _note(db, now, one, None, "goes on after it had stopped")
@@ -288,16 +290,18 @@ class Journal:
     ) -> None:
         """Write down that rows of these statuses are to be sent again, once the run's jobs are in.
 
-        An ended run goes on for it; `live`: through the live lane.
+        An ended run goes on for it, with a deadline that counts from now on; `live`: through the
+        live lane.
         """
         labels = sorted(status.label for status in statuses)
         with self._write() as db:
             db.execute(
                 "UPDATE runs SET wish = ?, cancel_at = NULL, ending = NULL, ended_at = NULL,"
                 " fault = NULL, counts = '{}', resumed_at = ?,"
-                " live_at = CASE WHEN ? THEN ? WHEN ending IS NULL THEN live_at END"
+                " live_at = CASE WHEN ? THEN ? WHEN ending IS NULL THEN live_at END,"
+                " deadline_from = CASE WHEN ending IS NULL THEN deadline_from ELSE ? END"
                 " WHERE run_id = ?",
-                (json.dumps(labels), now, live, now, run_id),
+                (json.dumps(labels), now, live, now, now, run_id),
             )
             how = " live" if live else ""
             _note(db, now, run_id, None, f"retry{how} asked for: {', '.join(labels)}")

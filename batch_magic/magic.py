@@ -26,7 +26,7 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 from IPython.display import display
 from traitlets import Dict, Float, Integer, Unicode
 
-from batch_magic import cell_line, session, settings
+from batch_magic import cell_line, overview, session, settings
 from batch_magic.card import clip, count_words, expected_words, size_words, time_words
 from batch_magic.drafting import Options
 from batch_magic.engine import METADATA_RUN
@@ -271,7 +271,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         _want(words, 0, "%gptbatch list")
         home = self._session()
         if pictures := home.snapshots():
-            return session.runs_frame(pictures)
+            return overview.runs_frame(pictures)
         print(f"there are no runs yet in {home.home.path}")
         return None
 
@@ -345,8 +345,8 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         if not pictures:
             print(f"there are no runs yet in {home.home.path}")
             return None
-        found = session.cost_frame(pictures)
-        print(session.cost_words(pictures))
+        found = overview.cost_frame(pictures)
+        print(overview.cost_words(pictures))
         return found
 
     def _do_attach(self, words: list[str]) -> None:

@@ -272,6 +272,19 @@ class Estimate:
     has_images: bool = False
     held: Estimate | None = None  # of requests that another run has in flight: it may bring none
 
+    def usd_of(self, request: Request, *, live: bool) -> Span | None:
+        """Return the dollars in one of a request's lanes; None where a price is not known."""
+        return self.at_once_usd if live and request.tier != "flex" else self.batch_usd
+
+    @property
+    def saving_usd(self) -> Span | None:
+        """US dollars that a batch costs less than the same requests at once."""
+        half, full = self.batch_usd, self.at_once_usd
+        if half is None or full is None:
+            return None
+        high = None if full.high is None or half.high is None else full.high - half.high
+        return Span(full.low - half.low, high)
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -334,7 +347,7 @@ class Request:
     fresh: bool = False  # the user wants to pay, whatever was answered before
     live: bool = False  # all rows through the realtime API
     tier: str = ""  # the service tier that the live lane asks for
-    deadline_s: float | None = None  # from submit on: what is left then is finished live
+    deadline_s: float | None = None  # what is left so long after submit is finished live
     max_cost_usd: float | None = None  # more is refused; infinite: anything goes
 
     @property
@@ -547,6 +560,7 @@ class RunRecord:
     wish: tuple[RowStatus, ...] = ()  # statuses whose rows the user wants sent again
     cancel_at: float | None = None
     live_at: float | None = None  # when the user asked for the rest to be finished live
+    deadline_from: float | None = None  # when leave was given, or rows were asked for again
     resumed_at: float | None = None  # when it last went on after a stop
     ending: Ending | None = None
     ended_at: float | None = None
@@ -565,8 +579,9 @@ class RunRecord:
         request = self.request
         if request.live:
             return self.created_at
-        deadline = None if request.deadline_s is None else self.created_at + request.deadline_s
-        wishes = [at for at in (self.live_at, deadline) if at is not None]
+        wishes = [] if self.live_at is None else [self.live_at]
+        if request.deadline_s is not None:
+            wishes.append((self.deadline_from or self.created_at) + request.deadline_s)
         return min(wishes, default=None)
 
 

@@ -116,6 +116,10 @@ ALTER TABLE runs ADD COLUMN asks_usd REAL;  -- waits for the user's word to spen
 ALTER TABLE runs ADD COLUMN saved TEXT NOT NULL DEFAULT '{}';  -- JSON {why: dollars}, once ended
 """
 
+DEADLINE = """
+ALTER TABLE runs ADD COLUMN deadline_from REAL;  -- its deadline counts from here, not from submit
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("2026-11-22 first schema", SCHEMA),
     ("2026-11-22 rows to be sent again on request", WISHES),
@@ -123,6 +127,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("2026-11-22 a model of each shard", MODELS),
     ("2026-11-22 rows to be finished live", LIVE),
     ("2026-11-22 leave to spend, and savings", MONEY),
+    ("2026-11-22 a deadline that counts anew", DEADLINE),
 )
 """Named steps, in order. A step is never edited once released; a change is a new step."""
 
@@ -184,7 +189,7 @@ def _execute_all(db: sqlite3.Connection, sql: str) -> None:
 SELECT_RUNS = (
     "SELECT run_id, name, created_at, rows, identity, facts, decided, lenders, cancel_at,"
     " resumed_at, ending, ended_at, fault, counts, model_served, wish, live_at,"
-    " asks_usd, saved FROM runs"
+    " asks_usd, saved, deadline_from FROM runs"
 )
 
 
@@ -218,11 +223,11 @@ def read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
 def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
     run_id, name, created_at, rows, identity, facts_text, *rest = row
     decided, lenders, cancel_at, resumed_at, ending, ended_at, *rest = rest
-    fault, counts, model_served, wish, live_at, asks_usd, saved = rest
+    fault, counts, model_served, wish, live_at, asks_usd, saved, deadline_from = rest
     # SQLite keeps anything in any column, and a journal may be a stranger's.
     msgspec.convert([name, identity, created_at, rows], tuple[_Name, str, float, _Rows])
     msgspec.convert([cancel_at, resumed_at, ended_at, live_at], list[float | None])
-    msgspec.convert([asks_usd], list[float | None])
+    msgspec.convert([asks_usd, deadline_from], list[float | None])
     msgspec.convert([fault, model_served], list[str | None])
     facts = json.loads(facts_text)
     shards = db.execute(
@@ -258,6 +263,7 @@ def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
         wish=tuple(RowStatus[label.upper()] for label in json.loads(wish)),
         cancel_at=cancel_at,
         live_at=live_at,
+        deadline_from=deadline_from,
         resumed_at=resumed_at,
         ending=None if ending is None else Ending(ending),
         ended_at=ended_at,

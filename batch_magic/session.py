@@ -13,7 +13,6 @@ import asyncio
 import atexit
 import contextlib
 import logging
-import math
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +24,20 @@ from typing import Any
 
 import pandas as pd
 
-from batch_magic import adoption, cleaning, costs, lifecycle, outcomes, picture, result, settings
+from batch_magic import (
+    adoption,
+    caps,
+    cleaning,
+    lifecycle,
+    outcomes,
+    overview,
+    picture,
+    result,
+    settings,
+)
 from batch_magic import frame as frames
 from batch_magic.answers import knows_rules
+from batch_magic.caps import Leave
 from batch_magic.drafting import (
     Options,
     check_name,
@@ -64,7 +74,6 @@ from batch_magic.run import Run
 from batch_magic.services import Services
 from batch_magic.settings import Settings
 from batch_magic.template import Template
-from batch_magic.wording import counted, dollars
 
 log = logging.getLogger("batch_magic")
 
@@ -91,15 +100,20 @@ class Session:
         # may still have a call under way when its successor begins.
         self._owner = secrets.token_hex(8)
         self._services = Services(self.home.sandbox_path)
-        self._confirm_above_usd = 0.0  # as it was set last
+        self._leave = Leave(0.0)
+
+    def _use(self, use: Settings) -> Mapping[str, str]:
+        """Go by these settings from now on. Returns the environment that they were read with."""
+        environ = settings.environment(Path.cwd())
+        self._services.use(use, environ)
+        self._leave = Leave(use.confirm_above_usd)
+        return environ
 
     # -- submit -----------------------------------------------------------------------------
 
     def submit(self, frame: object, template: str, options: Options, use: Settings) -> Run:
         """Start a run, or go on with the one that is just this. Raises before anything is sent."""
-        environ = settings.environment(Path.cwd())
-        self._services.use(use, environ)
-        self._confirm_above_usd = use.confirm_above_usd
+        environ = self._use(use)
         draft, held, compiled = _drafted(frame, template, options, use, environ)
         places = None
         if options.sample is not None:
@@ -108,7 +122,8 @@ class Session:
         self._services.trust(draft.backend)
         self._services.check(draft.backend)
         run = self._new_handle(draft, held, is_recorded=False)
-        terms = _Terms(options.fresh, options.may_ask, use.confirm_above_usd, places)
+        leave = replace(self._leave, may_ask=options.may_ask, is_sample=places is not None)
+        terms = _Terms(options.fresh, leave, places)
         try:
             with_answers = partial(self._prepare, run, draft, held, compiled, terms)
             try:
@@ -192,7 +207,7 @@ class Session:
             same = None  # its rows are waited for, and sent if it brings nothing
         known = None if same is None else self.journal.run(same)
         try:
-            asks_usd = terms.leave_to_ask(record, known)
+            asks_usd = terms.leave.to_be_asked(record, known)
         except CellError:
             work.discard()
             raise
@@ -206,8 +221,7 @@ class Session:
             live = record.request.live
             record = replace(record, jobs=plan_jobs(record.shards, _token, is_live=live))
             if asks_usd is not None:
-                said = _asking(asks_usd, terms.confirm_above_usd, record)
-                record = replace(record, **_unsubmitted(asks_usd, said, now))
+                record = caps.waiting(record, terms.leave, asks_usd, now)
             try:
                 self.journal.add_run(record, owner=self._owner, now=now, kin=work.known.kin)
             except Outdated:
@@ -239,7 +253,7 @@ class Session:
         """
         if on:
             self._backend(use, on)
-        self._services.use(use, settings.environment(Path.cwd()))
+        self._use(use)
         run = self.find(word)
         if run._is_recorded:
             record = self.journal.run(run.run_id)
@@ -262,7 +276,7 @@ class Session:
 
     def confirm(self, word: str, use: Settings) -> Run:
         """Let a run be submitted that had to ask first. Raises CellError for any other."""
-        self._services.use(use, settings.environment(Path.cwd()))
+        self._use(use)
         run = self.find(word)
         if run.snapshot().asks_usd is None:
             raise CellError(f"{run.name} does not wait for leave to be submitted")
@@ -395,8 +409,7 @@ class Session:
 
     def _backend(self, use: Settings, on: str) -> Backend:
         """Return the backend that is meant, ready to be called. Raises CellError."""
-        environ = settings.environment(Path.cwd())
-        self._services.use(use, environ)
+        environ = self._use(use)
         backend = settings.find_backend(on or use.backend, environ)
         self._services.trust(backend)
         self._services.check(backend)
@@ -504,50 +517,39 @@ class Session:
         max_cost: str | float | None = None,
     ) -> Run:
         """Send rows of a run again; see `Run.retry`."""
-        self._services.use(use, settings.environment(Path.cwd()))
-        self._confirm_above_usd = use.confirm_above_usd
+        self._use(use)
         run = self.find(word)
         run.retry(labels, live=live, max_cost=max_cost)
         return run
 
     def finish(self, word: str, use: Settings, *, max_cost: str | float | None = None) -> Run:
         """Finish what is left of a run live; see `Run.finish`."""
-        self._services.use(use, settings.environment(Path.cwd()))
-        self._confirm_above_usd = use.confirm_above_usd
+        self._use(use)
         run = self.find(word)
         run.finish(max_cost)
         return run
 
-    def _check_spending(
-        self, run: Run, rows: int, max_cost: str | float | None, *, live: bool
-    ) -> None:
+    def _check_again(self, run: Run, rows: int, max_cost: str | float | None, live: bool) -> None:
         """Refuse to ask rows (again) that may cost more than they may. Raises CellError."""
-        s, record = run.snapshot(), self.journal.run(run.run_id)
-        cap = max_cost_usd(max_cost)
-        cap = record.request.max_cost_usd if cap is None else cap
-        span = costs.again_usd(record, rows, live=live) or costs.as_before_usd(s, rows, live=live)
-        if span is not None and span.high is None:
-            span = costs.as_before_usd(s, rows, live=live) or span
-        spent_usd = (s.cost.paid_usd if s.cost else 0.0) or 0.0
-        why = costs.refusal_again(span, spent_usd, cap, self._confirm_above_usd)
-        if why is not None:
-            raise CellError(f"nothing is asked: {why}; say --max-cost USD, or any, to allow it")
+        record, s = self.journal.run(run.run_id), run.snapshot()
+        caps.check_again(record, s, rows, max_cost_usd(max_cost), self._leave, live=live)
 
     def _ask_live(self, run: Run, max_cost: str | float | None) -> None:
         """Write the wish down and see to it that it is carried out."""
         s = run.snapshot()
-        _check_leave(s)
-        if run._is_recorded and s.ending is Ending.STOPPED:
-            self._services.check(s.backend)
-            self._reopen(run.run_id)
-        elif not run._is_recorded or s.is_ended or s.cancelling:
+        caps.check_leave(s)
+        has_stopped = run._is_recorded and s.ending is Ending.STOPPED
+        if not has_stopped and (not run._is_recorded or s.is_ended or s.cancelling):
             state = s.ending.value if s.ending else "cancelling" if s.cancelling else s.stage.value
             raise CellError(
                 f"{s.name} is {state}; `%gptbatch retry {s.name} --live` asks again for rows"
                 " without an answer, once it has ended"
             )
+        self._services.check(s.backend)
         left = max(0, s.counts.get(RowStatus.PENDING, 0) - s.claimed_ok)
-        self._check_spending(run, left, max_cost, live=True)
+        self._check_again(run, left, max_cost, live=True)
+        if has_stopped:
+            self._reopen(run.run_id)
         self.journal.ask_live(run.run_id, time.time())
         self._drive(run)
 
@@ -557,17 +559,23 @@ class Session:
         """Write the wish down, if there is a row for it, and see to it."""
         statuses = _retried(labels)
         s = run.snapshot()
-        _check_leave(s)
-        if run._is_recorded and s.ending is Ending.STOPPED:
-            self._reopen(run.run_id)
+        caps.check_leave(s)
+        has_stopped = run._is_recorded and s.ending is Ending.STOPPED
         if not run._is_recorded or s.cancelling:
             raise CellError(f"{s.name} is {s.stage.value}; wait for its end and retry then")
+        if live and (has_stopped or not s.is_ended):
+            raise CellError(
+                f"{s.name} has rows under way: `%gptbatch finish {s.name}` asks all of them live,"
+                " or wait for its end and retry then"
+            )
         if not any(s.counts.get(status) for status in statuses):
             named = ", ".join(sorted(status.label for status in statuses))
             raise CellError(f"{s.name} has no row that is {named}; nothing is sent again")
         self._services.check(s.backend)
         rows = sum(s.counts.get(status, 0) for status in statuses)
-        self._check_spending(run, rows, max_cost, live=live)
+        self._check_again(run, rows, max_cost, live)
+        if has_stopped:
+            self._reopen(run.run_id)
         self.journal.ask_retry(run.run_id, statuses, time.time(), live=live)
         self._refetch(self.journal.run(run.run_id), verify=True)  # before anything is paid again
         self._drive(run)
@@ -595,7 +603,7 @@ class Session:
             raise CellError(f"run {run.run_id} is kept: {why}")
         folder = self.home.run_folder(run.run_id, run.files)
         if remote:
-            self._services.use(use, settings.environment(Path.cwd()))
+            self._use(use)
             self._heartbeat.submit(self._delete_remote(folder, run)).result()
         self.journal.forget(run.run_id)
         self._handles = [one for one in self._handles if one.run_id != run.run_id]
@@ -659,52 +667,8 @@ class _Terms:
     """On what terms rows are prepared and money is spent."""
 
     fresh: bool
-    may_ask: bool  # somebody is there to be asked
-    confirm_above_usd: float  # 0: nobody wants to be
+    leave: Leave
     places: Sequence[int] | None = None  # of a sample, in the whole frame
-
-    def leave_to_ask(self, record: RunRecord, known: RunRecord | None) -> float | None:
-        """Return for how much the user is to be asked first, None if it may be submitted.
-
-        `known` is the run that is just the same: in flight it costs nothing more. Raises CellError
-        where the cost is capped, and where nobody is there to ask.
-        """
-        if known is not None and known.ending is None:
-            return None
-        if known is not None:  # it goes on in its own lane, whatever this cell says
-            cap = record.request.max_cost_usd
-            request = replace(known.request, max_cost_usd=cap)
-            record = replace(record, estimate=known.estimate, request=request)
-        is_sample = self.places is not None
-        if why := costs.refusal(record, is_sample=is_sample):
-            raise CellError(f"not submitted: {why}")
-        asks_usd = costs.asks_usd(record, self.confirm_above_usd, is_sample=is_sample)
-        if asks_usd is not None and (is_sample or not self.may_ask):
-            said = _asking(asks_usd, self.confirm_above_usd, record)
-            raise CellError(f"not submitted: {said}; allow it with --max-cost {_enough(asks_usd)}")
-        return asks_usd
-
-
-def _asking(asks_usd: float, above_usd: float, record: RunRecord) -> str:
-    limit = f"confirm_above_usd is {dollars(above_usd)}"
-    if math.isinf(asks_usd):
-        return f"nobody knows what {costs.may_cost(record)}, and {limit}"
-    return f"{costs.may_cost(record)} {dollars(asks_usd)}, and {limit}"
-
-
-def _enough(asks_usd: float) -> str:
-    return "any" if math.isinf(asks_usd) else f"{math.ceil(asks_usd * 100) / 100:.2f}"
-
-
-def _unsubmitted(asks_usd: float, why: str, now: float) -> dict[str, Any]:
-    """Return what makes a record one that waits for leave: stopped before anything was sent."""
-    fault = f"not submitted yet: {why}"
-    return {"ending": Ending.STOPPED, "ended_at": now, "fault": fault, "asks_usd": asks_usd}
-
-
-def _check_leave(s: Snapshot) -> None:
-    if s.asks_usd is not None:
-        raise CellError(f"{s.name} is not submitted yet: `%gptbatch submit {s.name}` gives leave")
 
 
 # -- one home, one session ------------------------------------------------------------------
@@ -830,104 +794,7 @@ def is_foreign(mine: Session, word: str) -> bool:
 def runs(*, home: str | None = None) -> pd.DataFrame:
     """Return all runs of this project, newest first: one row each."""
     use = settings.from_environment(settings.environment(Path.cwd()))
-    return runs_frame(session_for(home or use.home).snapshots())
-
-
-def runs_frame(pictures: Sequence[Snapshot]) -> pd.DataFrame:
-    """Return snapshots as a frame: one row a run, times as UTC timestamps."""
-    rows = [
-        {
-            "name": s.name,
-            "run_id": s.run_id,
-            "state": s.ending.value if s.ending else s.stage.value,
-            "rows": s.rows,
-            "ok": s.counts.get(RowStatus.OK, 0),
-            "pending": s.counts.get(RowStatus.PENDING, 0),
-            "jobs": len(s.jobs),
-            "backend": s.backend.name,
-            "model": s.request.model,
-            "created": pd.Timestamp(s.created_at, unit="s", tz="UTC").floor("s"),
-        }
-        for s in pictures
-    ]
-    columns = ["name", "run_id", "state", "rows", "ok", "pending", "jobs", "backend", "model"]
-    return pd.DataFrame(rows, columns=[*columns, "created"])
-
-
-_SAVED = ("batch", "duplicates", "reuse")
-
-
-def cost_frame(pictures: Sequence[Snapshot]) -> pd.DataFrame:
-    """Return what runs have cost: one row each; null where it is not known.
-
-    Columns: name, day (by this machine's clock), model, rows, backend; US dollars: estimated before
-    it was sent (`estimate_…_usd`), `cost_usd` as paid, `at_once_usd`, what the same answers cost
-    through the realtime API, and what was saved by batch, by rows alike and by answers of earlier
-    runs (`saved_…_usd`); tokens (`input`, `cached`, `output`); run_id. On the sandbox nothing is
-    paid or saved; the estimate and the price at once are OpenAI's.
-    """
-    rows = [
-        {
-            "name": s.name,
-            "day": _day(s),
-            "model": s.request.model,
-            "rows": s.rows,
-            "backend": s.backend.name,
-            **_estimated(s),
-            "cost_usd": _paid_usd(s),
-            "at_once_usd": s.cost.at_once_usd if s.cost else None,
-            **{f"saved_{why}_usd": _saved_usd(s, why) for why in _SAVED},
-            "input": s.usage.input if s.usage else 0,
-            "cached": s.usage.cached if s.usage else 0,
-            "output": s.usage.output if s.usage else 0,
-            "run_id": s.run_id,
-        }
-        for s in pictures
-    ]
-    found = pd.DataFrame(rows)
-    dollars = [name for name in found.columns if name.endswith("_usd")]
-    return found.astype(dict.fromkeys(dollars, "Float64"))
-
-
-def _day(s: Snapshot) -> str:
-    return time.strftime("%Y-%m-%d", time.localtime(s.created_at))
-
-
-def _estimated(s: Snapshot) -> dict[str, float | None]:
-    """Return the dollars that were expected in the lane that a run takes."""
-    span = None
-    if s.estimate is not None:
-        span = costs.lane_usd(s.request, s.estimate)
-    low, high = (None, None) if span is None else (span.low, span.high)
-    return {"estimate_low_usd": low, "estimate_high_usd": high}
-
-
-def _saved_usd(s: Snapshot, why: str) -> float | None:
-    """Return what was saved; nothing is by what costs nothing."""
-    return 0.0 if s.backend.is_sandbox else s.saved.get(why)
-
-
-def _paid_usd(s: Snapshot) -> float | None:
-    if s.cost is None:
-        return None if s.usage or s.ending is None else 0.0
-    return 0.0 if s.backend.is_sandbox else s.cost.paid_usd
-
-
-_DAYS_TOLD = 7
-
-
-def cost_words(pictures: Sequence[Snapshot]) -> str:
-    """Say what runs have cost in sum and by day, and of how many that is not known."""
-    paid = [(_day(s), usd) for s in pictures if (usd := _paid_usd(s)) is not None]
-    going = sum(s.ending is None and s.cost is None for s in pictures)
-    unknown = len(pictures) - len(paid) - going
-    rest = f"; the price of {counted(unknown, 'more run')} is not known" if unknown else ""
-    rest += f"; {counted(going, 'run')} not counted yet" if going else ""
-    lines = [f"paid: {dollars(sum(usd for _, usd in paid))} for {counted(len(paid), 'run')}{rest}"]
-    days = sorted({day for day, _ in paid}, reverse=True)
-    for day in days[:_DAYS_TOLD] if len(days) > 1 else ():
-        lines.append(f"  {day}  {dollars(sum(usd for other, usd in paid if other == day))}")
-    return "\n".join(lines)
+    return overview.runs_frame(session_for(home or use.home).snapshots())
 
 
 def estimate(

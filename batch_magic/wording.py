@@ -31,8 +31,8 @@ def _rounded(number: float) -> int:
 
 
 def dollars(amount: float) -> str:
-    """US dollars: cents from a dollar on, below with two figures that say something."""
-    if amount >= 1 or amount == 0:
+    """US dollars: in cents from ten of them on, below with two figures that say something."""
+    if amount >= 0.1 or amount == 0:
         return f"${amount:,.2f}"
     if amount >= 0.0001:
         return f"${amount:.2g}"

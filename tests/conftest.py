@@ -14,6 +14,9 @@ from hypothesis import settings
 from lives import Clock, Life
 from service import Service, serving
 
+from batch_magic import session
+from batch_magic.sandbox import launcher
+
 settings.register_profile("deep", max_examples=2_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
@@ -71,6 +74,19 @@ def lives(tmp_path: Path, service: Service, clock: Clock) -> Iterator[Callable[.
 @pytest.fixture
 def life(lives: Callable[..., Life]) -> Life:
     return lives()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A project folder with a home of its own and a quick sandbox."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BATCH_MAGIC_SANDBOX_ANSWERER", "stub")
+    monkeypatch.setenv("BATCH_MAGIC_SANDBOX_TIME_SCALE", "100")
+    monkeypatch.setenv("BATCH_MAGIC_POLL_FIRST_S", "0.1")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    yield tmp_path / ".gptbatch"
+    session.close_sessions()
+    launcher.stop(tmp_path / ".gptbatch" / "sandbox")
 
 
 @pytest.fixture

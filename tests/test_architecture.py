@@ -45,7 +45,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "answers",
         "strict_schema",
     ),
-    ("journal", "folder", "api", "heartbeat", "bell"),
+    ("journal", "folder", "api", "heartbeat", "bell", "caps", "overview"),
     ("outcomes", "services", "live"),
     ("prepare", "engine", "result", "cleaning", "adoption"),
     ("run", "drafting", "buttons"),
@@ -59,7 +59,7 @@ KEYS: dict[str, frozenset[str]] = {
     "openai": frozenset({"api"}),
     "pandas": frozenset(
         {"exact_json", "frame", "stored_frame", "result", "adoption", "drafting", "run"}
-        | {"session", "magic"}
+        | {"session", "magic", "overview"}
     ),
     "pyarrow": frozenset({"frame", "stored_frame", "folder", "result"}),
     "markupsafe": frozenset({"prompt_language"}),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from drafts import NOW, asking
 from hypothesis import given
 from hypothesis import strategies as st
 from lives import Life
@@ -15,12 +15,8 @@ from service import Service
 
 from batch_magic import costs, money
 from batch_magic.records import (
-    OPENAI_URL,
     Backend,
     Estimate,
-    Layout,
-    Limits,
-    Request,
     RowStatus,
     RunRecord,
     Span,
@@ -28,24 +24,7 @@ from batch_magic.records import (
 )
 from batch_magic.tokens import Counted, Method
 
-NOW = 1_800_000_000.0
 MODEL = "gpt-5-mini"
-
-
-def run_of(**facts: Any) -> RunRecord:
-    request = Request("/v1/chat/completions", facts.pop("model", MODEL), "{{ t }}", **facts)
-    return RunRecord(
-        run_id="r",
-        name="labelled",
-        backend=Backend("openai", OPENAI_URL),
-        request=request,
-        layout=Layout("answer"),
-        limits=Limits(),
-        created_at=NOW,
-        rows=10,
-        identity="i",
-        fingerprint="f",
-    )
 
 
 def counted(requests: int = 1_000, tokens: int = 50_000, **facts: Any) -> Counted:
@@ -73,7 +52,7 @@ def estimated(run: RunRecord, spent: Spent | None = None, **facts: Any) -> Estim
 
 def test_without_a_cap_or_earlier_answers_nothing_bounds_the_cost() -> None:
     """A number that nobody knows is not made up: the lower end alone is told."""
-    found = estimated(run_of())
+    found = estimated(asking())
     assert found.output == Span(1_000, None)
     assert found.batch_usd is not None
     assert found.batch_usd.high is None
@@ -82,7 +61,7 @@ def test_without_a_cap_or_earlier_answers_nothing_bounds_the_cost() -> None:
 
 def test_a_cap_bounds_the_answers() -> None:
     """200 tokens a row are the most that a row can cost."""
-    found = estimated(run_of(params={"max_completion_tokens": 200}))
+    found = estimated(asking(params={"max_completion_tokens": 200}))
     assert found.output == Span(1_000, 200_000)
     assert found.output_basis == "at most 200 a row"
     prices = money.prices_of(MODEL, {}, is_batch=True, now=NOW)
@@ -94,7 +73,7 @@ def test_a_cap_bounds_the_answers() -> None:
 
 def test_at_once_costs_twice() -> None:
     """The saving by batch is the difference of the two."""
-    found = estimated(run_of(params={"max_completion_tokens": 200}))
+    found = estimated(asking(params={"max_completion_tokens": 200}))
     assert found.batch_usd is not None
     assert found.at_once_usd is not None
     assert found.at_once_usd.high == pytest.approx(2 * (found.batch_usd.high or 0))
@@ -102,14 +81,14 @@ def test_at_once_costs_twice() -> None:
 
 def test_an_unknown_price_stays_unknown() -> None:
     """No model is free because nobody knows its price."""
-    found = estimated(run_of(model="nobody-knows"))
+    found = estimated(asking(model="nobody-knows"))
     assert (found.batch_usd, found.at_once_usd) == (None, None)
     assert found.input == Span(50_000, 50_000)
 
 
 def test_one_unknown_price_of_several_spoils_the_sum() -> None:
     """A part of the cost is no cost."""
-    run = run_of()
+    run = asking()
     found = costs.estimate(run, {MODEL: counted(), "nobody-knows": counted()}, {})
     assert found.batch_usd is None
     assert found.requests == 2_000
@@ -119,7 +98,7 @@ def test_earlier_answers_tell_how_long_answers_are() -> None:
     """Twenty answers of about 30 tokens make a thousand of about 30,000, within a range."""
     lengths = np.array([20, 25, 30, 35, 40] * 4)
     spent = Spent(20, 4_000, 1_000, int(lengths.sum()), float((lengths**2).sum()))
-    found = estimated(run_of(), spent)
+    found = estimated(asking(), spent)
     assert found.output.low < 30_000 < (found.output.high or 0)
     assert (found.output.high or 0) - found.output.low < 8_000
     assert found.output_basis == "as 20 answers before"
@@ -127,14 +106,14 @@ def test_earlier_answers_tell_how_long_answers_are() -> None:
 
 def test_one_earlier_answer_makes_a_wide_range() -> None:
     """It tells nothing of how answers vary."""
-    found = estimated(run_of(), Spent(1, 200, 50, 30, 900.0))
+    found = estimated(asking(), Spent(1, 200, 50, 30, 900.0))
     assert found.output == Span(15_000, 60_000)
 
 
 @pytest.mark.parametrize("endpoint", ["/v1/embeddings", "/v1/moderations"])
 def test_answers_without_tokens_cost_nothing(endpoint: str) -> None:
     """Vectors and flags are not billed by their length."""
-    run = run_of(model="text-embedding-3-small")
+    run = asking(model="text-embedding-3-small")
     found = estimated(replace(run, request=replace(run.request, endpoint=endpoint)))
     assert found.output == Span(0, 0)
 
@@ -142,18 +121,18 @@ def test_answers_without_tokens_cost_nothing(endpoint: str) -> None:
 def test_images_are_priced_by_what_such_rows_took_before() -> None:
     """Nothing here knows what an image costs; the service's own count does."""
     spent = Spent(10, 9_000_000, 10_000, 300, 9_000.0)
-    without = estimated(run_of(params={"max_completion_tokens": 9}), has_images=True)
+    without = estimated(asking(params={"max_completion_tokens": 9}), has_images=True)
     assert without.input.high is None
     assert "images not counted" in without.basis
-    measured = estimated(run_of(), spent, has_images=True)
+    measured = estimated(asking(), spent, has_images=True)
     assert measured.input.low < 1_000_000 < (measured.input.high or 0)
 
 
 def test_a_long_prefix_may_be_cached() -> None:
     """From 1,024 tokens on, in steps of 128, for all requests but the first: the lower end."""
     params = {"max_completion_tokens": 5}
-    plain = estimated(run_of(params=params), tokens=2_000_000)
-    cached = estimated(run_of(params=params), tokens=2_000_000, prefix_tokens=1_500)
+    plain = estimated(asking(params=params), tokens=2_000_000)
+    cached = estimated(asking(params=params), tokens=2_000_000, prefix_tokens=1_500)
     assert cached.cached_tokens == 999 * 1_408
     assert plain.batch_usd is not None
     assert cached.batch_usd is not None
@@ -167,7 +146,7 @@ def test_a_range_is_never_upside_down(
 ) -> None:
     """Whatever was seen before, the lower end is below the upper one and no cost is negative."""
     spent = Spent(answers, 10 * answers, 5 * answers, output, float(output**2))
-    run = run_of(params={"max_completion_tokens": 100})
+    run = asking(params={"max_completion_tokens": 100})
     found = estimated(run, spent, requests=requests, tokens=tokens)
     for span in (found.input, found.output, found.batch_usd, found.at_once_usd):
         assert span is not None
@@ -183,59 +162,12 @@ def test_the_range_of_a_sample_holds_the_truth() -> None:
         lengths = np.round(rng.lognormal(3.5, rng.uniform(0.1, 0.6), 2_000)) + 1
         seen = lengths[rng.choice(2_000, 20, replace=False)]
         spent = Spent(20, 4_000, 1_000, int(seen.sum()), float((seen**2).sum()))
-        found = estimated(run_of(), spent, requests=2_000)
+        found = estimated(asking(), spent, requests=2_000)
         hits += found.output.low <= lengths.sum() <= (found.output.high or 0)
     assert hits >= 0.9 * 300
 
 
-# -- caps and leave -------------------------------------------------------------------------
-
-
-def with_estimate(low: float, high: float | None, **request: Any) -> RunRecord:
-    span, twice = Span(low, high), Span(2 * low, None if high is None else 2 * high)
-    found = Estimate(10, Span(1, 1), "counted", 0, Span(1, 1), "", span, twice)
-    return replace(run_of(**request), estimate=found)
-
-
-@pytest.mark.parametrize(
-    ("run", "said"),
-    [
-        (with_estimate(1.0, 2.0), None),
-        (with_estimate(1.0, 2.0, max_cost_usd=2.0), None),
-        (with_estimate(1.0, 2.01, max_cost_usd=2.0), "it may cost $1.00 to $2.01"),
-        (with_estimate(1.0, None, max_cost_usd=2.0), "nothing bounds the answers"),
-        (with_estimate(1.0, None, max_cost_usd=math.inf), None),
-        (with_estimate(1.0, 1.5, max_cost_usd=2.0, live=True), "$2.00 to $3.00"),
-        (with_estimate(1.0, 1.5, max_cost_usd=2.0, deadline_s=60.0), "$2.00 to $3.00"),
-        (with_estimate(1.0, 1.5, max_cost_usd=2.0, live=True, tier="flex"), None),
-    ],
-)
-def test_a_cap_is_kept_in_the_lane_that_the_run_may_take(run: RunRecord, said: str | None) -> None:
-    """What may go live is capped at the full price; what nobody can bound is refused."""
-    why = costs.refusal(run)
-    assert why is None if said is None else said in (why or "")
-
-
-def test_an_unknown_price_is_refused_under_a_cap() -> None:
-    """A cap that cannot be checked is not kept by hope."""
-    run = run_of(model="nobody-knows", max_cost_usd=5.0)
-    why = costs.refusal(replace(run, estimate=estimated(run)))
-    assert "GPTBatch.prices" in (why or "")
-
-
-def test_nothing_to_send_is_within_every_cap() -> None:
-    """Rows that were answered before cost nothing, known price or not."""
-    run = run_of(model="nobody-knows", max_cost_usd=0.0)
-    assert costs.refusal(replace(run, estimate=costs.estimate(run, {}, {}))) is None
-
-
-def test_leave_is_asked_for_above_the_limit_only() -> None:
-    """A cap that the user has named is leave enough."""
-    assert costs.asks_usd(with_estimate(1.0, 2.0), 0.0) is None
-    assert costs.asks_usd(with_estimate(1.0, 2.0), 2.0) is None
-    assert costs.asks_usd(with_estimate(1.0, 2.0), 1.5) == 2.0
-    assert costs.asks_usd(with_estimate(1.0, None), 1.5) == math.inf
-    assert costs.asks_usd(with_estimate(1.0, 2.0, max_cost_usd=9.0), 1.5) is None
+# -- a prompt that a cache could hold ---------------------------------------------------------
 
 
 def test_a_prompt_that_a_cache_could_hold_is_told_of() -> None:

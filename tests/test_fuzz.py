@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import pandas as pd
 import pytest
+from drafts import run_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -25,14 +26,9 @@ from batch_magic.errors import BatchMagicError, JournalError
 from batch_magic.journal import Journal
 from batch_magic.picture import snapshot
 from batch_magic.records import (
-    Backend,
     Job,
     JobStage,
-    Layout,
-    Limits,
     RemoteJob,
-    Request,
-    RunRecord,
     Shard,
 )
 from batch_magic.result_lines import Decoder
@@ -174,21 +170,7 @@ def _journal() -> sqlite3.Connection:
         path = Path(name) / "journal.db"
         journal = Journal(path)
         job = Job(0, 0, 0, 1, 9, JobStage.PLANNED, "token", remote=RemoteJob("batch_1", "new"))
-        run = RunRecord(
-            run_id="r",
-            name="labelled",
-            backend=Backend("sandbox", "sandbox"),
-            request=Request("/v1/chat/completions", "m", "{{ text }}"),
-            layout=Layout("answer"),
-            limits=Limits(),
-            created_at=0.0,
-            rows=1,
-            identity="i",
-            fingerprint="f",
-            shards=(Shard(0, 1, 9, "0"),),
-            jobs=(job,),
-            files={"twins.npy": "0"},
-        )
+        run = run_of(job, created_at=0.0, shards=(Shard(0, 1, 9, "0"),), files={"twins.npy": "0"})
         journal.add_run(run, owner="me", now=0.0, kin=[])
         journal.close()
         copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_lifecycle import NOW, job, remote, run_of
+from drafts import NOW, asking, run_of
+from test_lifecycle import job, remote
 
 from batch_magic.errors import JournalError
 from batch_magic.folder import Home
@@ -410,3 +411,40 @@ def test_a_transaction_that_an_interrupt_left_open_does_not_block(journal: Journ
         assert journal.runs() == []
         journal._connection().execute(begin)
         journal.reopen("none", NOW)
+
+
+# -- deadlines ------------------------------------------------------------------------------
+
+HOUR_S = 3_600.0
+NIGHT_S = 12 * HOUR_S
+
+
+def in_an_hour(**facts: object) -> RunRecord:
+    """A run with a deadline an hour after its cell."""
+    return replace(asking(deadline_s=HOUR_S), **facts)  # type: ignore[arg-type]
+
+
+def test_a_deadline_counts_from_leave(journal: Journal) -> None:
+    """A night's thought before *Submit* must not send all of it live, at the full price."""
+    waits = in_an_hour(ending=Ending.STOPPED, ended_at=NOW, fault="asks", asks_usd=2.0)
+    add(journal, waits)
+    journal.reopen("r", NOW + NIGHT_S)
+    assert journal.run("r") == waits, "to look at it gives no leave"
+    journal.reopen("r", NOW + NIGHT_S, gives_leave=True)
+    assert journal.run("r").goes_live_at == NOW + NIGHT_S + HOUR_S
+
+
+def test_a_stop_does_not_put_a_deadline_off(journal: Journal) -> None:
+    """Its rows are as urgent as they were."""
+    add(journal, in_an_hour(ending=Ending.STOPPED, ended_at=NOW, fault="no quota"))
+    journal.reopen("r", NOW + NIGHT_S, gives_leave=True)
+    assert journal.run("r").goes_live_at == NOW + HOUR_S
+
+
+def test_a_retry_after_the_end_has_the_deadline_anew(journal: Journal) -> None:
+    """Rows are sent again as they were asked for: by batch, and live when that takes too long."""
+    add(journal, in_an_hour(ending=Ending.FINISHED, ended_at=NOW))
+    journal.ask_retry("r", [RowStatus.FAILED], NOW + NIGHT_S)
+    assert journal.run("r").goes_live_at == NOW + NIGHT_S + HOUR_S
+    journal.ask_retry("r", [RowStatus.FAILED], NOW + NIGHT_S + 60)
+    assert journal.run("r").goes_live_at == NOW + NIGHT_S + HOUR_S, "it goes on"

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from drafts import NOW, run_of
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -32,43 +33,22 @@ from batch_magic.lifecycle import (
 from batch_magic.picture import snapshot
 from batch_magic.queueing import token_limit
 from batch_magic.records import (
-    Backend,
     Ending,
     Job,
     JobFault,
     JobStage,
-    Layout,
     Limits,
     RemoteJob,
-    Request,
     RowStatus,
     RunRecord,
     Stage,
 )
 
-NOW = 1_800_000_000.0
 ENDED = ["completed", "failed", "expired", "cancelled"]
 
 
 def job(stage: JobStage = JobStage.PLANNED, **facts: Any) -> Job:
     return Job(number=0, shard=0, round=0, rows=10, bytes=99, stage=stage, token="t", **facts)
-
-
-def run_of(*jobs: Job, **facts: Any) -> RunRecord:
-    return RunRecord(
-        run_id="r",
-        name="labelled",
-        backend=Backend("openai", "https://api.openai.com/v1"),
-        request=Request("/v1/chat/completions", "m", "t"),
-        layout=Layout("answer"),
-        limits=Limits(),
-        created_at=NOW,
-        rows=10,
-        identity="i",
-        fingerprint="f",
-        jobs=jobs,
-        **facts,
-    )
 
 
 def remote(status: str, **facts: Any) -> RemoteJob:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from drafts import run_of
 from genai_prices import Usage, calc_price
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from batch_magic import session
 from batch_magic.errors import CellError
 from batch_magic.money import costs, prices_of
 from batch_magic.outcomes import row_costs
-from batch_magic.records import OPENAI_URL, Backend, Layout, Limits, Request, RunRecord
+from batch_magic.records import Request
 
 NOW = time.time()
 LISTED = ("gpt-5-mini", "gpt-4.1-mini", "gpt-6-luna", "gpt-5.4", "gpt-4o-mini")
@@ -83,18 +84,7 @@ def test_a_price_of_no_use_is_refused(wrong: Any) -> None:
 def test_the_users_price_by_the_name_that_was_asked_beats_the_list() -> None:
     """The service answers as a dated model, which the list knows."""
     request = Request("/v1/chat/completions", "gpt-5-mini", "", prices={"gpt-5-mini": {"input": 7}})
-    run = RunRecord(
-        run_id="r",
-        name="n",
-        backend=Backend("openai", OPENAI_URL),
-        request=request,
-        layout=Layout("answer"),
-        limits=Limits(),
-        created_at=NOW,
-        rows=1,
-        identity="",
-        fingerprint="",
-    )
+    run = run_of(request=request, created_at=NOW)
     paid = row_costs(
         run, ["gpt-5-mini-2025-08-07"], "gpt-5-mini", of(1e6), of(0), of(0), is_batch=True
     )

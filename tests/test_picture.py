@@ -6,23 +6,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from drafts import NOW, run_of
 
 from batch_magic.card import time_words
 from batch_magic.picture import pace_of, snapshot
 from batch_magic.records import (
-    Backend,
     Ending,
     Job,
     JobStage,
-    Layout,
-    Limits,
     Pace,
     RemoteJob,
-    Request,
     RunRecord,
 )
 
-NOW = 1_800_000_000.0
 MINUTE_S = 60.0
 
 
@@ -30,23 +26,6 @@ def job(**facts: Any) -> Job:
     known = {"stage": JobStage.RUNNING, "intended_at": NOW, "remote": RemoteJob("b", "in_progress")}
     given = {"number": 0, "shard": 0, "round": 0, "rows": 100, "bytes": 9, "token": "t"}
     return Job(**{**given, **known, **facts})
-
-
-def run_of(*jobs: Job, **facts: Any) -> RunRecord:
-    return RunRecord(
-        run_id="r",
-        name="labelled",
-        backend=Backend("openai", "https://api.openai.com/v1"),
-        request=Request("/v1/chat/completions", "m", "t"),
-        layout=Layout("answer"),
-        limits=Limits(),
-        created_at=NOW,
-        rows=100,
-        identity="i",
-        fingerprint="f",
-        jobs=jobs,
-        **facts,
-    )
 
 
 def earlier(queue_s: float, work_s: float, **facts: Any) -> RunRecord:

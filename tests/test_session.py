@@ -15,7 +15,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from html import escape as html_escape
 from pathlib import Path
 from typing import Any
@@ -34,24 +33,6 @@ from batch_magic.errors import CellError, JournalError, ServiceError, StillRunni
 from batch_magic.records import RowStatus
 from batch_magic.sandbox import launcher
 from batch_magic.schema import MIGRATIONS
-
-FAST = {
-    "BATCH_MAGIC_SANDBOX_ANSWERER": "stub",
-    "BATCH_MAGIC_SANDBOX_TIME_SCALE": "100",
-    "BATCH_MAGIC_POLL_FIRST_S": "0.1",
-}
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A project folder with a home of its own and a quick sandbox."""
-    monkeypatch.chdir(tmp_path)
-    for name, value in FAST.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    yield tmp_path / ".gptbatch"
-    session.close_sessions()
-    launcher.stop(tmp_path / ".gptbatch" / "sandbox")
 
 
 @pytest.fixture
@@ -654,7 +635,7 @@ def test_a_home_of_the_first_version_is_brought_up_to_date(home: Path, frame: pd
     with sqlite3.connect(home / "journal.db") as db:  # take back what came after the first step
         db.execute("DROP TABLE files")
         db.execute("ALTER TABLE runs DROP COLUMN wish")
-        for column in ("live_at", "asks_usd", "saved"):
+        for column in ("live_at", "asks_usd", "saved", "deadline_from"):
             db.execute(f"ALTER TABLE runs DROP COLUMN {column}")
         db.execute("ALTER TABLE shards DROP COLUMN model")
         db.execute("DELETE FROM migrations WHERE name <> ?", (MIGRATIONS[0][0],))

@@ -11,7 +11,6 @@ import sys
 import textwrap
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +23,7 @@ from batch_magic.errors import CellError, ServiceError
 from batch_magic.records import RowStatus
 from batch_magic.sandbox import launcher
 
-ENVIRONMENT = {
-    "BATCH_MAGIC_SANDBOX_ANSWERER": "stub",
-    "BATCH_MAGIC_SANDBOX_TIME_SCALE": "100",
-    "BATCH_MAGIC_POLL_FIRST_S": "0.1",
-}
 CAPPED = {"max_completion_tokens": 100}
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A project folder with a home of its own and a quick sandbox."""
-    monkeypatch.chdir(tmp_path)
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    yield tmp_path / ".gptbatch"
-    session.close_sessions()
-    launcher.stop(tmp_path / ".gptbatch" / "sandbox")
 
 
 @pytest.fixture
@@ -447,6 +429,43 @@ def test_a_sample_is_spending_too(
     assert len(submit(frame, params=CAPPED, sample=50, max_cost="any").wait(timeout_s=30)) == 50
 
 
+@pytest.fixture
+def stopped(home: Path, frame: pd.DataFrame) -> bm.Run:
+    """A live run that has stopped as nobody could pay for it, mended since."""
+    submit(frame.head(1), out="first", live=True).wait(timeout_s=30)
+    control(home, "faults", {"insufficient_quota": {"route": "chat.completions"}}, "PUT")
+    run = submit(frame, params=CAPPED, live=True)
+    with pytest.raises(ServiceError, match="insufficient_quota"):
+        run.wait(timeout_s=30)
+    control(home, "faults", None, "DELETE")
+    return run
+
+
+def test_what_is_refused_for_its_cost_leaves_a_stopped_run_as_it_is(
+    home: Path, stopped: bm.Run
+) -> None:
+    """The question comes before anything goes on: nothing is sent behind a no."""
+    before = asked_live(home)
+    with pytest.raises(CellError, match="nothing is asked: it may cost up to"):
+        stopped.finish(max_cost=0.0)
+    time.sleep(0.5)
+    assert stopped.snapshot().is_ended
+    assert asked_live(home) == before
+    stopped.finish(max_cost=1)
+    assert set(stopped.wait(timeout_s=30)["gpt_status"]) == {"ok"}
+
+
+def test_rows_under_way_are_finished_live_not_retried_so(
+    home: Path, frame: pd.DataFrame, stopped: bm.Run
+) -> None:
+    """`retry --live` would cancel batches that are at work for a few rows that failed."""
+    control(home, "faults", {"stall_after_share": 0.0}, "PUT")
+    going = submit(frame, template="Else {{ text }}", out="going")
+    for run in (going, stopped):
+        with pytest.raises(CellError, match=f"%gptbatch finish {run.name}"):
+            run.retry(live=True)
+
+
 def test_finish_keeps_the_cap_of_the_run(home: Path, frame: pd.DataFrame) -> None:
     """The batch was within it, all of it at once is not; a cap that is named now is leave."""
     submit(frame.head(1), out="first", live=True).wait(timeout_s=30)
@@ -498,14 +517,9 @@ def test_a_price_that_is_none_is_refused(
 
 
 def test_a_run_that_goes_on_live_is_capped_at_the_live_price(
-    home: Path, frame: pd.DataFrame
+    frame: pd.DataFrame, stopped: bm.Run
 ) -> None:
     """The same cell without --live goes on with the run that had stopped, in that run's lane."""
-    submit(frame.head(1), out="first", live=True).wait(timeout_s=30)
-    control(home, "faults", {"insufficient_quota": {"route": "chat.completions"}}, "PUT")
-    with pytest.raises(ServiceError, match="insufficient_quota"):
-        submit(frame, params=CAPPED, live=True).wait(timeout_s=30)
-    control(home, "faults", None, "DELETE")
     found = bm.estimate(
         frame, "Say {{ text }}", model="gpt-5-mini", on="sandbox", params=CAPPED, fresh=True
     )

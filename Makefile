@@ -15,7 +15,7 @@ lab: $(VENV)/demo
 	$(BIN)/jupyter lab --notebook-dir=examples examples/quickstart.ipynb
 
 test: $(VENV)/test lint types
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .

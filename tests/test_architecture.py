@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -118,20 +118,24 @@ FLAT = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init
 ISLAND = sorted((PACKAGE / "sandbox").rglob("*.py"))
 
 
+@cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Yield what a module imports, as dotted names from the top, wherever it stands in it."""
+@cache
+def imports(path: Path) -> tuple[str, ...]:
+    """Return what a module imports, as dotted names from the top, wherever it stands in it."""
     package = path.relative_to(PACKAGE.parent).parent.parts
+    found: list[str] = []
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
             module = ".".join(part for part in (base, node.module) if part)
-            yield from (f"{module}.{alias.name}" for alias in node.names)
+            found += [f"{module}.{alias.name}" for alias in node.names]
+    return tuple(found)
 
 
 def rooms_imported(room: str) -> set[str]:
@@ -174,8 +178,8 @@ def test_every_key_is_used() -> None:
         assert not rooms or users, f"nobody imports {package} any more"
 
 
-def imports_of(room: str) -> list[str]:
-    return list(imports(PACKAGE / f"{room}.py"))
+def imports_of(room: str) -> tuple[str, ...]:
+    return imports(PACKAGE / f"{room}.py")
 
 
 @pytest.mark.parametrize("room", FLAT)

@@ -11,11 +11,15 @@ from playwright.sync_api import Browser
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parent.parent
+LONGEST = ("test_campaign", "test_quickstart", "test_bell_live")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the browser tests last: Playwright leaves an event loop running in this thread."""
-    items.sort(key=lambda item: HERE in item.path.parents)
+    """Run the browser tests last: Playwright leaves an event loop running in this thread.
+
+    Files that take longest come first of each part, so that no worker is left alone with one.
+    """
+    items.sort(key=lambda item: (HERE in item.path.parents, item.path.stem not in LONGEST))
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache, lru_cache, partial
 from itertools import accumulate
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -215,7 +216,7 @@ class Counted:
         return self.how.value + (on if self.how is Method.CALIBRATED else "")
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class _Kept:
     """A line of the sample; `line` is without the data of its images, `size` is with it."""
 
@@ -235,6 +236,7 @@ _GOLDEN = np.uint64(0x9E37_79B9_7F4A_7C15)
 _IMAGE_DATA = re.compile(
     rb'"data:image/(?<=[:,\[]"data:image/)([^"\\,]{,80};base64,)[A-Za-z0-9+/=]*(?=")'
 )
+_IMAGE = b'"data:image/'
 _TURN = 2.0**64  # once round the circle
 _BLOCK = 1 << 18  # bytes: stays in the cache
 _MOST_PER_BYTE = 0.6  # tokens; digits and signs have as many, no language has
@@ -301,13 +303,13 @@ class Tally:
         starts = np.cumsum(sizes)[found] - sizes[found]
         for n, start in zip(found.tolist(), starts.tolist(), strict=True):
             line = data[start : start + int(sizes[n])]
-            lean = _IMAGE_DATA.sub(rb'"data:image/\1', line)
+            lean = _IMAGE_DATA.sub(rb'"data:image/\1', line) if _IMAGE in line else line
             self._kept.append(_Kept(float(ranks[n]), len(line), lean))
             self._held += len(lean)
 
     def _thin(self) -> None:
         """Keep the lines of the lowest ranks, as many as may be counted."""
-        self._kept.sort()
+        self._kept.sort(key=_rank)
         held = list(accumulate(len(one.line) for one in self._kept))
         most = min(_MOST_LINES, max(_LEAST_LINES, bisect_right(held, _MOST_BYTES)))
         if len(self._kept) > most:
@@ -334,6 +336,9 @@ class Tally:
         total = self._requests * usual + float([self._bytes - self._wide, self._wide] @ prices)
         error = np.sqrt(np.sum((1 - chances) * (stand_for * (rest - usual)) ** 2))
         return total, float(error)
+
+
+_rank = attrgetter("rank")
 
 
 def _kinds(lines: list[bytes]) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from batch_magic.costs import output_cap
 from batch_magic.errors import CellError
-from batch_magic.records import PAID, Ending, Endpoint, RunRecord, Snapshot, Span
+from batch_magic.records import Ending, Endpoint, Estimate, RunRecord, Snapshot, Span
 from batch_magic.wording import dollars, span_of_dollars
 
 
@@ -34,8 +34,7 @@ class Leave:
         if known is not None and known.ending is None:
             return None
         if known is not None:  # it goes on in its own lane, whatever this cell says
-            request = replace(known.request, max_cost_usd=run.request.max_cost_usd)
-            run = replace(run, estimate=known.estimate, request=request)
+            run = _under(known, run.request.max_cost_usd)
         if why := refusal(run, is_sample=self.is_sample):
             raise CellError(f"not submitted: {why}")
         asks_usd = asked_for(run, self.above_usd, is_sample=self.is_sample)
@@ -44,12 +43,22 @@ class Leave:
             raise CellError(f"not submitted: {said}")
         return asks_usd
 
+    def lets_go_on(self, lender: RunRecord, cap_usd: float | None) -> bool:
+        """Tell whether a stopped run may go on for the sake of another that is capped so."""
+        run = _under(lender, cap_usd)
+        return refusal(run) is None and asked_for(run, self.above_usd) is None
+
     def why(self, run: RunRecord, asks_usd: float) -> str:
         """Say why a run waits for leave."""
         limit = f"confirm_above_usd is {dollars(self.above_usd)}"
         if math.isinf(asks_usd):
             return f"nobody knows what {_may_cost(run)}, and {limit}"
         return f"{_may_cost(run)} {dollars(asks_usd)}, and {limit}"
+
+
+def _under(run: RunRecord, cap_usd: float | None) -> RunRecord:
+    """Return a run with another cap."""
+    return replace(run, request=replace(run.request, max_cost_usd=cap_usd))
 
 
 def waiting(run: RunRecord, leave: Leave, asks_usd: float, now: float) -> RunRecord:
@@ -97,7 +106,7 @@ def asked_for(run: RunRecord, above_usd: float, *, is_sample: bool = False) -> f
     if not above_usd or is_allowed or not _may_send(run):
         return None
     span = may_come_to(run, is_sample=is_sample)
-    most = math.inf if span is None or span.high is None else span.high
+    most = _most(span)
     return most if most > above_usd else None
 
 
@@ -108,7 +117,7 @@ def may_come_to(run: RunRecord, *, is_sample: bool = False) -> Span | None:
     """
     if run.estimate is None:
         return None
-    goes_live = run.request.live or run.request.deadline_s is not None
+    goes_live = run.goes_live_at is not None
     span = run.estimate.usd_of(run.request, live=goes_live)
     if run.estimate.held is not None:  # what its run does not answer is sent by this one
         held = run.estimate.held.usd_of(run.request, live=goes_live)
@@ -126,7 +135,9 @@ def _may_send(run: RunRecord) -> bool:
 
 def _may_cost(run: RunRecord) -> str:
     """Begin to say what a run may cost: the sandbox is free and priced for the rehearsal."""
-    return "it may cost (at OpenAI, free here)" if run.backend.is_sandbox else "it may cost"
+    said = "it may cost (at OpenAI, free here)" if run.backend.is_sandbox else "it may cost"
+    is_late = run.goes_live_at is not None and not run.request.live
+    return f"{said}, if all of it goes live," if is_late else said
 
 
 def _enough(asks_usd: float) -> str:
@@ -150,47 +161,54 @@ def _way_to_bound(run: RunRecord) -> str:
 
 
 def check_again(
-    run: RunRecord, s: Snapshot, rows: int, cap_usd: float | None, leave: Leave, *, live: bool
+    run: RunRecord,
+    s: Snapshot,
+    found: Estimate,
+    cap_usd: float | None,
+    leave: Leave,
+    *,
+    live: bool,
+    by_batch: float = 0.0,
 ) -> None:
-    """Refuse to ask so many rows of a run once more where that may cost more than it may.
+    """Refuse to ask lines of a run once more where that may cost more than it may.
 
-    `cap_usd` is the one that is named now, which is leave; else the run's own holds for all that
-    it has come to cost. Raises CellError.
+    `found` is the estimate of these lines, of which the share `by_batch` is answered by batch.
+    `cap_usd` is the one that is named now, which is leave; else the run's own holds, for all that
+    the run has come to cost. Raises CellError.
     """
     cap = run.request.max_cost_usd if cap_usd is None else cap_usd
-    span = _by_estimate(run, rows, live=live)
-    if span is None or span.high is None:
-        span = _as_before(s, rows, live=live) or span
     spent_usd = (s.cost.paid_usd if s.cost else 0.0) or 0.0
-    if why := _refusal_again(span, spent_usd, cap, leave.above_usd):
+    most = _most(found.usd_of(run.request, live=live))
+    if by_batch:
+        most = most * (1 - by_batch) + _most(found.batch_usd) * by_batch
+    if found.requests and (why := _refusal_again(most, spent_usd, cap, leave.above_usd)):
         raise CellError(f"nothing is asked: {why}; say --max-cost USD, or any, to allow it")
 
 
-def _by_estimate(run: RunRecord, rows: int, *, live: bool) -> Span | None:
-    """Return what so many rows of a run may cost by its estimate; None where it is not known."""
-    found = run.estimate
-    span = None if found is None else found.usd_of(run.request, live=live)
-    if found is None or span is None or not found.requests:
-        return None
-    share = rows / found.requests
-    return Span(span.low * share, None if span.high is None else span.high * share)
+def is_limited(run: RunRecord, cap_usd: float | None, leave: Leave) -> bool:
+    """Tell whether there is a limit to what rows of a run may cost once more."""
+    cap = run.request.max_cost_usd if cap_usd is None else cap_usd
+    return not math.isinf(cap) if cap is not None else bool(leave.above_usd)
 
 
-def _as_before(s: Snapshot, rows: int, *, live: bool) -> Span | None:
-    """Return what so many rows may cost by what the run's other rows did, twice as much at most."""
-    known = None if s.cost is None else s.cost.at_once_usd if live else s.cost.paid_usd
-    answered = sum(s.counts.get(status, 0) for status in PAID)
-    if known is None or not answered:
-        return None
-    return Span(known / answered * rows, 2 * known / answered * rows)
+def lane_again(run: RunRecord, *, live: bool) -> bool:
+    """Tell whether rows of a run that are asked again may go live.
+
+    Once it has ended, what was asked live by hand is over; its deadline begins anew.
+    """
+    has_ended = run.ending in (Ending.FINISHED, Ending.CANCELLED)
+    return live or (replace(run, live_at=None) if has_ended else run).goes_live_at is not None
+
+
+def _most(span: Span | None) -> float:
+    return math.inf if span is None or span.high is None else span.high
 
 
 def _refusal_again(
-    span: Span | None, spent_usd: float, cap: float | None, above_usd: float
+    most: float, spent_usd: float, cap: float | None, above_usd: float
 ) -> str | None:
     if cap is not None and math.isinf(cap):
         return None
-    most = math.inf if span is None or span.high is None else span.high
     is_known = not math.isinf(most)
     said = f"it may cost up to {dollars(most)}" if is_known else "nobody knows what it may cost"
     if cap is not None and spent_usd + most > cap:

@@ -164,6 +164,8 @@ class _Part:
         is_off = run.backend.is_sandbox or bool(shape_text(run.request.params))
         self.input, self.input_basis = _input(counted, spent, is_off=is_off)
         has_cache = run.request.endpoint in _CACHING and prefix_tokens >= _CACHED_FROM
+        self._long_share = counted.long_bytes / counted.bytes if counted.long_requests else 0.0
+        self._long = counted.long_requests
         repeated = max(0, self.requests - 1)
         self.cached = prefix_tokens // _CACHED_STEP * _CACHED_STEP * repeated if has_cache else 0
         self.output, self.output_basis = _output(run.request, self.requests, spent)
@@ -180,9 +182,13 @@ class _Part:
         return Span(low, self._at(prices, self.input.high, 0, self.output.high))
 
     def _at(self, prices: money.Prices, given: float, cached: float, made: float) -> float:
-        """Price the mean request, so that steps by the length of a request are met."""
-        tokens = [np.array([total / self.requests]) for total in (given, min(cached, given), made)]
-        return float(money.costs(prices, *tokens)[0]) * self.requests
+        """Price the mean request, long ones apart: prices have steps by a request's length."""
+        requests = np.array([self.requests - self._long, self._long])
+        each = 1 / np.maximum(requests, 1)
+        inputs = given * np.array([1 - self._long_share, self._long_share]) * each
+        shared = np.minimum(min(cached, given) / self.requests, inputs)
+        outputs = np.full(2, made / self.requests)
+        return float(money.costs(prices, inputs, shared, outputs) @ requests)
 
 
 def _input(counted: Counted, spent: Spent, *, is_off: bool) -> tuple[Span, str]:
@@ -196,7 +202,9 @@ def _input(counted: Counted, spent: Spent, *, is_off: bool) -> tuple[Span, str]:
         if counted.has_images:  # the data of an image is no text: requests count, bytes do not
             tokens = counted.requests * spent.input / spent.requests
         spread = _SPREAD / math.sqrt(spent.requests)
-        found = Span(tokens * max(0.0, 1 - spread), tokens * (1 + spread))
+        # Requests that were not answered may be longer than those that were.
+        most = max(tokens * (1 + spread), counted.high)
+        found = Span(tokens * max(0.0, 1 - spread), most)
         return found, f"as {wording.counted(spent.requests, 'request')} before"
     without = ", images not counted" if counted.has_images else ""
     high = None if counted.has_images else counted.high

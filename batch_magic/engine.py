@@ -171,7 +171,8 @@ class Engine:
             return self._clock() + run.limits.poll_first_s
         # Whoever had the lease may have written, and let go, since the run was read.
         run = self._journal.run(run_id)
-        plan = lifecycle.next_actions(run, self._clock(), self._lender_endings(run))
+        lenders = self._lender_endings(run) if run.ending is None else {}
+        plan = lifecycle.next_actions(run, self._clock(), lenders)
         try:
             await self._do_all(run, plan.actions)
         except LeaseLost:

@@ -59,6 +59,13 @@ class LeaseLost(JournalError):  # noqa: N818  (a turn of events, nobody's error)
     """Another kernel drives the run now; nothing was written."""
 
 
+# A run that had ended is no longer late: what it sends again goes as it was asked for first.
+_LANE_ANEW = (
+    "live_at = coalesce(?, CASE WHEN ending IS NULL THEN live_at END),"
+    " deadline_from = CASE WHEN ending IS NULL THEN deadline_from ELSE ? END"
+)
+
+
 class Outdated(JournalError):  # noqa: N818
     """The journal has moved on since it was read; read it and try again."""
 
@@ -248,6 +255,13 @@ class Journal:
             if done.rowcount:
                 _note(db, now, run_id, None, "the rest is to be finished live")
 
+    def cap(self, run: RunRecord, max_cost_usd: float) -> None:
+        """Write down what a run may cost at most, as was said of it last."""
+        capped = replace(run, request=replace(run.request, max_cost_usd=max_cost_usd))
+        with self._write() as db:
+            facts = run_facts(capped)
+            db.execute("UPDATE runs SET facts = ? WHERE run_id = ?", (facts, run.run_id))
+
     def lenders_of(self, run_id: str) -> list[str]:
         """Return the runs whose answers a run waits for, directly or not."""
         with self._read() as db:
@@ -297,23 +311,23 @@ class Journal:
         with self._write() as db:
             db.execute(
                 "UPDATE runs SET wish = ?, cancel_at = NULL, ending = NULL, ended_at = NULL,"
-                " fault = NULL, counts = '{}', resumed_at = ?,"
-                " live_at = CASE WHEN ? THEN ? WHEN ending IS NULL THEN live_at END,"
-                " deadline_from = CASE WHEN ending IS NULL THEN deadline_from ELSE ? END"
-                " WHERE run_id = ?",
-                (json.dumps(labels), now, live, now, now, run_id),
+                f" fault = NULL, counts = '{{}}', resumed_at = ?, {_LANE_ANEW} WHERE run_id = ?",
+                (json.dumps(labels), now, now if live else None, now, run_id),
             )
             how = " live" if live else ""
             _note(db, now, run_id, None, f"retry{how} asked for: {', '.join(labels)}")
             _forget_result(db, run_id)
 
     def refetch(self, run_id: str, jobs: Sequence[Job], now: float) -> None:
-        """Write down that result files of these jobs are fetched once more; the run goes on."""
+        """Write down that result files of these jobs are fetched once more; the run goes on.
+
+        What they do not bring goes by batch, however long a deadline has passed.
+        """
         with self._write() as db:
             db.execute(
                 "UPDATE runs SET ending = NULL, ended_at = NULL, fault = NULL, counts = '{}',"
-                " resumed_at = ? WHERE run_id = ?",
-                (now, run_id),
+                f" resumed_at = ?, {_LANE_ANEW} WHERE run_id = ?",
+                (now, None, now, run_id),
             )
             for job in jobs:
                 db.execute(

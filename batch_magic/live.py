@@ -302,7 +302,7 @@ class Lane:
 
 def _is_page(reply: Reply) -> bool:
     """Tell whether something that stands before the service answered: a portal, a proxy."""
-    return reply.headers.get("content-type", "").startswith("text/html")
+    return reply.headers.get("content-type", "").lower().startswith("text/html")
 
 
 def _now_s() -> float:

@@ -26,7 +26,7 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 from IPython.display import display
 from traitlets import Dict, Float, Integer, Unicode
 
-from batch_magic import cell_line, overview, session, settings
+from batch_magic import caps, cell_line, overview, session, settings
 from batch_magic.card import clip, count_words, expected_words, size_words, time_words
 from batch_magic.drafting import Options
 from batch_magic.engine import METADATA_RUN
@@ -723,6 +723,8 @@ def _print_dry_run(dry: DryRun, options: Options) -> None:
     for note in dry.notes:
         print(f"  {note}")
     print(f"  estimate: {_rest_words(dry)}")
+    if why := caps.refusal(dry.record):
+        print(f"  it would not be submitted: {why}")
     for line in dry.first_lines:
         print(_indented(_pretty(line)))
 

@@ -61,6 +61,10 @@ _TOKENS = ("usage_input", "usage_cached", "usage_output", "usage_reasoning")
 _BILLED = _TOKENS[:3]
 
 
+Tell = Callable[[str, Lines], object]
+"""Takes a model and lines that ask it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Taken:
     """What a job's answers took: tokens, dollars, and what later estimates rest on."""
@@ -509,14 +513,38 @@ def resend(
             left[positions[_is_sending(other, record, digests)]] = False
     reasons = _reasons(_causes(resolved, left))
     writer = _writers(folder, run, round)
+    _each_line(folder, run, left, others, writer.write)
+    return writer.close(), reasons
+
+
+def tell_lines(
+    folder: RunFolder,
+    run: RunRecord,
+    statuses: Collection[RowStatus],
+    kin: Sequence[tuple[RunFolder, RunRecord]],
+    tell: Tell,
+) -> None:
+    """Tell the lines of rows of these statuses, as `resend` would write them: each line once."""
+    left = _is_of(resolve_run(folder, run).resolution, statuses)
+    left[folder.twins()[:, 0]] = False
+    _each_line(folder, run, left, [one for one in kin if one[1].run_id != run.run_id], tell)
+
+
+def _each_line(
+    folder: RunFolder,
+    run: RunRecord,
+    left: NDArray[np.bool_],
+    others: Sequence[tuple[RunFolder, RunRecord]],
+    tell: Tell,
+) -> None:
+    """Tell the lines of the rows that `left` marks, by model, from wherever they stand."""
     for shard in run.shards:
         positions = folder.manifest(shard)["position"]
         for lines in folder.lines_at(shard, left[positions]):
-            writer.write(shard.model or run.request.model, lines)
+            tell(shard.model or run.request.model, lines)
         left[positions] = False  # a line stands in the shards of earlier rounds too
     if left.any():
-        _write_borrowed(writer, folder, run, left, others)
-    return writer.close(), reasons
+        _tell_borrowed(tell, folder, run, left, others)
 
 
 _REASONS_TOLD = 3
@@ -593,14 +621,14 @@ def fill(
     return Filled(rows, dict(change), files)
 
 
-def _write_borrowed(
-    writer: ShardWriters,
+def _tell_borrowed(
+    tell: Tell,
     folder: RunFolder,
     run: RunRecord,
     left: NDArray[np.bool_],
     others: Iterable[tuple[RunFolder, RunRecord]],
 ) -> None:
-    """Write the lines of rows whose answers were taken over, as their first run wrote them."""
+    """Tell the lines of rows whose answers were taken over, as their first run wrote them."""
     kept = [folder.kept_manifest(number) for number in folder.kept_numbers()]
     manifest = np.concatenate([*kept, np.empty(0, dtype=MANIFEST)])
     wanted = manifest[left[manifest["position"]]]
@@ -611,7 +639,7 @@ def _write_borrowed(
             for lines in other.lines_at(shard, found >= 0):
                 positions = index.find(as_digests(lines.digests))
                 model = shard.model or record.request.model
-                writer.write(model, _renamed(lines, run.run_id, positions.tolist()))
+                tell(model, _renamed(lines, run.run_id, positions.tolist()))
             wanted = wanted[~np.isin(wanted["position"], found)]
             if not len(wanted):
                 return

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from batch_magic.records import RowStatus, Snapshot
+from batch_magic.records import PAID, Endpoint, Job, JobStage, RowStatus, Snapshot
 from batch_magic.wording import counted, dollars
 
 
@@ -36,6 +36,11 @@ def runs_frame(pictures: Sequence[Snapshot]) -> pd.DataFrame:
 
 
 _SAVED = ("batch", "duplicates", "reuse")
+_COST_COLUMNS = [
+    *("name", "day", "model", "rows", "backend", "estimate_low_usd", "estimate_high_usd"),
+    *("cost_usd", "at_once_usd", *(f"saved_{why}_usd" for why in _SAVED)),
+    *("input", "cached", "output", "run_id"),
+]
 
 
 def cost_frame(pictures: Sequence[Snapshot]) -> pd.DataFrame:
@@ -65,7 +70,7 @@ def cost_frame(pictures: Sequence[Snapshot]) -> pd.DataFrame:
         }
         for s in pictures
     ]
-    found = pd.DataFrame(rows)
+    found = pd.DataFrame(rows, columns=_COST_COLUMNS)
     return found.astype({name: "Float64" for name in found if str(name).endswith("_usd")})
 
 
@@ -86,9 +91,33 @@ def _saved_usd(s: Snapshot, why: str) -> float | None:
 
 
 def _paid_usd(s: Snapshot) -> float | None:
-    if s.cost is None:
-        return None if s.usage or s.ending is None else 0.0
-    return 0.0 if s.backend.is_sandbox else s.cost.paid_usd
+    """Return what was paid as far as is told; None where answers were made and nothing is told."""
+    is_free = s.backend.is_sandbox or s.request.endpoint == Endpoint.MODERATIONS
+    if s.cost is None and s.ending is None:
+        return None
+    if is_free or not any(map(_may_be_billed, s.jobs)):
+        return 0.0
+    has_untold = s.ending is not None and any(_may_be_billed(j) and not j.cost for j in s.jobs)
+    return None if s.cost is None or has_untold else s.cost.paid_usd
+
+
+def _may_be_billed(job: Job) -> bool:
+    """Tell whether a service has worked on a job: it may have made answers."""
+    made = job.remote is not None and bool(job.remote.completed or job.remote.usage)
+    if job.is_live and job.remote is not None:
+        return made
+    is_there = job.stage in (JobStage.CREATING, JobStage.RUNNING, JobStage.ENDED)
+    return is_there or made or bool(_answers(job))
+
+
+def _answers(job: Job) -> int:
+    return sum(job.counts.get(status, 0) for status in PAID)
+
+
+def _untold(s: Snapshot) -> int:
+    """Count the answers of a run that tell of no tokens: what they cost is in no sum."""
+    told = [(_answers(job), job.spent.requests if job.spent else 0) for job in s.jobs if job.cost]
+    return sum(max(0, answers - known) for answers, known in told)
 
 
 _DAYS_TOLD = 7
@@ -101,6 +130,8 @@ def cost_words(pictures: Sequence[Snapshot]) -> str:
     unknown = len(pictures) - len(paid) - going
     rest = f"; the price of {counted(unknown, 'more run')} is not known" if unknown else ""
     rest += f"; {counted(going, 'run')} not counted yet" if going else ""
+    untold = sum(_untold(s) for s in pictures if not s.backend.is_sandbox)
+    rest += f"; {counted(untold, 'answer')} without a count of tokens not in it" if untold else ""
     lines = [f"paid: {dollars(sum(usd for _, usd in paid))} for {counted(len(paid), 'run')}{rest}"]
     days = sorted({day for day, _ in paid}, reverse=True)
     for day in days[:_DAYS_TOLD] if len(days) > 1 else ():

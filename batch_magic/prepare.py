@@ -275,8 +275,8 @@ class _Out:
             self._held_tallies.add(model, _some(lines, is_busy))
         if (is_sent := left & ~held).any():
             sent = _some(lines, is_sent)
-            self._tallies.add(model, sent)
-            self._write(self._shards, model, sent)
+            fits = ~np.isin(sent.positions, self._write(self._shards, model, sent))
+            self._tallies.add(model, _some(sent, fits))
 
     def _take_kept(
         self, digests: NDArray[np.void], positions: NDArray[np.int64], left: NDArray[np.bool_]
@@ -309,12 +309,15 @@ class _Out:
                 is_busy |= hits & (run_id not in self._known.idle)
         return held, held & ~is_busy
 
-    def _write(self, shards: ShardWriters, model: str, lines: Lines) -> None:
-        if oversize := shards.write(model, lines):
+    def _write(self, shards: ShardWriters, model: str, lines: Lines) -> list[int]:
+        """Write lines; return the positions of those that no job can hold."""
+        oversize = shards.write(model, lines)
+        positions = [position for position, _ in oversize]
+        if oversize:
             limit = self._draft.limits.max_bytes_per_job
-            positions = [position for position, _ in oversize]
             said = [f"its line has {n:,} bytes, a job holds {limit:,}" for _, n in oversize]
             self._settle(positions, RowStatus.FAILED, said)
+        return positions
 
     def _settle(self, positions: list[int], status: RowStatus, said: list[str]) -> None:
         self._decided[status] += len(positions)
@@ -377,10 +380,10 @@ class Tallies:
             self._tallies[model] = Tally(endpoint)
         self._tallies[model].add(lines)
 
-    def estimate(self, spent: Mapping[str, Spent], template: Template) -> Estimate:
-        """Say what all that was added may take."""
+    def estimate(self, spent: Mapping[str, Spent], template: Template | None = None) -> Estimate:
+        """Say what all that was added may take; without the template nothing of it is cached."""
         counted = {model: one.result(counter(model)) for model, one in self._tallies.items()}
-        prefix = self._count(self._constants(template)[0]) if counted else 0
+        prefix = self._count(self._constants(template)[0]) if counted and template else 0
         return estimate(self._draft, counted, spent, prefix_tokens=prefix)
 
     def notes(self, template: Template) -> tuple[str, ...]:

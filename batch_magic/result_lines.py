@@ -143,13 +143,17 @@ _TAIL = b'},"error":null}\n'
 _WRITTEN = re.compile(rb'\{"custom_id":"([^"\\]+)","response":\{"status_code":(\d+),')
 
 
+_UNREADABLE = "no_json_object"  # the member that holds what came in place of one
+
+
 def unreadable(custom_id: str, status: int | None, body: bytes, said: str) -> bytes:
     """One result line of an answer that is no JSON object; without a status it is 0.
 
     Of one that the service calls good the text is kept: it may have been paid for.
     """
     text = body.decode("utf-8", "replace")[:_ERROR_CHARS]
-    what = {"text": text} if status == 200 else {"error": {"message": said, "code": "no_answer"}}
+    is_good = status is not None and 200 <= status < 300
+    what = {_UNREADABLE: text} if is_good else {"error": {"message": said, "code": "no_answer"}}
     line = written(custom_id, status or 0, orjson.dumps(what))
     assert line is not None, "an object of ours is one"
     return line
@@ -302,6 +306,9 @@ def _entry(name: str, line: Mapping[str, Any], answer: Answer) -> _Entry:
     status, body = _int(response.get("status_code")), response.get("body")
     told = _error_members(_dict(body).get("error"))
     if status is not None and 200 <= status < 300 and not told:
+        if isinstance(text := _dict(body).get(_UNREADABLE), str):
+            said = _one_line(f"the answer is no JSON object: {text}")
+            return _answered(name, status, {}, (RowStatus.UNPARSED, None, said))
         return answer(name, status, _dict(body))
     return _failed(name, status, told or error, body)
 

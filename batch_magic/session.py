@@ -15,7 +15,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from batch_magic import (
     adoption,
     caps,
     cleaning,
+    costs,
     lifecycle,
     outcomes,
     overview,
@@ -56,7 +57,7 @@ from batch_magic.errors import (
 from batch_magic.folder import Home, RunFolder
 from batch_magic.heartbeat import Heartbeat
 from batch_magic.journal import Journal, Outdated
-from batch_magic.prepare import DryRun, Known, Preparation, known_answers, rehearse
+from batch_magic.prepare import DryRun, Known, Preparation, Tallies, known_answers, rehearse
 from batch_magic.records import (
     PAID,
     UNANSWERED,
@@ -215,6 +216,8 @@ class Session:
             work.discard()
             run._become(known.run_id)
             run._said = _same_words(known, record)
+            if (cap := record.request.max_cost_usd) is not None:
+                self.journal.cap(known, cap)
             if asks_usd is None:
                 self._reopen(known.run_id, gives_leave=True)
         else:
@@ -235,7 +238,9 @@ class Session:
                 raise
             for lender in record.lenders if asks_usd is None else ():
                 # One that goes live would do so at its own price: it is given up instead.
-                if not lifecycle.goes_live(self.journal.run(lender), now):
+                stopped = self.journal.run(lender)
+                may_go_on = terms.leave.lets_go_on(stopped, record.request.max_cost_usd)
+                if may_go_on and not lifecycle.goes_live(stopped, now):
                     self.journal.reopen(lender, now)
         self._drive(run)
         if run._is_abandoned:  # cancelled while the commit was on its way
@@ -264,9 +269,7 @@ class Session:
                     f"answers are judged by their schema alone: the class {shape.name} is not here;"
                     f" run its cell, then `%gptbatch attach {run.name}`"
                 )
-            if record.asks_usd is not None:
-                run._said = f"nothing is sent yet: `%gptbatch submit {run.name}` gives leave"
-            elif record.ending in (None, Ending.STOPPED):
+            if record.asks_usd is None and record.ending in (None, Ending.STOPPED):
                 self._services.check(record.backend)
                 self._reopen(run.run_id)
             if record.ending is not None:
@@ -452,8 +455,16 @@ class Session:
     def _handle(self, run_id: str) -> Run:
         for run in self._handles:
             if run.run_id == run_id:
+                self._refresh(run)
                 return run
         return self._new_handle(self.journal.run(run_id), None, is_recorded=True)
+
+    def _refresh(self, run: Run) -> None:
+        """Have the handle of an ended run show what another kernel has done to it since."""
+        if run._is_recorded and run.snapshot().is_ended and not self._engine.drives(run.run_id):
+            seen = self._now(run)
+            if seen.is_ended and seen.ended_at != run.snapshot().ended_at:
+                run._start(seen)
 
     def _new_handle(
         self, record: RunRecord, held: pd.DataFrame | None, *, is_recorded: bool
@@ -529,14 +540,33 @@ class Session:
         run.finish(max_cost)
         return run
 
-    def _check_again(self, run: Run, rows: int, max_cost: str | float | None, live: bool) -> None:
+    def _check_again(
+        self,
+        record: RunRecord,
+        statuses: Collection[RowStatus],
+        max_cost: str | float | None,
+        *,
+        live: bool,
+    ) -> None:
         """Refuse to ask rows (again) that may cost more than they may. Raises CellError."""
-        record, s = self.journal.run(run.run_id), run.snapshot()
-        caps.check_again(record, s, rows, max_cost_usd(max_cost), self._leave, live=live)
+        cap_usd = max_cost_usd(max_cost)
+        if not caps.is_limited(record, cap_usd, self._leave):
+            return
+        s, tallies = picture.snapshot(record, time.time()), Tallies(record)
+        names = [one for one, _ in self.journal.kin(record.backend.identity, record.request.model)]
+        kin = [self.journal.run(one) for one in names]
+        folders = [(self.home.run_folder(one.run_id, one.files), one) for one in kin]
+        folder = self.home.run_folder(record.run_id, record.files)
+        outcomes.tell_lines(folder, record, statuses, folders, tallies.add)
+        found = tallies.estimate(costs.spent_before(kin, record.request))
+        pending = s.counts.get(RowStatus.PENDING, 0)
+        is_pending = RowStatus.PENDING in statuses and not record.request.live
+        by_batch = min(1.0, s.claimed_ok / pending) if is_pending and pending else 0.0
+        caps.check_again(record, s, found, cap_usd, self._leave, live=live, by_batch=by_batch)
 
     def _ask_live(self, run: Run, max_cost: str | float | None) -> None:
         """Write the wish down and see to it that it is carried out."""
-        s = run.snapshot()
+        s = self._now(run)
         caps.check_leave(s)
         has_stopped = run._is_recorded and s.ending is Ending.STOPPED
         if not has_stopped and (not run._is_recorded or s.is_ended or s.cancelling):
@@ -546,8 +576,8 @@ class Session:
                 " without an answer, once it has ended"
             )
         self._services.check(s.backend)
-        left = max(0, s.counts.get(RowStatus.PENDING, 0) - s.claimed_ok)
-        self._check_again(run, left, max_cost, live=True)
+        record = self.journal.run(run.run_id)
+        self._check_again(record, [RowStatus.PENDING], max_cost, live=True)
         if has_stopped:
             self._reopen(run.run_id)
         self.journal.ask_live(run.run_id, time.time())
@@ -558,7 +588,7 @@ class Session:
     ) -> None:
         """Write the wish down, if there is a row for it, and see to it."""
         statuses = _retried(labels)
-        s = run.snapshot()
+        s = self._now(run)
         caps.check_leave(s)
         has_stopped = run._is_recorded and s.ending is Ending.STOPPED
         if not run._is_recorded or s.cancelling:
@@ -572,13 +602,19 @@ class Session:
             named = ", ".join(sorted(status.label for status in statuses))
             raise CellError(f"{s.name} has no row that is {named}; nothing is sent again")
         self._services.check(s.backend)
-        rows = sum(s.counts.get(status, 0) for status in statuses)
-        self._check_again(run, rows, max_cost, live)
+        record = self.journal.run(run.run_id)
+        self._check_again(record, statuses, max_cost, live=caps.lane_again(record, live=live))
         if has_stopped:
             self._reopen(run.run_id)
         self.journal.ask_retry(run.run_id, statuses, time.time(), live=live)
         self._refetch(self.journal.run(run.run_id), verify=True)  # before anything is paid again
         self._drive(run)
+
+    def _now(self, run: Run) -> Snapshot:
+        """Return how a run stands in the journal: another kernel may have gone on with it."""
+        if not run._is_recorded:
+            return run.snapshot()
+        return picture.snapshot(self.journal.run(run.run_id), time.time())
 
     def cleanable(self, word: str) -> list[RunRecord]:
         """Return the run that `word` means, or all for "", as far as they may be cleaned away.

@@ -208,6 +208,8 @@ class Counted:
     how: Method
     sampled: int  # lines that were read
     has_images: bool
+    long_requests: int = 0  # those whose price may be another for their length alone
+    long_bytes: int = 0  # of them
 
     @property
     def basis(self) -> str:
@@ -225,6 +227,8 @@ class _Kept:
     line: bytes
 
 
+# Prices have a step at 200,000 or 272,000 tokens (genai-prices); a token has a byte at least.
+_LONG_BYTES = 200_000
 _MOST_LINES = 1_000
 _MOST_BYTES = 8_000_000  # counted in 0.1 s, base64 in 0.6 s
 _LEAST_LINES = 30  # however long they are
@@ -254,6 +258,7 @@ class Tally:
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
         self._requests = self._bytes = self._wide = 0
+        self._long = self._long_bytes = 0
         self._kept: list[_Kept] = []
         self._held = 0  # bytes of what is kept
         self._below = math.inf  # the bound: lines of a lower rank are kept
@@ -265,6 +270,10 @@ class Tally:
         ranks = (places * _GOLDEN) / sizes
         self._requests += len(sizes)
         self._bytes += len(lines.data)
+        if sizes.max(initial=0) >= _LONG_BYTES:
+            is_long = sizes >= _LONG_BYTES
+            self._long += int(is_long.sum())
+            self._long_bytes += int(sizes[is_long].sum())
         self._wide += _wide(lines.data)
         self._keep(lines.data, sizes, ranks)
         if len(self._kept) > 2 * _MOST_LINES or self._held > 2 * _MOST_BYTES:
@@ -291,6 +300,8 @@ class Tally:
             how=self._how(counter),
             sampled=len(read),
             has_images=has_images,
+            long_requests=self._long,
+            long_bytes=self._long_bytes,
         )
 
     def _how(self, counter: Counter | None) -> Method:

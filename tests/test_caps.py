@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from drafts import NOW, asking
 
-from batch_magic.caps import Leave, asked_for, check_again, refusal, waiting
+from batch_magic.caps import Leave, asked_for, check_again, lane_again, refusal, waiting
 from batch_magic.errors import CellError
 from batch_magic.picture import snapshot
-from batch_magic.records import Cost, Ending, Estimate, RowStatus, RunRecord, Span
+from batch_magic.records import Cost, Ending, Estimate, RunRecord, Span
 
 
 def estimate_of(batch_usd: Span | None, at_once_usd: Span | None, requests: int = 10) -> Estimate:
@@ -96,44 +96,56 @@ def test_a_run_in_flight_asks_for_no_leave_again() -> None:
     assert leave.to_be_asked(run, known=stopped) == 4.0
 
 
+TWICE = estimate_of(Span(0.1, 0.2), Span(0.2, 0.4), requests=1)
+ENDLESS = estimate_of(Span(0.1, None), Span(0.2, None), requests=1)
 AGAIN = [
-    (with_estimate(1.0, 2.0), None, 0.5, None),
-    (with_estimate(1.0, 2.0), None, 0.01, "up to $0.40, and confirm_above_usd is $0.01"),
-    (with_estimate(1.0, 2.0), 0.40, 0.01, None),
-    (with_estimate(1.0, 2.0), 0.39, 9.0, "up to $0.40, and --max-cost is $0.39"),
-    (with_estimate(1.0, 2.0, max_cost_usd=0.3), None, 0.0, "--max-cost is $0.30"),
-    (with_estimate(1.0, 2.0, max_cost_usd=0.3), math.inf, 0.0, None),
-    (with_estimate(1.0, None), None, 9.0, "nobody knows what it may cost"),
-    (with_estimate(1.0, None), None, 0.0, None),
-    (with_estimate(1.0, None, max_cost_usd=math.inf), None, 9.0, None),
+    (asking(), TWICE, None, 0.5, None),
+    (asking(), TWICE, None, 0.01, "up to $0.40, and confirm_above_usd is $0.01"),
+    (asking(), TWICE, 0.40, 0.01, None),
+    (asking(), TWICE, 0.39, 9.0, "up to $0.40, and --max-cost is $0.39"),
+    (asking(max_cost_usd=0.3), TWICE, None, 0.0, "--max-cost is $0.30"),
+    (asking(max_cost_usd=0.3), TWICE, math.inf, 0.0, None),
+    (asking(), ENDLESS, None, 9.0, "nobody knows what it may cost"),
+    (asking(), ENDLESS, None, 0.0, None),
+    (asking(max_cost_usd=math.inf), ENDLESS, None, 9.0, None),
 ]
 
 
-@pytest.mark.parametrize(("run", "cap_usd", "above_usd", "said"), AGAIN)
+@pytest.mark.parametrize(("run", "found", "cap_usd", "above_usd", "said"), AGAIN)
 def test_rows_are_asked_again_only_within_cap_and_leave(
-    run: RunRecord, cap_usd: float | None, above_usd: float, said: str | None
+    run: RunRecord, found: Estimate, cap_usd: float | None, above_usd: float, said: str | None
 ) -> None:
-    """One row of ten, at once: a fifth of what the whole costs by batch; a cap named is leave."""
+    """At once, by what just these lines may cost; a cap named now is leave."""
     refused = pytest.raises(CellError, match=re.escape(said)) if said else contextlib.nullcontext()
     with refused:
-        check_again(run, snapshot(run, NOW), 1, cap_usd, Leave(above_usd), live=True)
+        check_again(run, snapshot(run, NOW), found, cap_usd, Leave(above_usd), live=True)
 
 
 def test_what_is_spent_counts_against_the_cap() -> None:
     """The cap is the run's, not the question's."""
-    run = with_estimate(1.0, 2.0, max_cost_usd=2.1)
-    s = replace(snapshot(run, NOW), cost=Cost(1.8, 3.6), counts={RowStatus.OK: 9})
+    run = asking(max_cost_usd=2.1)
+    s = replace(snapshot(run, NOW), cost=Cost(1.8, 3.6))
     with pytest.raises(CellError, match=r"\$0.40, \$1.80 are spent, and --max-cost is \$2.10"):
-        check_again(run, s, 1, None, Leave(0.0), live=True)
+        check_again(run, s, TWICE, None, Leave(0.0), live=True)
 
 
-def test_what_other_rows_took_tells_where_nothing_else_does() -> None:
-    """Without an end of the estimate, nine answers for $1.80 make one of at most twice as much."""
-    run = with_estimate(1.0, None)
-    s = replace(snapshot(run, NOW), cost=Cost(1.8, 3.6), counts={RowStatus.OK: 9})
-    check_again(run, s, 1, 1.8 + 0.41, Leave(0.0), live=False)
-    with pytest.raises(CellError, match=r"up to \$0.40"):
-        check_again(run, s, 1, 1.8 + 0.39, Leave(0.0), live=False)
+def test_what_a_batch_has_answered_counts_at_its_price() -> None:
+    """Half of the rows are done by batch, the others go live: $0.30 in all."""
+    run = asking(max_cost_usd=0.3)
+    s = snapshot(run, NOW)
+    check_again(run, s, TWICE, 0.3001, Leave(0.0), live=True, by_batch=0.5)
+    with pytest.raises(CellError, match=r"up to \$0.30"):
+        check_again(run, s, TWICE, 0.29, Leave(0.0), live=True, by_batch=0.5)
+
+
+def test_a_retry_is_priced_in_the_lane_that_it_may_take() -> None:
+    """As the run was asked for; what was finished by hand is over, a deadline begins anew."""
+    ended = {"ending": Ending.FINISHED, "ended_at": NOW}
+    assert lane_again(replace(asking(live=True), **ended), live=False)
+    assert lane_again(replace(asking(deadline_s=9.0), **ended), live=False)
+    assert not lane_again(replace(asking(), live_at=NOW, **ended), live=False)
+    assert lane_again(replace(asking(), live_at=NOW, ending=Ending.STOPPED), live=False)
+    assert lane_again(replace(asking(), **ended), live=True)
 
 
 def test_the_saving_is_a_number_of_its_own() -> None:

@@ -110,6 +110,21 @@ def test_one_earlier_answer_makes_a_wide_range() -> None:
     assert found.output == Span(15_000, 60_000)
 
 
+def test_a_long_request_is_priced_by_its_own_length() -> None:
+    """Prices step by the request, not by the mean: one of 300,000 tokens among short ones."""
+    run = asking(model="gpt-5.4", params={"max_completion_tokens": 1})
+    long = counted(requests=1, tokens=300_000, bytes=1_200_000)
+    alone = costs.estimate(
+        run, {"gpt-5.4": replace(long, long_requests=1, long_bytes=1_200_000)}, {}
+    )
+    mixed = counted(requests=10, tokens=300_900, bytes=1_203_600)
+    mixed = replace(mixed, long_requests=1, long_bytes=1_200_000)
+    among = costs.estimate(run, {"gpt-5.4": mixed}, {})
+    assert alone.at_once_usd is not None
+    assert among.at_once_usd is not None
+    assert (among.at_once_usd.high or 0) >= (alone.at_once_usd.high or 0) > 1.4
+
+
 @pytest.mark.parametrize("endpoint", ["/v1/embeddings", "/v1/moderations"])
 def test_answers_without_tokens_cost_nothing(endpoint: str) -> None:
     """Vectors and flags are not billed by their length."""

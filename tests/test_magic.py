@@ -166,6 +166,8 @@ def test_dry_run_needs_no_key_and_sends_nothing(notebook: Kernel) -> None:
     assert re.search(tokens + r": \$0\.00\d+ or more by batch", seen.printed)
     seen = notebook.run(cell("five -o dry -m nobody-knows --dry-run", "{{ title }}"))
     assert "price not known" in seen.printed
+    seen = notebook.run(cell("five -o dry -m gpt-5-mini --dry-run --max-cost 1", "{{ title }}"))
+    assert "it would not be submitted: nothing bounds the answers" in seen.printed
     assert notebook.run("dry").error == "NameError: name 'dry' is not defined"
 
 

@@ -529,3 +529,136 @@ def test_a_run_that_goes_on_live_is_capped_at_the_live_price(
     again = submit(frame, params=CAPPED, max_cost=1)
     assert any("live, as it was begun" in note for note in again.snapshot().notes)
     assert set(again.wait(timeout_s=30)["gpt_status"]) == {"ok"}
+
+
+# -- what comes later is priced as it is ----------------------------------------------------
+
+
+def priced(frame: pd.DataFrame, **options: Any) -> bm.Estimate:
+    """What rows would cost if nothing of them were answered."""
+    asked = {"model": "gpt-5-mini", "on": "sandbox", "params": CAPPED, "fresh": True, **options}
+    return bm.estimate(frame, "Say {{ text }}", **asked)
+
+
+def most_by_batch(frame: pd.DataFrame, **options: Any) -> float:
+    found = priced(frame, **options).batch_usd
+    assert found is not None
+    assert found.high is not None
+    return found.high
+
+
+def in_journal(name: str) -> Any:
+    mine = session.session_for(".gptbatch")
+    return mine.journal.run(mine.find(name).run_id)
+
+
+def test_finish_counts_what_the_batch_has_answered(home: Path, frame: pd.DataFrame) -> None:
+    """Half by batch and half at once is one and a half times the batch, wherever it is counted."""
+    submit(frame.head(1), out="first", live=True).wait(timeout_s=30)
+    control(home, "faults", {"stall_after_share": 0.5}, "PUT")
+    run = submit(frame, params=CAPPED, max_cost=1.2 * most_by_batch(frame))
+    ends = time.monotonic() + 30
+    while run.snapshot().claimed_ok < 30 and time.monotonic() < ends:
+        time.sleep(0.05)
+    with pytest.raises(CellError, match="nothing is asked: it may cost up to"):
+        run.finish()
+    run.finish(max_cost="any")
+    assert set(run.wait(timeout_s=60)["gpt_status"]) == {"ok"}
+
+
+def test_a_retry_of_a_live_run_is_priced_live(home: Path, frame: pd.DataFrame) -> None:
+    """It goes in the run's own lane, whether or not it says so again."""
+    failing = frame.assign(text="[[fault:400:once]] " + frame["text"])
+    run = submit(failing, params=CAPPED, live=True)
+    run.wait(timeout_s=30)
+    with pytest.raises(CellError, match="nothing is asked: it may cost up to"):
+        run.retry(max_cost=1.2 * most_by_batch(failing))
+
+
+def test_a_retry_is_priced_by_the_rows_that_it_sends(home: Path) -> None:
+    """One row of a novel's length among short ones is not a share of their mean."""
+    texts = [f"short {n}" for n in range(50)] + ["[[fault:400:once]] " + "word " * 90_000]
+    frame = pd.DataFrame({"text": texts})
+    run = submit(frame, params=CAPPED, max_cost=1.1 * most_by_batch(frame))
+    assert run.wait(timeout_s=30)["gpt_status"].tolist()[-1] == "failed"
+    with pytest.raises(CellError, match="nothing is asked: it may cost up to"):
+        run.retry(live=True)
+
+
+def test_rows_alike_are_retried_at_the_price_of_one(home: Path) -> None:
+    """They are one request."""
+    frame = pd.DataFrame({"text": ["[[fault:400:once]] the same"] * 200 + ["another"]})
+    most = priced(frame).at_once_usd
+    assert most is not None
+    assert most.high is not None
+    run = submit(frame, params=CAPPED, max_cost=2 * most.high)
+    assert run.wait(timeout_s=30)["gpt_status"].eq("failed").sum() == 200
+    run.retry(live=True)
+    assert set(run.wait(timeout_s=30)["gpt_status"]) == {"ok"}
+
+
+def test_an_ended_run_sends_nothing_live_for_files_fetched_again(
+    home: Path, frame: pd.DataFrame
+) -> None:
+    """To attach is to look: a deadline that has passed since is of a run that had ended."""
+    submit(frame.head(1), out="first", live=True).wait(timeout_s=30)
+    control(home, "faults", {"expire_after_share": 0.5}, "PUT")
+    run = submit(frame, template="Tell {{ text }}", deadline="3s", retries=0, params=CAPPED)
+    assert set(run.wait(timeout_s=30)["gpt_status"]) == {"ok", "expired"}
+    control(home, "faults", None, "DELETE")
+    before = asked_live(home)
+    time.sleep(3.0)
+    session.close_sessions()
+    (home / "runs" / run.run_id / "job-00000.output.jsonl").unlink()
+    again = bm.attach("result").wait(timeout_s=30)
+    assert again["gpt_status"].eq("expired").sum() == 30
+    assert asked_live(home) == before
+
+
+def test_a_question_touches_no_other_run(
+    frame: pd.DataFrame, stopped: bm.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that waits for leave gives up no other over the same rows."""
+    monkeypatch.setenv("BATCH_MAGIC_CONFIRM_ABOVE_USD", "0.0000001")
+    asking(frame, out="one")
+    asking(frame, out="two")
+    time.sleep(0.7)
+    assert in_journal(stopped.name).cancel_at is None
+    assert in_journal("one").cancel_at is None
+    assert in_journal("one").asks_usd is not None
+
+
+def test_a_small_cell_lets_no_large_run_go_on(home: Path, frame: pd.DataFrame) -> None:
+    """The cap of a cell for one row is none for the stopped run that has the row as well."""
+    submit(frame.head(1), out="first", live=True).wait(timeout_s=30)
+    control(home, "faults", {"insufficient_quota": {"route": "files.create"}}, "PUT")
+    with pytest.raises(ServiceError, match="insufficient_quota"):
+        submit(frame, params=CAPPED, out="large").wait(timeout_s=30)
+    control(home, "faults", None, "DELETE")
+    before = control(home, "batches")["rows_paid"]
+    small = submit(
+        frame.head(1), params=CAPPED, out="small", max_cost=1.5 * most_by_batch(frame.head(1))
+    )
+    assert set(small.wait(timeout_s=30)["gpt_status"]) == {"ok"}
+    assert control(home, "batches")["rows_paid"] - before == 1
+
+
+def test_a_cap_named_anew_is_the_runs_from_then_on(
+    home: Path, frame: pd.DataFrame, unsubmitted: bm.Run
+) -> None:
+    """What was said last holds for `finish` as well."""
+    again = asking(frame, max_cost=1.2 * most_by_batch(frame))
+    assert again.run_id == unsubmitted.run_id
+    assert in_journal("labelled").request.max_cost_usd == pytest.approx(1.2 * most_by_batch(frame))
+    again.wait(timeout_s=30)
+
+
+def test_a_row_that_no_job_can_hold_costs_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails unsent, and is in no estimate."""
+    monkeypatch.setenv("BATCH_MAGIC_MAX_BYTES_PER_JOB", "3000")
+    short = pd.DataFrame({"text": list("abcde")})
+    frame = pd.concat([short, pd.DataFrame({"text": ["x" * 10_000]})], ignore_index=True)
+    run = submit(frame, params=CAPPED, max_cost=1.1 * most_by_batch(short))
+    assert run.wait(timeout_s=30)["gpt_status"].tolist() == ["ok"] * 5 + ["failed"]

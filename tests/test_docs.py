@@ -100,6 +100,26 @@ def test_example_notebooks_run_to_their_end(folder: Path, name: str) -> None:
         assert shown in text
 
 
+PAGES = sorted((PROJECT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_snippet_of_a_page_runs_as_it_stands(folder: Path, page: Path) -> None:
+    """In one kernel, from top to bottom, as a reader would, with the sandbox for a service."""
+    text = page.read_text(encoding="utf-8")
+    snippets = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    assert text.count("```") == 2 * len(snippets), "a snippet that is not run would rot"
+    with kernel(folder, {**FAST, "BATCH_MAGIC_BACKEND": "sandbox"}) as notebook:
+        for snippet in snippets:
+            seen = notebook.run(snippet.rstrip("\n"))
+            assert seen.error is None, (snippet, seen)
+
+
+def test_every_page_is_in_the_readme() -> None:
+    """What nobody finds is not read."""
+    assert [page.name for page in PAGES if f"docs/{page.name}" not in README] == []
+
+
 def test_table_of_the_rehearsal_is_that_of_the_sandbox() -> None:
     """Every switch with its place, its value and its gloss, and none that is not there."""
     wanted = []

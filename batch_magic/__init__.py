@@ -9,10 +9,12 @@ the list down, the rooms tell the way of a row.
              panel           draws a snapshot in the cell                         (ipywidgets)
     floor 6  run             the handle: waits, gives the frame
              buttons         what a person may do to a run just now               (ipywidgets)
+             explorer        a frame to look through, in the page  (anywidget, traitlets, IPython)
              drafting        what a cell asks for, checked and drafted as a run
     floor 5  prepare         rows out: render, encode, leave out, cut shards, one commit
              engine          intent meets effect: journal → lifecycle → api → journal (asyncio)
              result          outcomes put onto the frame
+             closeup         one row seen whole: its request and its answer, as they went
              adoption        a job that was made elsewhere, taken in as a run
              cleaning        when a run may be forgotten
     floor 4  outcomes        what became of each row; which lines go out again
@@ -24,11 +26,13 @@ the list down, the rooms tell the way of a row.
              heartbeat       one daemon thread with its own loop                   (threading)
              bell            tells that a run has ended: page and terminal         (anywidget)
              caps            how much may be spent, and who is asked first
+             clicks          clicks that are heard while a cell is running
              overview        runs side by side, as frames                             (pandas)
     floor 2  cell_line       the magic's line taken apart
              settings        defaults, environment, .env, keys
              template        cell text → messages, one rendered prompt per row
              frame           rows out of a DataFrame, outcomes back in        (pandas, pyarrow)
+             browse          a frame seen through a query         (pandas, pyarrow, numpy)
              stored_frame    the frame's snapshot on the disk                 (pandas, pyarrow)
              wire            request lines out                                         (orjson)
              packing         where a shard is cut
@@ -51,6 +55,7 @@ the list down, the rooms tell the way of a row.
              images          an image of a row as a URL                              (Pillow)
              money           what tokens cost                                  (genai-prices)
              tokens          how many tokens request lines have                      (toktok)
+             value_words     any value of a frame as words                   (pandas, numpy)
              exact_json      a cell's value as JSON that gives it back                 (pandas)
     floor 0  records         the nouns
              errors          one root, families by whose move is next
@@ -69,11 +74,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Run", "attach", "estimate", "load_ipython_extension", "runs", "submit"]
+__all__ = ["Run", "attach", "estimate", "explore", "load_ipython_extension", "runs", "submit"]
 __all__ += ["unload_ipython_extension"]
 if TYPE_CHECKING:
     from batch_magic.run import Run
-    from batch_magic.session import attach, estimate, runs, submit
+    from batch_magic.session import attach, estimate, explore, runs, submit
 
 
 def __getattr__(name: str) -> Any:
@@ -81,7 +86,7 @@ def __getattr__(name: str) -> Any:
         from batch_magic.run import Run
 
         return Run
-    if name in ("attach", "estimate", "runs", "submit"):
+    if name in ("attach", "estimate", "explore", "runs", "submit"):
         from batch_magic import session
 
         return getattr(session, name)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from ipywidgets import HTML, Button, HBox, Layout
 
 from batch_magic.card import finish_words, leave_words, message_html
+from batch_magic.clicks import answer_while_busy as answer_while_busy
 from batch_magic.records import JobStage, Snapshot, Stage
 
 log = logging.getLogger(__name__)
@@ -122,17 +123,6 @@ class Buttons:
 
     def _set(self, button: Button, text: str, is_disabled: bool) -> None:
         button.description, button.disabled = text, is_disabled
-
-
-def answer_while_busy(button: Button) -> None:
-    """Have clicks handled at once although the user's own cell is running.
-
-    ipykernel 7.4 sends a click to the shell that last wrote the widget: the main one, which is
-    busy. The page asks for a subshell by itself, so its wish is made to count again.
-    """
-    comm = button.comm
-    if hasattr(comm, "_reply_subshell_for"):
-        comm._reply_subshell_for = lambda data, default: default
 
 
 def _button(text: str) -> Button:

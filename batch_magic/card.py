@@ -797,3 +797,25 @@ def _list(word: str, entries: list[str], tone: str = "") -> Html:
     style = "flex:1 1 180px;list-style:none;margin:0;padding:0"
     outer = f"display:flex;gap:8px;margin:8px 0 0;font-size:12px;{tone}"
     return _tag("div", outer, label, " ", _tag("ul", style, *listed))
+
+
+def table_html(
+    caption: str, head: list[str], rows: list[list[str | None]], notes: list[str]
+) -> Html:
+    """A table of texts with a line above it and lines below; None is a missing value."""
+    style = "border-collapse:collapse;width:100%;margin:8px 0 0;font-size:12px;border:0"
+    cell = f"{CELL};padding:3px 12px 3px 0;text-align:left;vertical-align:top"
+    top = [_tag("th", f"{cell};font-weight:600;{SOFT}", name) for name in head]
+    lined = f"{cell};border-top:1px solid rgba(128,128,128,0.22);overflow-wrap:anywhere"
+    missing = _tag("span", "opacity:0.66", "–")
+    made = [
+        _tag("tr", CLEAR, *(_tag("td", lined, missing if one is None else one) for one in row))
+        for row in rows
+    ]
+    thead = _tag("thead", CLEAR, _tag("tr", CLEAR, *top))
+    table = _tag("table", style, thead, _tag("tbody", CLEAR, *made))
+    wrapped = _tag("div", "overflow-x:auto", table)
+    below = [_tag("div", f"{SOFT};font-size:12px;margin:6px 0 0", *_coded(one)) for one in notes]
+    title = _tag("strong", "font-weight:600", caption)
+    inside = (title, wrapped, *below)
+    return _tag("section", f"{FRAME};{PROSE}", *inside, class_="gptbatch-card", lang="en")

@@ -22,10 +22,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from batch_magic.errors import FrameError
-from batch_magic.records import Chunk, Kind, RowStatus
+from batch_magic.records import Chunk, Kind, Mark, RowStatus, Thumb
 
 TRUTH_PREFIX = "gpt_"
 """Columns whose names begin so are ours: those of an earlier result are replaced."""
+
+MARK_COLUMNS = ("gpt_mark", "gpt_note")
+"""Columns of what a person has noted about rows: there when any row has such a note."""
 
 _CHUNK_ROWS = 512  # they and the lines made of them fit the processor's cache
 _PIECE_ROWS = 2048  # of a result column that are gathered at a time
@@ -210,6 +213,42 @@ def fingerprint(frame: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
+def places_in(frame: pd.DataFrame, own: pd.DataFrame) -> NDArray[np.int64] | None:
+    """Return for each row of `frame` its position in `own`, of which it is a part; else None.
+
+    Labels only say where to look: a row is known again when the values of all of `own`'s columns
+    are in `frame` and are the same there. Rows that are alike in all of them may stand for each
+    other. None, too, where labels repeat and are not all there in their order.
+    """
+    if frame.index.equals(own.index):
+        places = np.arange(len(own))
+    elif own.index.is_unique and frame.index.nlevels == own.index.nlevels:
+        places = np.asarray(own.index.get_indexer(frame.index), dtype=np.int64)
+    else:
+        return None
+    if (places < 0).any() or not own.columns.is_unique or not own.shape[1]:
+        return None
+    found = [_places_of(frame, label) for label in own.columns]
+    if any(len(at) != 1 for at in found):
+        return None
+    pairs = ((frame.iloc[:, at[0]], own.iloc[:, n]) for n, at in enumerate(found))
+    return places if all(_is_same(one, other.take(places)) for one, other in pairs) else None
+
+
+def _places_of(frame: pd.DataFrame, label: Hashable) -> list[int]:
+    return [n for n, other in enumerate(frame.columns) if _same_label(other, label)]
+
+
+def _is_same(one: pd.Series[Any], other: pd.Series[Any]) -> bool:
+    """Tell whether two columns hold the same; objects that cannot be compared by their traces."""
+    if one.dtype != other.dtype:
+        return False
+    try:
+        return bool(one.reset_index(drop=True).equals(other.reset_index(drop=True)))
+    except (TypeError, ValueError):
+        return _traces(one) == _traces(other)
+
+
 def _traces(series: pd.Series[Any]) -> list[str]:
     try:
         return [_trace(value) for value in _values(series)]
@@ -377,6 +416,32 @@ def status_column(status: NDArray[np.uint8]) -> pd.Categorical:
     """A categorical of all status labels from `RowStatus` numbers."""
     labels = pd.Index([each.label for each in RowStatus], dtype="str")
     return pd.Categorical.from_codes(status.astype(np.int8), categories=labels)
+
+
+def mark_columns(marks: Mapping[int, Mark], rows: int) -> dict[str, Any]:
+    """Return the columns of what a person has noted about `rows` rows, by position.
+
+    `gpt_mark` is a categorical of `up` and `down`, `gpt_note` a string; each only if a row has one.
+    """
+    thumbs = {at: mark.thumb for at, mark in marks.items() if mark.thumb and at < rows}
+    notes = {at: mark.note for at, mark in marks.items() if mark.note is not None and at < rows}
+    columns: dict[str, Any] = {}
+    if thumbs:
+        codes = np.full(rows, -1, dtype=np.int8)
+        codes[list(thumbs)] = [list(Thumb).index(one) for one in thumbs.values()]
+        words = pd.Index([str(one) for one in Thumb], dtype="str")
+        columns["gpt_mark"] = pd.Categorical.from_codes(codes, categories=words)
+    if notes:
+        texts = np.full(rows, None, dtype=object)
+        texts[list(notes)] = list(notes.values())
+        columns["gpt_note"] = text_column(texts.tolist())
+    return columns
+
+
+def without_marks(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame without what was noted about the rows of another result."""
+    labels = [_label(frame, name) for name in MARK_COLUMNS]
+    return frame.drop(columns=[label for label in labels if label in frame.columns])
 
 
 def check_clash(frame: pd.DataFrame, names: Sequence[str], on_clash: str) -> None:

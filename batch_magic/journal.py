@@ -28,6 +28,7 @@ from batch_magic.records import (
     Ending,
     Job,
     JobStage,
+    Mark,
     RowStatus,
     RunRecord,
     Shard,
@@ -42,6 +43,7 @@ from batch_magic.schema import (
     job_facts,
     migrate,
     put_files,
+    read_marks,
     read_run,
     roll_back,
     run_facts,
@@ -217,7 +219,7 @@ class Journal:
             row = db.execute("SELECT ending FROM runs WHERE run_id = ?", (run_id,)).fetchone()
             if row is not None and row[0] is None:
                 raise JournalError(f"run {run_id} goes on again; it is kept")
-            for table in ("files", "history", "leases", "jobs", "shards", "runs"):
+            for table in ("files", "marks", "history", "leases", "jobs", "shards", "runs"):
                 db.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
 
     def history(self, run_id: str) -> list[tuple[float, int | None, str]]:
@@ -226,6 +228,29 @@ class Journal:
             return db.execute(
                 "SELECT at, job, event FROM history WHERE run_id = ? ORDER BY rowid", (run_id,)
             ).fetchall()
+
+    # -- what is noted about rows -----------------------------------------------------------
+
+    def marks(self, run_id: str) -> dict[int, Mark]:
+        """Return what a person has noted about a run's rows, by position."""
+        with self._read() as db:
+            return read_marks(db, run_id)
+
+    def put_mark(self, run_id: str, position: int, mark: Mark, now: float) -> None:
+        """Write down what a person notes about a row, in place of what stood there.
+
+        Needs no lease. An empty mark takes it away. Raises JournalError when there is no such run.
+        """
+        with self._write() as db:
+            if not db.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone():
+                raise JournalError(f"run {run_id} is in this home no more; its rows have no marks")
+            place = (run_id, position)
+            db.execute("DELETE FROM marks WHERE run_id = ? AND position = ?", place)
+            if mark != Mark():
+                db.execute(
+                    "INSERT INTO marks (run_id, position, thumb, note, at) VALUES (?,?,?,?,?)",
+                    (*place, mark.thumb, mark.note, now),
+                )
 
     # -- what happens to a run --------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from batch_magic.card import clip, count_words, expected_words, size_words, time
 from batch_magic.drafting import Options
 from batch_magic.engine import METADATA_RUN
 from batch_magic.errors import BatchMagicError, CellError, Detached, StillRunning
+from batch_magic.explorer import Explorer
 from batch_magic.lifecycle import ENDED_STATUSES
 from batch_magic.panel import Shown, open_panel
 from batch_magic.prepare import DryRun
@@ -58,6 +59,7 @@ VERBS = {
     "finish": "NAME finish what is left through the realtime API: batches are cancelled first",
     "reparse": "NAME --parse PATTERN | --schema X [--prefix P] read its answers anew, for nothing",
     "errors": "NAME why rows have no answer: causes, how often, an example of each",
+    "explore": "NAME look through its rows: sort, filter, search, one row whole, marks and notes",
     "cost": "[NAME] tokens and dollars of all runs, or of one, as paid and as if at once",
     "attach": "NAME | run id | batch_… [-o NAME --frame FRAME --id COLUMN] go on with it",
     "take": "NAME put the result in the namespace now",
@@ -337,6 +339,14 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             return errors
         print(f"{run.name}: every row that was asked for and has come in has an answer")
         return None
+
+    def _do_explore(self, words: list[str]) -> Explorer:
+        _want(words, 1, "%gptbatch explore NAME")
+        held = self.shell.user_ns.get(words[0])
+        home = self._session()
+        if isinstance(held, pd.DataFrame) and home.journal.find(words[0]) is None:
+            return session.explore(held, home=self._settings().home)
+        return home.explore(words[0])
 
     def _do_cost(self, words: list[str]) -> pd.DataFrame | None:
         home = self._session()

@@ -75,6 +75,21 @@ UNANSWERED = frozenset(
 """Statuses of rows that were asked for and have no answer: what a new run sends again."""
 
 
+class Thumb(StrEnum):
+    """What a person thinks of a row."""
+
+    UP = "up"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a person has noted about a row."""
+
+    thumb: Thumb | None = None
+    note: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """A place in a prompt that each row fills with its own text: number `n` of the row's values."""

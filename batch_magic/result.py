@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from batch_magic.answers import reader_of
 from batch_magic.errors import CellError
 from batch_magic.folder import RunFolder
 from batch_magic.outcomes import Resolved, causes, entry_costs, resolve_run
-from batch_magic.records import Endpoint, Layout, RowStatus, RunRecord
+from batch_magic.records import Endpoint, Layout, Mark, RowStatus, RunRecord
 from batch_magic.resolution import Resolution
 from batch_magic.stored_frame import load
 
@@ -33,6 +34,8 @@ KEEP: Mapping[str, tuple[str, ...]] = {
     "raw": (),
 }
 """What `--keep` can add, and which outcome columns it takes."""
+
+_NO_MARKS: Mapping[int, Mark] = MappingProxyType({})
 
 _PLACE = ("file", "offset", "length")  # of the line that an outcome was read from
 
@@ -62,14 +65,20 @@ def added_columns(layout: Layout, models: tuple[str, ...]) -> list[str]:
             raise CellError(f"two columns of the result are called {name!r}; say --prefix")
         if name.startswith("gpt_"):
             raise CellError(f"a column of answers is called {name!r}; gpt_… names are taken")
-    return names
+    return [*names, *frames.MARK_COLUMNS]
 
 
-def result_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -> pd.DataFrame:
+def result_frame(
+    folder: RunFolder,
+    run: RunRecord,
+    live: pd.DataFrame | None,
+    marks: Mapping[int, Mark] = _NO_MARKS,
+) -> pd.DataFrame:
     """Return the frame of a run (n rows) with its answers, as far as there are any.
 
     `live` is the frame as held at submit, if this process still has it; else it is read from
     the run's snapshot. Same rows, order, index and dtypes; rows without outcome are `pending`.
+    `marks` are what was noted about its rows, by position; those of an earlier result are dropped.
     Raises JournalError when the files cannot be read.
     """
     frame, missing = (live, []) if live is not None else load(folder.checked("frame.parquet"))
@@ -78,7 +87,8 @@ def result_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -
         columns = _columns(folder, run, resolved, 0)
     else:
         columns = _columns_by_model(folder, run, resolved)
-    result = frames.attach(frame, columns, on_clash="replace")
+    columns |= frames.mark_columns(marks, len(frame))
+    result = frames.attach(frames.without_marks(frame), columns, on_clash="replace")
     result.attrs["gptbatch"] = _facts(run, missing)
     return result
 

@@ -114,7 +114,8 @@ class Run:
         if not self._is_recorded:
             raise StillRunning(self.hint())
         record = self._journal.run(self._run_id)
-        return result.result_frame(self._folder(record), record, self._held)
+        marks = self._journal.marks(self._run_id)
+        return result.result_frame(self._folder(record), record, self._held, marks)
 
     def wait(self, timeout_s: float | None = None) -> pd.DataFrame:
         """Block until the run has ended and return its frame.

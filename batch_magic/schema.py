@@ -26,6 +26,7 @@ from batch_magic.records import (
     Job,
     Layout,
     Limits,
+    Mark,
     Request,
     RowStatus,
     RunRecord,
@@ -120,6 +121,17 @@ DEADLINE = """
 ALTER TABLE runs ADD COLUMN deadline_from REAL;  -- its deadline counts from here, not from submit
 """
 
+MARKS = """
+CREATE TABLE marks (
+    run_id   TEXT NOT NULL REFERENCES runs (run_id),
+    position INTEGER NOT NULL,      -- of the row in the frame at submit
+    thumb    TEXT,                  -- up, down or null
+    note     TEXT,
+    at       REAL NOT NULL,
+    PRIMARY KEY (run_id, position)
+);
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("2026-11-22 first schema", SCHEMA),
     ("2026-11-22 rows to be sent again on request", WISHES),
@@ -128,6 +140,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("2026-11-22 rows to be finished live", LIVE),
     ("2026-11-22 leave to spend, and savings", MONEY),
     ("2026-11-22 a deadline that counts anew", DEADLINE),
+    ("2026-11-22 marks on rows", MARKS),
 )
 """Named steps, in order. A step is never edited once released; a change is a new step."""
 
@@ -289,6 +302,18 @@ def put_files(db: sqlite3.Connection, run_id: str, files: Mapping[str, str]) -> 
     )
 
 
+def read_marks(db: sqlite3.Connection, run_id: str) -> dict[int, Mark]:
+    """Read what was noted about rows, by position. Raises JournalError for what nobody wrote."""
+    query = "SELECT position, thumb, note FROM marks WHERE run_id = ? ORDER BY position"
+    try:
+        return {
+            msgspec.convert(position, _Rows): msgspec.convert({"thumb": thumb, "note": note}, Mark)
+            for position, thumb, note in db.execute(query, (run_id,))
+        }
+    except msgspec.MsgspecError as error:
+        raise JournalError(f"a mark of run {run_id} in the journal is damaged: {error}") from error
+
+
 def _read_request(facts: dict[str, Any]) -> Request:
     several = tuple(msgspec.convert(facts.get("several_models", []), list[str]))
     prices = msgspec.convert(facts.get("prices", {}), dict[str, dict[str, float]])
@@ -316,7 +341,7 @@ def _read_shard(
 
 # Learned once, under the import's lock: two threads that do it at once end the process (see
 # `result_lines`).
-for _kind in (Job, Layout, Limits, Backend, Shard, Estimate):
+for _kind in (Job, Layout, Limits, Backend, Shard, Estimate, Mark):
     msgspec.json.Decoder(_kind)
 
 _Rows = Annotated[int, msgspec.Meta(ge=0, le=10**9)]

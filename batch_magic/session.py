@@ -15,14 +15,16 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from batch_magic import (
     adoption,
@@ -39,6 +41,7 @@ from batch_magic import (
 from batch_magic import frame as frames
 from batch_magic.answers import knows_rules
 from batch_magic.caps import Leave
+from batch_magic.closeup import Closeup, Letter
 from batch_magic.drafting import (
     Options,
     check_name,
@@ -54,6 +57,7 @@ from batch_magic.errors import (
     CellError,
     JournalError,
 )
+from batch_magic.explorer import Explorer, RunRows
 from batch_magic.folder import Home, RunFolder
 from batch_magic.heartbeat import Heartbeat
 from batch_magic.journal import Journal, Outdated
@@ -452,6 +456,68 @@ class Session:
         preparing = [run.snapshot() for run in self._handles if not run._is_recorded]
         return preparing[::-1] + [picture.snapshot(run, now) for run in self.journal.runs()]
 
+    # -- looked through ---------------------------------------------------------------------
+
+    def explore(self, word: str) -> Explorer:
+        """Return an explorer of a run's frame, as far as it has come. Raises CellError for none."""
+        return self.explore_run(self.find(word))
+
+    def explore_run(self, run: Run) -> Explorer:
+        """Return an explorer of a run's frame, as far as it has come."""
+        frame = run.partial()
+        known = self._run_rows(run, np.arange(len(frame)), run.partial)
+        answers = self._answers(self.journal.run(run.run_id))
+        return Explorer(frame, name=run.name, known=known, answers=answers)
+
+    def explore_part(self, frame: pd.DataFrame, run: Run) -> Explorer:
+        """Return an explorer of a frame that was made of a run's result, all of it or a part."""
+        record = self.journal.run(run.run_id)
+        folder = self.home.run_folder(record.run_id, record.files)
+        own = result.frame_of(folder, run._held)
+        added = set(result.added_columns(record.layout, record.request.models))
+        own = own[[name for name in own.columns if not _is_ours(name, added)]]
+        places = frames.places_in(frame, own)
+        answers = self._answers(record)
+        if places is None:
+            return Explorer(frame, name=run.name, answers=answers, said=_NOT_KNOWN_AGAIN)
+        return Explorer(frame, name=run.name, known=self._run_rows(run, places), answers=answers)
+
+    def _answers(self, record: RunRecord) -> list[str]:
+        """Return the names of the columns that hold a run's answers."""
+        names = result.added_columns(record.layout, record.request.models)
+        return [name for name in names if not name.startswith(frames.TRUTH_PREFIX)]
+
+    def _run_rows(
+        self,
+        run: Run,
+        places: NDArray[np.int64],
+        again: Callable[[], pd.DataFrame] | None = None,
+    ) -> RunRows:
+        run_id, looked = run.run_id, list[Closeup]()
+
+        def letters(position: int) -> list[Letter]:
+            record = self.journal.run(run_id)
+            if not looked or looked[-1].run != record:
+                folder = self.home.run_folder(run_id, record.files)
+                looked[:] = [Closeup(folder, record, partial(self._kin_of, record))]
+            return looked[-1].letters(position)
+
+        return RunRows(
+            places=places,
+            letters=letters,
+            marks=partial(self.journal.marks, run_id),
+            put_mark=lambda at, mark: self.journal.put_mark(run_id, at, mark, time.time()),
+            is_going_on=lambda: run.snapshot().ending is None,
+            again=again,
+        )
+
+    def _kin_of(self, run: RunRecord) -> Iterator[tuple[RunFolder, RunRecord]]:
+        """Yield the other runs of this home whose answers a run may have taken over."""
+        for other, _ in self.journal.kin(run.backend.identity, run.request.model):
+            if other != run.run_id:
+                record = self.journal.run(other)
+                yield self.home.run_folder(other, record.files), record
+
     def _handle(self, run_id: str) -> Run:
         for run in self._handles:
             if run.run_id == run_id:
@@ -833,6 +899,31 @@ def runs(*, home: str | None = None) -> pd.DataFrame:
     return overview.runs_frame(session_for(home or use.home).snapshots())
 
 
+def explore(frame: pd.DataFrame | Run | str, *, home: str | None = None) -> Explorer:
+    """Look through a frame (n rows): a widget in a notebook, text elsewhere.
+
+    Of a result, all of it or rows of it, the prompts as sent and the answers as received are shown
+    too, and marks and notes are kept in the journal; any other frame is shown with what it has. A
+    run, or the name of one, is looked through as far as it has come. Raises FrameError for what is
+    no DataFrame, CellError for a name that no run has.
+    """
+    use = settings.from_environment(settings.environment(Path.cwd()))
+    place = home or use.home
+    if isinstance(frame, str):
+        return session_for(place).explore(frame)
+    if isinstance(frame, Run):
+        return session_for(str(frame._home.path)).explore_run(frame)
+    whole = frames.check_frame(frame, "the frame")
+    facts = whole.attrs.get("gptbatch")
+    run_id = facts.get("run_id") if isinstance(facts, dict) else None
+    if run_id is None:
+        return Explorer(whole)
+    mine = session_for(place) if (Path(place).expanduser() / "journal.db").exists() else None
+    if mine is None or mine.journal.find(str(run_id)) is None:
+        return Explorer(whole, said=f"run {run_id} is not in {place}: its prompts are not here")
+    return mine.explore_part(whole, mine.find(str(run_id)))
+
+
 def estimate(
     frame: pd.DataFrame, template: str, *, home: str | None = None, **options: Any
 ) -> Estimate:
@@ -881,6 +972,18 @@ def _same_words(known: RunRecord, asked: RunRecord) -> str:
     if asked.goes_live_at is None and known.goes_live_at is not None:
         return f"{said}; live, as it was begun"
     return said
+
+
+_NOT_KNOWN_AGAIN = (
+    "its rows are not known again in the run (columns of the frame that was sent were left out or"
+    " changed, or labels that repeat were moved): prompts are not shown"
+)
+
+
+def _is_ours(label: Hashable, added: set[str]) -> bool:
+    """Tell whether a column of the frame at submit has made room for one of the result."""
+    name = label[0] if isinstance(label, tuple) and label else label
+    return isinstance(name, str) and (name in added or name.startswith(frames.TRUTH_PREFIX))
 
 
 _RETRIED = UNANSWERED | PAID - {RowStatus.OK}

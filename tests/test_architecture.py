@@ -24,10 +24,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "pacing",
         "tokens",
         "exact_json",
+        "value_words",
         "queueing",
     ),
     (
         "frame",
+        "browse",
         "stored_frame",
         "template",
         "wire",
@@ -45,10 +47,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "answers",
         "strict_schema",
     ),
-    ("journal", "folder", "api", "heartbeat", "bell", "caps", "overview"),
+    ("journal", "folder", "api", "heartbeat", "bell", "caps", "overview", "clicks"),
     ("outcomes", "services", "live"),
-    ("prepare", "engine", "result", "cleaning", "adoption"),
-    ("run", "drafting", "buttons"),
+    ("prepare", "engine", "result", "cleaning", "adoption", "closeup"),
+    ("run", "drafting", "buttons", "explorer"),
     ("session", "panel"),
     ("magic",),
 )
@@ -59,9 +61,9 @@ KEYS: dict[str, frozenset[str]] = {
     "openai": frozenset({"api"}),
     "pandas": frozenset(
         {"exact_json", "frame", "stored_frame", "result", "adoption", "drafting", "run"}
-        | {"session", "magic", "overview"}
+        | {"session", "magic", "overview", "browse", "value_words", "explorer"}
     ),
-    "pyarrow": frozenset({"frame", "stored_frame", "folder", "result"}),
+    "pyarrow": frozenset({"frame", "stored_frame", "folder", "result", "browse"}),
     "markupsafe": frozenset({"prompt_language"}),
     "jinja2": frozenset({"template", "template_names", "prompt_language"}),
     "orjson": frozenset({"wire", "result_lines", "adoption"}),
@@ -73,9 +75,9 @@ KEYS: dict[str, frozenset[str]] = {
     "typing_extensions": frozenset({"strict_schema"}),
     "parse": frozenset({"answers"}),
     "ipywidgets": frozenset({"panel", "buttons"}),
-    "IPython": frozenset({"magic", "panel"}),
-    "anywidget": frozenset({"bell"}),
-    "traitlets": frozenset({"magic", "bell"}),
+    "IPython": frozenset({"magic", "panel", "explorer"}),
+    "anywidget": frozenset({"bell", "explorer"}),
+    "traitlets": frozenset({"magic", "bell", "explorer"}),
     "dotenv": frozenset({"settings"}),
     "nest_asyncio2": frozenset({"run"}),
     # numpy holds positions and digests as arrays: material, not an outside thing.
@@ -97,12 +99,17 @@ KEYS: dict[str, frozenset[str]] = {
             "tokens",
             "prepare",
             "result",
+            "browse",
+            "value_words",
+            "closeup",
+            "explorer",
+            "session",
         }
     ),
     # A thread, a connection per thread, an event that other threads wait for, a lock on traits.
     # The engine asks whether its process is ending; types of answers are made one at a time.
     "threading": frozenset({"heartbeat", "journal", "engine", "answers", "run", "session"})
-    | {"panel", "live"},
+    | {"panel", "live", "explorer"},
     # Clocks and dice are handed down: `run` waits by the monotonic clock.
     "time": frozenset({"heartbeat", "run", "session", "panel", "magic"}),
     "secrets": frozenset({"session"}),

@@ -588,7 +588,7 @@ class _Column:
             return _Scale.of_labels(self)
         if self.kind is Kind.NUMBER or self.kind is Kind.TIME:
             return _Scale.of_numbers(self, self.numbers, Op.BETWEEN)
-        if self.kind is Kind.OBJECT and self._holds_arrays:
+        if self.kind is Kind.OBJECT:
             return None
         if self.kind is Kind.TEXT and self._has_few_texts():
             return _Scale.of_labels(self)

@@ -199,7 +199,7 @@ class Closeup:
         tokens = [
             f"{told[f'usage_{name}']:,} {words}"
             for name, words in counts.items()
-            if told.get(f"usage_{name}") is not None
+            if told.get(f"usage_{name}") is not None and (told[f"usage_{name}"] or name in _TOLD)
         ]
         said = {
             "tokens": ", ".join(tokens),
@@ -229,6 +229,7 @@ def _text(said: bytes | None) -> str | None:
 
 # -- what a body asks -----------------------------------------------------------------------
 
+_TOLD = ("input", "output")  # also when they are none
 _PROMPT = ("messages", "input", "prompt", "instructions", "model")
 _IMAGES = ("image_url", "input_image")
 

@@ -7,8 +7,11 @@
 
 const PAGE = 50;
 const PATIENCE_MS = 6000;
+const SILENT = "the kernel has not answered yet: it is busy, or gone; if it was restarted, "
+  + "run the cell again";
 const TYPING_MS = 300;
-const MARKS = {up: "▲", down: "▼"};
+const THUMB = "M2 7h2.6v7H2z M4.6 7.4 7.6 2c1.5 0 2.2 1 1.9 2.3l-.5 2.2h4c1 0 1.6.8 1.4 1.7l-1 4.3"
+  + "c-.2.9-.9 1.5-1.8 1.5h-7z";
 const OPS = [["contains", "contains"], ["equals", "equals"], ["between", "is between"],
              ["length", "has a length of"], ["missing", "is missing"], ["present", "is not missing"]];
 const HAS_NUMBERS = new Set(["number", "time", "truth"]);
@@ -24,6 +27,16 @@ function h(name, attributes = {}, ...children) {
   }
   made.append(...children.flat().filter((child) => child != null && child !== ""));
   return made;
+}
+
+function thumbIcon(which) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 16 16");
+  svg.setAttribute("aria-hidden", "true");
+  const path = svg.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "path"));
+  path.setAttribute("d", THUMB);
+  if (which === "down") path.setAttribute("transform", "rotate(180 8 8)");
+  return svg;
 }
 
 const button = (text, onclick, attributes = {}) =>
@@ -97,13 +110,16 @@ class View {
 
   send(message) {
     this.stamp = (this.stamp ?? Date.now()) + 1;
-    this.model.send({...message, stamp: this.stamp});
     clearTimeout(this.patience);
-    if (message.do === "facets" || message.do === "close") return;
-    this.root.setAttribute("aria-busy", "true");
-    this.patience = setTimeout(() => this.tell(
-      "the kernel has not answered yet: it is busy, or gone; if it was restarted, run the cell again",
-    ), PATIENCE_MS);
+    if (message.do !== "facets" && message.do !== "close") {
+      this.root.setAttribute("aria-busy", "true");
+      this.patience = setTimeout(() => this.tell(SILENT), PATIENCE_MS);
+    }
+    try {
+      this.model.send({...message, stamp: this.stamp});
+    } catch {  // its channel was closed with the kernel
+      this.tell(SILENT);
+    }
   }
 
   answered() {
@@ -316,7 +332,7 @@ class View {
       const order = at < 0 ? "none" : sort[at].descending ? "descending" : "ascending";
       const sign = at < 0 ? "" : (sort[at].descending ? " ↓" : " ↑") + (sort.length > 1 ? at + 1 : "");
       const click = (event) => this.sortBy(name, event.shiftKey);
-      return h("th", {role: "columnheader", scope: "col", "aria-sort": order, class: this.kinds.get(name)},
+      return h("th", {role: "columnheader", scope: "col", "aria-sort": order, class: `is-${this.kinds.get(name)}`},
         button([said(name), sign], click, {"data-key": `sort ${name}`,
           title: "sort; with Shift: by this as well"}));
     });
@@ -364,10 +380,11 @@ class View {
     const place = [h("span", {class: `dot ${row.status ?? ""}`, title: row.status ?? "",
                               "aria-hidden": "true"}), number(row.position)];
     if (row.thumb) place.push(h("span", {class: `thumb ${row.thumb}`, role: "img",
-                                         "aria-label": `thumb ${row.thumb}`}, MARKS[row.thumb]));
+                                         "aria-label": `thumb ${row.thumb}`, title: `thumb ${row.thumb}`}, thumbIcon(row.thumb)));
     if (row.note) place.push(h("span", {class: "noted", role: "img", "aria-label": "has a note",
                                         title: row.note}, "✎"));
-    const cells = row.cells.map((cell, at) => h("td", {role: "gridcell", class: this.kinds.get(about.table[at])},
+    const cells = row.cells.map((cell, at) => h("td", {
+      role: "gridcell", class: `is-${this.kinds.get(about.table[at])}`},
       cell === null ? h("span", {class: "missing"}, "–") : said(cell)));
     if (about.has_index) cells.unshift(h("td", {role: "gridcell", dir: "auto"}, row.index));
     return h("tr", {role: "row", id: `${this.id}-${n}`, "aria-selected": String(row.picked),
@@ -383,9 +400,9 @@ class View {
     const turn = (sign, label, start, isOff, landing) => button(sign, () => this.go(start, landing),
       {"aria-label": label, title: label, disabled: isOff, "data-key": label});
     redraw(this.pager, [
-      turn("⏮", "first page", 0, !page.start), turn("◀", "page before", page.start - PAGE, !page.start),
+      turn("«", "first page", 0, !page.start), turn("‹", "page before", page.start - PAGE, !page.start),
       h("span", {}, words),
-      turn("▶", "next page", page.start + PAGE, isEnd), turn("⏭", "last page", page.shown, isEnd),
+      turn("›", "next page", page.start + PAGE, isEnd), turn("»", "last page", page.shown, isEnd),
       h("span", {class: "picks"}, `${number(page.picked)} picked`),
       button("Pick all shown", () => this.send({do: "pick_shown"}), {"data-key": "all", disabled: !page.shown}),
       button("Pick none", () => this.send({do: "pick_none"}), {"data-key": "none", disabled: !page.picked})]);
@@ -519,7 +536,7 @@ class View {
     this.note = h("textarea", {rows: "2", dir: "auto", placeholder: "a note on this row",
       "aria-label": "note", onblur: () => this.saveNote(),
       onkeydown: (event) => event.key !== "Escape" && event.stopPropagation()});
-    const thumb = (which, words) => button(MARKS[which],
+    const thumb = (which, words) => button(thumbIcon(which),
       () => this.thumb(which, this.model.get("detail")),
       {"aria-label": words, title: words, class: `thumb ${which}`});
     this.thumbs = {up: thumb("up", "thumb up"), down: thumb("down", "thumb down")};
@@ -527,8 +544,8 @@ class View {
       : `row ${number(detail.position)}`;
     this.pane.replaceChildren(
       h("div", {class: "head"}, h("strong", {dir: "auto"}, where),
-        button("▲ before", () => this.move(-1), {"aria-label": "row before"}),
-        button("▼ next", () => this.move(1), {"aria-label": "next row"}),
+        button("‹ before", () => this.move(-1), {"aria-label": "row before"}),
+        button("next ›", () => this.move(1), {"aria-label": "next row"}),
         button("Close", () => this.close())),
       h("div", {class: "marks"}, this.thumbs.up, this.thumbs.down, this.note),
       h("div", {class: "inside", tabindex: "0", role: "group", "aria-label": "what is known of it"},

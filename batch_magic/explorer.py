@@ -226,8 +226,8 @@ class Explorer:
 
     def __repr__(self) -> str:
         with self._lock:
-            head = self.view().head(TEXT_ROWS)
-            shown = len(self._rows.positions(self._query))
+            positions = self._rows.positions(self._query)
+            head, shown = self._rows.frame.iloc[positions[:TEXT_ROWS]], len(positions)
         lines = [f"{clip(self._name, 80)}: {self._size(shown)}", *self._counts(), ""]
         lines += _text_table(head).splitlines()
         if shown > len(head):
@@ -344,13 +344,10 @@ class Explorer:
         return {"thumb": mark.thumb and str(mark.thumb), "note": short(mark.note)}
 
     def _table_names(self) -> list[str]:
-        """Return the columns of the table: all where they are few, those of answers always."""
+        """Return the columns of the table: those of answers first, then as many as may be."""
         names = [name for name in self._rows.names if name not in frames.MARK_COLUMNS]
-        if len(names) <= _COLUMNS:
-            return names
-        first = [name for name in (*self._answers, STATUS) if name in names]
-        kept = {*first, *names[: _COLUMNS - len(first)]}
-        return [name for name in names if name in kept]
+        first = [name for name in self._answers if name in names]
+        return list(dict.fromkeys([*first, *names]))[:_COLUMNS]
 
     def _detail(self) -> Detail | None:
         if self._open is None:

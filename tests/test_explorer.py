@@ -1,0 +1,267 @@
+"""The explorer without a page: marks, views, what is known of a row, and whose rows they are."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from kernels import kernel
+from PIL import Image
+
+import batch_magic as bm
+from batch_magic import session
+from batch_magic.browse import Query, SortKey
+from batch_magic.closeup import Letter
+from batch_magic.errors import CellError, FrameError, JournalError
+from batch_magic.explorer import Explorer
+from batch_magic.records import Mark, Thumb
+
+PROMPT = "system:\nRate it.\nuser:\n{{ text }}"
+
+
+def answered(frame: pd.DataFrame, **options: Any) -> pd.DataFrame:
+    """Return a frame with the sandbox's answers."""
+    wanted = {"model": "gpt-5-mini", "on": "sandbox", "out": "labelled", **options}
+    return bm.submit(frame, PROMPT, **wanted).wait(timeout_s=60)
+
+
+def letter_of(explorer: Explorer, position: int) -> Letter:
+    """Return what the side pane tells of the one model's answer."""
+    explorer._open = position
+    detail = explorer._detail()
+    assert detail is not None
+    (letter,) = detail["letters"]
+    return letter
+
+
+def test_marks_are_columns_of_every_frame_from_then_on(home: Path, reviews: pd.DataFrame) -> None:
+    """They are in the journal at once, so another process has them as well."""
+    labelled = answered(reviews)
+    assert "gpt_mark" not in labelled
+    explorer = bm.explore(labelled)
+    explorer.mark(2, "up", note=" good one ")
+    explorer.mark(3, "down")
+    explorer.mark(4, "up")
+    explorer.mark(4)
+    session.close_sessions()
+    for frame in (bm.attach("labelled").result(), bm.attach("labelled").partial()):
+        assert frame["gpt_mark"].iloc[[2, 3]].tolist() == ["up", "down"]
+        assert frame["gpt_mark"].notna().sum() == 2
+        assert frame["gpt_mark"].cat.categories.tolist() == ["up", "down"]
+        assert frame["gpt_note"].dropna().tolist() == ["good one"]
+        assert frame["gpt_note"].dtype == "string"
+    again = bm.explore("labelled")
+    assert again.view()["gpt_note"].dropna().tolist() == ["good one"]
+    again.pick([3])
+    assert again.selection()["gpt_mark"].tolist() == ["down"]
+    assert again.selection().index.tolist() == [reviews.index[3]]
+
+
+def test_marks_of_a_run_go_with_it(home: Path, reviews: pd.DataFrame) -> None:
+    """A run that was cleaned away is not written to any more."""
+    labelled = answered(reviews)
+    explorer = bm.explore(labelled)
+    explorer.mark(0, "up")
+    mine = session.session_for(".gptbatch")
+    run_id = labelled.attrs["gptbatch"]["run_id"]
+    use = session.settings.from_environment({})
+    mine.clean(mine.journal.run(run_id), use, remote=False)
+    assert mine.journal.marks(run_id) == {}
+    with pytest.raises(JournalError, match="no more"):
+        explorer.mark(1, "up")
+    assert "is not in" in repr(bm.explore(labelled))
+
+
+def test_marks_of_one_result_are_not_another_ones(home: Path, reviews: pd.DataFrame) -> None:
+    """A second run over a marked frame begins without marks; the first one keeps its own."""
+    explorer = bm.explore(answered(reviews))
+    explorer.mark(0, "down", note="mend it")
+    marked = bm.attach("labelled").result()
+    second = answered(marked, out="second", column="more")
+    assert "gpt_mark" not in second
+    assert "gpt_note" not in second
+    assert bm.attach("labelled").result()["gpt_note"].tolist()[0] == "mend it"
+
+
+def test_rows_of_a_result_are_known_again_however_they_were_moved(
+    home: Path, reviews: pd.DataFrame
+) -> None:
+    """A filtered or sorted part shows its prompts, and its marks land on the right rows."""
+    labelled = answered(reviews.reset_index(drop=True))
+    part = labelled[labelled.stars > 3].sort_values("stars", ascending=False)
+    explorer = bm.explore(part)
+    letter = letter_of(explorer, 0)
+    assert letter["messages"][-1]["parts"][0]["said"] == part["text"].iloc[0]
+    explorer.mark(0, "up")
+    marked = bm.attach("labelled").result()
+    assert marked["gpt_mark"].notna().to_numpy().nonzero()[0].tolist() == [11]
+    assert bm.explore(part).view()["gpt_mark"].notna().tolist()[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda frame: frame.drop(columns="text"),
+        lambda frame: frame.assign(text=frame["text"].str.upper()),
+        lambda frame: frame.iloc[::-1].reset_index(drop=True),
+        lambda frame: frame.iloc[::-1],
+    ],
+    ids=["fewer columns", "edited", "moved and numbered anew", "labels that repeat, moved"],
+)
+def test_rows_that_cannot_be_told_get_no_prompt_of_another(
+    home: Path, reviews: pd.DataFrame, change: Any
+) -> None:
+    """Better none than another row's; a mark then stays where it was made."""
+    explorer = bm.explore(change(answered(reviews)))
+    explorer.mark(0, "up")
+    explorer._open = 0
+    detail = explorer._detail()
+    assert detail is not None
+    assert detail["letters"] == []
+    assert "not known again" in detail["said"]
+    assert explorer.view()["gpt_mark"].tolist()[0] == "up"
+    assert "gpt_mark" not in bm.attach("labelled").result()
+
+
+def test_a_row_is_told_whole(home: Path) -> None:
+    """Prompt, answer, tokens; rows alike, rows of an earlier run, rows that failed or were none."""
+    texts = ["a", "a", "b [[fault:400]]", None, '좋아요 [[say:{"n": [1, 2]}]]']
+    frame = pd.DataFrame({"text": texts, "n": range(5)})
+    explorer = bm.explore(answered(frame))
+    first, twin, failed, skipped, nested = (letter_of(explorer, n) for n in range(5))
+    assert [m["role"] for m in first["messages"]] == ["system", "user"]
+    assert first["received"]["response"]["status_code"] == 200
+    facts = {fact["name"]: fact["said"] for fact in first["facts"]}
+    assert "input" in facts["tokens"]
+    assert facts["finish reason"] == "stop"
+    assert facts["served by"] == "sandbox-stub"
+    assert twin["answer"] == first["answer"]
+    assert twin["messages"] == first["messages"]
+    assert failed["status"] == "failed"
+    assert "400" in str(failed["error"])
+    assert failed["messages"][-1]["parts"][0]["said"] == texts[2]
+    assert "nothing was sent" in str(skipped["sent"])
+    assert skipped["lost"] == "no answer has come for this row"
+    assert nested["answer"] == '{"n": [1, 2]}'
+    more = pd.DataFrame({"text": ["a", "c"], "n": [8, 9]})
+    later = bm.explore(answered(more, out="later"))
+    assert letter_of(later, 0)["messages"] == first["messages"]
+    assert letter_of(later, 0)["answer"] == first["answer"]
+
+
+def test_several_models_are_several_letters(home: Path, reviews: pd.DataFrame) -> None:
+    """One row, each model's answer under its name."""
+    explorer = bm.explore(answered(reviews, model="gpt-5-mini,gpt-5-nano"))
+    explorer._open = 1
+    detail = explorer._detail()
+    assert detail is not None
+    assert [letter["model"] for letter in detail["letters"]] == ["gpt-5-mini", "gpt-5-nano"]
+    said = [letter["messages"][-1]["parts"][0]["said"] for letter in detail["letters"]]
+    assert said == [reviews["text"].iloc[1]] * 2
+
+
+def test_an_image_is_told_of_and_never_shown(home: Path) -> None:
+    """Its address as text, or its kind and size: the page fetches nothing."""
+    picture = BytesIO()
+    Image.new("RGB", (4, 4)).save(picture, "PNG")
+    frame = pd.DataFrame({"photo": ["https://example.org/a.png", picture.getvalue()]})
+    prompt = "user:\nlook\n![photo]({{ photo }})"
+    run = bm.submit(frame, prompt, model="gpt-5-mini", on="sandbox", out="seen")
+    explorer = bm.explore(run.wait(timeout_s=60))
+    one, other = (letter_of(explorer, n)["messages"][0]["parts"] for n in (0, 1))
+    assert {"kind": "image", "said": "https://example.org/a.png"} in one
+    assert any(part["said"].startswith("image/png, ") for part in other if part["kind"] == "image")
+
+
+def test_any_frame_is_looked_through_with_what_it_has() -> None:
+    """No run, odd labels: marks stay in the explorer, those of the frame's own are read."""
+    frame = pd.DataFrame({"a": ["x", "y", "z"], "gpt_mark": ["up", None, "other"]}, index=[1, 1, 2])
+    explorer = bm.explore(frame)
+    explorer.mark(1, note="why")
+    explorer.query = {"text": "why"}
+    assert explorer.view()["a"].tolist() == ["y"]
+    explorer.query = Query(sort=(SortKey("a", True),))
+    view = explorer.view()
+    assert view["a"].tolist() == ["z", "y", "x"]
+    assert view.index.tolist() == [2, 1, 1]
+    assert view["gpt_mark"].tolist()[2] == "up"
+    assert list(frame.columns) == ["a", "gpt_mark"]
+    frame.loc[:, "a"] = "changed"
+    assert explorer.view()["a"].tolist() == ["z", "y", "x"]
+    with pytest.raises(CellError, match="did you mean"):
+        explorer.query = {"sort": [{"column": "aa"}]}
+    for wrong in (lambda: explorer.mark(3), lambda: explorer.mark(-1), lambda: explorer.pick([9])):
+        with pytest.raises(CellError, match="positions are from 0 to 2"):
+            wrong()
+    with pytest.raises(CellError, match="up or down"):
+        explorer.mark(0, "sideways")
+    with pytest.raises(FrameError, match="not a DataFrame"):
+        bm.explore(frame["a"])  # type: ignore[arg-type]
+
+
+def test_what_asks_for_marks_goes_with_the_last_of_them() -> None:
+    """A filter on a column that is there no more would show an error for ever."""
+    explorer = bm.explore(pd.DataFrame({"a": ["x", "y"]}))
+    explorer.mark(0, "up")
+    explorer.query = {"filters": [{"column": "gpt_mark", "op": "equals", "value": "up"}]}
+    assert len(explorer.view()) == 1
+    explorer.mark(0)
+    assert len(explorer.view()) == 2
+    assert "gpt_mark" not in explorer.view()
+
+
+def test_a_run_that_goes_on_is_shown_as_far_as_it_has_come(
+    home: Path, reviews: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are pending, and looked at again by `refresh`."""
+    monkeypatch.setenv("BATCH_MAGIC_SANDBOX_TIME_SCALE", "20")
+    run = bm.submit(reviews, PROMPT, model="gpt-5-mini", on="sandbox", out="labelled")
+    explorer = bm.explore(run)
+    explorer.mark(1, "up")
+    run.wait(timeout_s=90)
+    explorer.refresh()
+    assert set(explorer.view()["gpt_status"]) == {"ok"}
+    assert explorer.view()["gpt_mark"].notna().sum() == 1
+
+
+def test_journal_keeps_one_mark_a_row(home: Path, reviews: pd.DataFrame) -> None:
+    """A later one takes its place, an empty one takes it away."""
+    run_id = answered(reviews).attrs["gptbatch"]["run_id"]
+    journal = session.session_for(".gptbatch").journal
+    journal.put_mark(run_id, 3, Mark(Thumb.UP, "a"), 1.0)
+    journal.put_mark(run_id, 3, Mark(Thumb.DOWN), 2.0)
+    journal.put_mark(run_id, 1, Mark(note="b"), 2.0)
+    assert journal.marks(run_id) == {1: Mark(note="b"), 3: Mark(Thumb.DOWN)}
+    journal.put_mark(run_id, 3, Mark(), 3.0)
+    assert journal.marks(run_id) == {1: Mark(note="b")}
+    with pytest.raises(JournalError, match="no more"):
+        journal.put_mark("none", 0, Mark(Thumb.UP), 1.0)
+
+
+def test_without_a_kernel_it_is_text(home: Path, reviews: pd.DataFrame) -> None:
+    """Counts, first rows, and how to see more."""
+    text = repr(bm.explore(answered(reviews)))
+    assert "12 rows" in text
+    assert "12 ok" in text
+    assert "review 0" in text
+    assert "4 more rows" in text
+    assert "explorer.view()" in text
+    with pytest.raises(NotImplementedError):
+        bm.explore(reviews)._ipython_display_()
+
+
+def test_in_a_kernel_a_table_stays_in_the_file(tmp_path: Path) -> None:
+    """Two displays: what is read without a kernel, and the widget."""
+    with kernel(tmp_path) as notebook:
+        seen = notebook.run(
+            "%load_ext batch_magic\nimport pandas as pd\n"
+            "found = pd.DataFrame({'a': ['<b>x</b>'] * 30})\n%gptbatch explore found"
+        )
+        assert seen.error is None, seen
+        assert "frame: 30 rows" in seen.text
+        assert len(seen.shown) == 2
+        wrong = notebook.run("%gptbatch explore nothing")
+    assert "no run is called 'nothing'" in str(wrong.error)

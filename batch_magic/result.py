@@ -50,6 +50,8 @@ def check_keep(keep: tuple[str, ...]) -> None:
 def added_columns(layout: Layout, models: tuple[str, ...]) -> list[str]:
     """Return the names of all columns that a result adds: of several models, each its own.
 
+    Those of marks are among them, which it has only when a row is marked.
+
     Raises CellError when two of them have one name.
     """
     shape = layout.shape

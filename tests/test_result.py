@@ -67,7 +67,8 @@ def test_what_is_kept_besides(folder: RunFolder, run: RunRecord) -> None:
     """Every name that --keep knows gives its columns, null where a row has no answer."""
     run = replace(collected(folder, run), layout=Layout("answer", tuple(KEEP)))
     result = result_frame(folder, run, FRAME)
-    assert list(result.columns[1:]) == added_columns(Layout("answer", tuple(KEEP)), ("m",))
+    added = added_columns(Layout("answer", tuple(KEEP)), ("m",))
+    assert [*result.columns[1:], "gpt_mark", "gpt_note"] == added
     assert result["gpt_usage_input"].dtype == "Int64"
     assert result["gpt_usage_output"].tolist() == [2, 2, 2, pd.NA, pd.NA]
     assert result["gpt_model"].tolist() == ["m-1", "m-1", "m-1", pd.NA, pd.NA]

@@ -395,6 +395,23 @@ def test_it_answers_while_a_cell_runs_and_marks_outlive_the_kernel(lab: Lab) -> 
     notebook.close()
 
 
+def test_a_run_that_goes_on_is_looked_at_again(lab: Lab) -> None:
+    """Its rows are pending until Refresh; at its end there is nothing left to refresh."""
+    slow = REVIEWS.replace('SCALE": "100"', 'SCALE": "10"').replace("range(100)", "range(12)")
+    run = RUN.replace(" --wait", "")
+    notebook = opened(lab, slow, run, "bm.explore(labelled)", "%gptbatch wait labelled")
+    notebook.run(1)
+    notebook.run(2)
+    explorer = explorer_of(notebook, 2)
+    explorer.get_by_role("button", name="pending: 12 rows").wait_for()
+    notebook.run(3)
+    notebook.wait_idle(timeout_s=120)
+    explorer.get_by_role("button", name="Refresh").click()
+    explorer.get_by_role("button", name="ok: 11 rows").wait_for()
+    expect(explorer.get_by_role("button", name="Refresh")).to_be_hidden()
+    notebook.close()
+
+
 def test_a_saved_explorer_leaves_a_table(lab: Lab, labelled: Notebook) -> None:
     """Whoever opens the file without a kernel sees the first rows, and no error."""
     labelled.save()

@@ -20,6 +20,7 @@ elsewhere (a journal can be a stranger's) must not lead out of the home.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -57,6 +58,7 @@ ANSWERED = np.dtype(
 )
 TWINS = np.dtype("<i8")
 
+_TAIL_BYTES, _TAIL_LINES = 1 << 18, 100
 _NO_FILES: Mapping[str, str] = MappingProxyType({})
 _KEPT = re.compile(r"kept-(\d{5,18})\.jsonl")
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -328,6 +330,21 @@ class RunFolder:
         for path in sorted(self.path.glob(f"job-{job:05}.live-*.jsonl")):
             with disk_errors(path), path.open("rb") as lines:
                 yield from (line for line in lines if result_lines.custom_id_of(line))
+
+    def lately(
+        self, job: int, run_id: str, judged: Judged = _as_read, endpoint: str = Endpoint.CHAT
+    ) -> list[Outcomes]:
+        """Return what the last answers to a job's lines say, in their order, oldest first.
+
+        Of its result files, or of what was noted of it live so far; no more than the end of each
+        file is read.
+        """
+        live = self.path.glob(f"job-{job:05}.live-*.jsonl")
+        paths = [self.result_path(job, kind) for kind in ("error", "output")]
+        found = [path for path in [*sorted(live, key=_changed_at), *paths] if path.exists()]
+        decoder = result_lines.Decoder(run_id=run_id, ids=self._ids(), endpoint=endpoint)
+        tails = (io.BytesIO(b"".join(_tail(path))) for path in found)
+        return [judged(part) for tail in tails for part in decoder.outcomes(tail)]
 
     def live_positions(self, job: int, run_id: str) -> dict[int, bool]:
         """Return which rows of a job have an answer noted, and whether it is a good one."""
@@ -668,6 +685,21 @@ def manifest_of(positions: NDArray[np.int64], digests: NDArray[np.void]) -> NDAr
 def _as_lines(held: Sequence[tuple[int, bytes, bytes]]) -> Lines:
     positions, data, digests = zip(*held, strict=True)
     return Lines(positions, b"".join(data), list(map(len, data)), b"".join(digests))
+
+
+def _changed_at(path: Path) -> float:
+    with disk_errors(path):
+        return path.stat().st_mtime
+
+
+def _tail(path: Path) -> list[bytes]:
+    """Return the last whole lines of a file."""
+    with disk_errors(path), path.open("rb") as lines:
+        size = lines.seek(0, os.SEEK_END)
+        lines.seek(max(0, size - _TAIL_BYTES))
+        if size > _TAIL_BYTES:
+            lines.readline()  # its beginning is not here
+        return [line for line in lines if line.endswith(b"\n")][-_TAIL_LINES:]
 
 
 def _decoded(

@@ -28,6 +28,7 @@ from batch_magic.records import (
     Ending,
     Job,
     JobStage,
+    Point,
     RowStatus,
     RunRecord,
     Shard,
@@ -42,6 +43,7 @@ from batch_magic.schema import (
     job_facts,
     migrate,
     put_files,
+    put_progress,
     read_run,
     roll_back,
     run_facts,
@@ -217,7 +219,7 @@ class Journal:
             row = db.execute("SELECT ending FROM runs WHERE run_id = ?", (run_id,)).fetchone()
             if row is not None and row[0] is None:
                 raise JournalError(f"run {run_id} goes on again; it is kept")
-            for table in ("files", "history", "leases", "jobs", "shards", "runs"):
+            for table in ("files", "history", "leases", "progress", "jobs", "shards", "runs"):
                 db.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
 
     def history(self, run_id: str) -> list[tuple[float, int | None, str]]:
@@ -452,6 +454,11 @@ class Journal:
             if grants_wish:
                 db.execute("UPDATE runs SET wish = '[]' WHERE run_id = ?", (run_id,))
             _note(db, now, run_id, None, event)
+
+    def note_progress(self, run_id: str, owner: str, points: Iterable[Point]) -> None:
+        """Write down how many rows of a run were done when, under its lease."""
+        with self._leased(run_id, owner) as db:
+            put_progress(db, run_id, points)
 
     # -- leases -----------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "batch_magic"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("records", "errors", "wording"),
+    ("records", "errors", "wording", "cures"),
     (
         "durable_files",
         "cell_body",
@@ -22,6 +22,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "images",
         "money",
         "pacing",
+        "progress",
+        "guide",
         "tokens",
         "exact_json",
         "queueing",

@@ -186,7 +186,10 @@ def body_html(s: Snapshot) -> Html:
 def _pace_html(drawn: str, words: str) -> Html:
     """The pace: blocks for the eye, and beside them the same in words."""
     said = f"rows a minute, from its beginning: {words}"
-    style = "white-space:nowrap;line-height:1;margin:0 8px 0 0"
+    style = (
+        "display:inline-block;max-width:100%;overflow:hidden;vertical-align:bottom;font-size:14px;"
+        f"white-space:nowrap;line-height:1.3;margin:0 8px 0 0;color:{ACCENT}"
+    )
     shown = [_tag("span", style, drawn, role="img", aria_label=said, title=said)] if drawn else []
     return _tag("div", "font-size:12px", *_spaced(shown), words)
 
@@ -314,7 +317,7 @@ def _pace(s: Snapshot) -> list[tuple[str, str]]:
         lately = progress.rate_lately(s.progress, s.as_of) or 0.0
         silent_s = progress.silent_s(s.progress, s.as_of)
         words = _per_minute(lately) if lately else f"no new row for {_roughly_ago(silent_s)}"
-    best = f", {_per_minute(max(found))} at its best" if len(found) > 1 else ""
+    best = f" (at its best {_per_minute(max(found))})" if len(found) > 1 else ""
     return [(progress.blocks(found) if len(found) > 1 else "", f"{words}{best}")]
 
 

@@ -13,6 +13,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from batch_magic.errors import CellError
@@ -24,6 +25,16 @@ _UNIT_S = (86_400, 3_600, 60, 1)
 
 def split(line: str) -> list[str]:
     """Split a line into words. Raises CellError for an open quote or bracket."""
+    words, is_open = raw_words(line)
+    if is_open:
+        raise CellError(
+            f"the line has an open {is_open}: {line.strip()}; close it, or quote the whole word"
+        )
+    return [unquoted(word) for word in words]
+
+
+def raw_words(line: str) -> tuple[list[str], str]:
+    """Cut a line into words, quotes still on; say what is open at its end, a quote or a bracket."""
     words: list[str] = []
     word, quote, depth = "", "", 0
     for char in line:
@@ -40,14 +51,25 @@ def split(line: str) -> list[str]:
             word = ""
             continue
         word += char
-    if quote or depth:
-        raise CellError(f"the line has an open {'quote' if quote else 'bracket'}: {line.strip()}")
-    return [_unquoted(one) for one in words + ([word] if word else [])]
+    is_open = "quote" if quote else "bracket" if depth else ""
+    return words + ([word] if word else []), is_open
 
 
-def _unquoted(word: str) -> str:
+def unquoted(word: str) -> str:
+    """Take the quotes off a word that stands in them whole."""
     is_quoted = len(word) > 1 and word[0] in "'\"" and word[0] == word[-1]
     return word[1:-1] if is_quoted and word[0] not in word[1:-1] else word
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of the cell: its names, the value it takes ("" for none), what it means."""
+
+    names: tuple[str, ...]
+    dest: str
+    value: str
+    meaning: str
+    may_repeat: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,7 +79,21 @@ class _Parser(argparse.ArgumentParser):
         raise CellError(f"%%gptbatch: {message}; see %%gptbatch --help")
 
     def options(self) -> list[str]:
-        return [name for action in self._actions for name in action.option_strings]
+        return [name for one in self.taken() for name in one.names]
+
+    def taken(self) -> list[Option]:
+        """Return every option, in the order in which they are told."""
+        return [
+            Option(
+                tuple(one.option_strings),
+                one.dest,
+                str(one.metavar or "") if one.nargs != 0 else "",
+                one.help or "",
+                may_repeat=isinstance(one.default, list),
+            )
+            for one in self._actions
+            if one.option_strings
+        ]
 
 
 def cell_parser() -> _Parser:
@@ -221,7 +257,7 @@ def _read_params(pairs: Sequence[str]) -> Mapping[str, Any]:
 
 def _json_or_text(value: str) -> Any:
     # Single quotes are a shell's habit: what they hold is the value. Double ones are JSON's own.
-    value = _unquoted(value) if value.startswith("'") else value
+    value = unquoted(value) if value.startswith("'") else value
     try:
         return json.loads(value)
     except (ValueError, RecursionError):

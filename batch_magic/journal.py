@@ -176,6 +176,18 @@ class Journal:
         with self._read() as db:
             return _kin(db, backend_id, model)
 
+    def names(self) -> list[tuple[str, str, str | None, int, str, str]]:
+        """Return (name, run id, ending, rows, model, backend) of all runs, newest first.
+
+        It is a look at one table, for whoever wants no more than names, and wants them at once.
+        """
+        query = (
+            "SELECT name, run_id, ending, rows, model, backend_id FROM runs"
+            " ORDER BY created_at DESC, rowid DESC"
+        )
+        with self._read() as db:
+            return db.execute(query).fetchall()
+
     def run_ids(self) -> set[str]:
         """Return the ids of all runs."""
         with self._read() as db:

@@ -14,7 +14,7 @@ import difflib
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import Field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from batch_magic.drafting import Options
 from batch_magic.engine import METADATA_RUN
 from batch_magic.errors import BatchMagicError, CellError, Detached, StillRunning
 from batch_magic.lifecycle import ENDED_STATUSES
+from batch_magic.matcher import Completions
 from batch_magic.panel import Shown, open_panel
 from batch_magic.prepare import DryRun
 from batch_magic.records import Ending, RemoteJob, RowStatus
@@ -101,6 +102,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         self._handover = HandOver(shell)
         self._panels: dict[str, Shown] = {}
         self._reports: dict[str, Callable[[], None]] = {}  # of samples, until they have ended
+        self.completions = Completions(shell, VERBS, self._names_of_home)
 
     # -- the cell ---------------------------------------------------------------------------
 
@@ -552,8 +554,15 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             verb = "attach" if s.asks_usd is None else "submit"
             print(f"unfinished: {s.name} ({size}, {state}) · %gptbatch {verb} {word}")
 
+    def _names_of_home(self) -> Sequence[tuple[str, str, str | None, int, str, str]]:
+        """Return the names of this home's runs, if there is a home: a look makes none."""
+        if not (Path(self.home).expanduser() / "journal.db").exists():
+            return ()
+        return self._session().journal.names()
+
     def close(self) -> None:
         """Take the hooks out of the shell."""
+        self.completions.remove()
         self._handover.close()
 
 
@@ -801,6 +810,7 @@ def load(shell: InteractiveShell) -> None:
     cells, lines = async_cells(shell, magics)
     shell.input_transformers_cleanup.append(cells)
     shell.input_transformers_post.append(lines)
+    magics.completions.install()
     _loaded[shell] = (magics, cells, lines)
     magics.greet()
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from batch_magic.records import Point
 
 MOST = 60  # points of a run
-STRETCHES = 30  # blocks in the line, at most
+STRETCHES = 24  # blocks in the line, at most
 BLOCKS = "▁▂▃▄▅▆▇"
 _LEAST_GAP_S = 0.2
 _LATELY_S = 60.0

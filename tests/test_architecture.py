@@ -47,11 +47,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "answers",
         "strict_schema",
     ),
-    ("journal", "folder", "api", "heartbeat", "bell", "caps", "overview"),
+    ("journal", "folder", "api", "heartbeat", "bell", "caps", "overview", "completion"),
     ("outcomes", "services", "live"),
     ("prepare", "engine", "result", "cleaning", "adoption"),
     ("run", "drafting", "buttons"),
-    ("session", "panel"),
+    ("session", "panel", "matcher"),
     ("magic",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -61,7 +61,7 @@ KEYS: dict[str, frozenset[str]] = {
     "openai": frozenset({"api"}),
     "pandas": frozenset(
         {"exact_json", "frame", "stored_frame", "result", "adoption", "drafting", "run"}
-        | {"session", "magic", "overview"}
+        | {"session", "magic", "overview", "matcher"}
     ),
     "pyarrow": frozenset({"frame", "stored_frame", "folder", "result"}),
     "markupsafe": frozenset({"prompt_language"}),
@@ -75,7 +75,7 @@ KEYS: dict[str, frozenset[str]] = {
     "typing_extensions": frozenset({"strict_schema"}),
     "parse": frozenset({"answers"}),
     "ipywidgets": frozenset({"panel", "buttons"}),
-    "IPython": frozenset({"magic", "panel"}),
+    "IPython": frozenset({"magic", "panel", "matcher"}),
     "anywidget": frozenset({"bell"}),
     "traitlets": frozenset({"magic", "bell"}),
     "dotenv": frozenset({"settings"}),
@@ -106,7 +106,7 @@ KEYS: dict[str, frozenset[str]] = {
     "threading": frozenset({"heartbeat", "journal", "engine", "answers", "run", "session"})
     | {"panel", "live"},
     # Clocks and dice are handed down: `run` waits by the monotonic clock.
-    "time": frozenset({"heartbeat", "run", "session", "panel", "magic"}),
+    "time": frozenset({"heartbeat", "run", "session", "panel", "magic", "matcher"}),
     "secrets": frozenset({"session"}),
     "uuid": frozenset(),
     "random": frozenset(),

@@ -100,9 +100,7 @@ def test_every_text_is_legible_and_nothing_sticks_out(
 
 def test_a_living_panel_hides_its_receipt(album: Notebook) -> None:
     """One card is seen for each run, not two."""
-    text = album.text(0)
-    assert text.count("%gptbatch attach essays") == 1
-    assert text.count("essays\n") == 1
+    assert album.text(0).count("%gptbatch attach essays") == 1
     assert album.output(0).get_by_role("progressbar").count() == len(ALBUM)
 
 

@@ -226,6 +226,16 @@ def parse_cell(line: str) -> argparse.Namespace:
     return known
 
 
+_USAGE = re.compile(r"(?:(?:[A-Z]{2,}\S*|\[[^\]]*\]|--?\S+|\||…|or|run id|batch_…|X:?)\s+)*")
+
+
+def usage_of(told: str) -> tuple[str, str]:
+    """Cut what is told of a verb in two: how it is written, and what it does."""
+    usage = _USAGE.match(told)
+    ends = usage.end() if usage else 0
+    return told[:ends].strip().rstrip(":"), told[ends:]
+
+
 def _with_hyphens(words: Sequence[str]) -> list[str]:
     def fixed(word: str) -> str:
         name, sep, value = word.partition("=")

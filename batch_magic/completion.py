@@ -13,9 +13,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from batch_magic.cell_line import Option, cell_parser, raw_words, unquoted
+from batch_magic.cell_line import Option, cell_parser, raw_words, unquoted, usage_of
 from batch_magic.records import Endpoint, RowStatus
 
 MAGIC = "gptbatch"
@@ -66,7 +66,8 @@ class Known:
     filters: Callable[[], Sequence[Candidate]] = _none
     tests: Callable[[], Sequence[Candidate]] = _none
     functions: Callable[[], Sequence[Candidate]] = _none
-    verbs: Mapping[str, str] | None = None
+    verbs: Mapping[str, str] = field(default_factory=dict)  # what is told of each
+    verb_options: Mapping[str, Sequence[str]] = field(default_factory=dict)
     keep: Sequence[str] = ()
 
 
@@ -283,7 +284,6 @@ def _param(typed: str, columns: Iterable[Candidate]) -> Found | None:
 
 # -- the verbs ------------------------------------------------------------------------------
 
-_OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 _VERB_OPTIONS = {
     "--status": "of rows with these outcomes alone",
     "--live": "through the realtime API, at its price",
@@ -308,8 +308,8 @@ def _on_verb_line(before: str, known: Known) -> Found | None:
     words, is_open = raw_words(before)
     is_under_way = bool(words) and (bool(is_open) or not before[-1:].isspace())
     typed = words.pop() if is_under_way else ""
-    verbs = known.verbs or {}
-    offered = [Candidate(verb, _gloss(told)) for verb, told in verbs.items()]
+    verbs = known.verbs
+    offered = [Candidate(verb, usage_of(told)[1]) for verb, told in verbs.items()]
     if not words:
         return _offer(offered, typed)
     verb, last = words[0], words[-1]
@@ -321,27 +321,18 @@ def _on_verb_line(before: str, known: Known) -> Found | None:
     if last.startswith("-") and (found := _verb_value(last, typed, words, known)) is not None:
         return found
     if typed.startswith("-"):
-        return _verb_options(verbs[verb], words, typed)
+        return _verb_options(known.verb_options.get(verb, ()), words, typed)
     if verb == "help":
         return _offer(offered, typed)
     named = [word for word in words[1:] if not word.startswith("-")]
     takes_names = "NAME" in verbs[verb].split() or "[NAME]" in verbs[verb]
     if takes_names and (not named or "NAME …" in verbs[verb]):
         return _offer([one for one in known.runs() if one.text not in named], typed)
-    return _verb_options(verbs[verb], words, typed)
+    return _verb_options(known.verb_options.get(verb, ()), words, typed)
 
 
-_USAGE = re.compile(r"(?:(?:[A-Z]{2,}\S*|\[[^\]]*\]|--?\S+|\||…|or|run id|batch_…|X:?)\s+)*")
-
-
-def _gloss(told: str) -> str:
-    """What a verb does, without the words that say how it is written."""
-    usage = _USAGE.match(told)
-    return told[usage.end() :] if usage else told
-
-
-def _verb_options(told: str, words: Sequence[str], typed: str) -> Found | None:
-    names = [one for one in dict.fromkeys(_OPTION.findall(told)) if one not in words]
+def _verb_options(options: Sequence[str], words: Sequence[str], typed: str) -> Found | None:
+    names = [one for one in options if one not in words]
     found = _offer([Candidate(one, _VERB_OPTIONS.get(one, "")) for one in names], typed)
     return found if found.candidates else None
 

@@ -26,7 +26,7 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 from IPython.display import display
 from traitlets import Dict, Float, Integer, Unicode
 
-from batch_magic import caps, cell_line, overview, session, settings
+from batch_magic import caps, cell_line, manual, overview, session, settings
 from batch_magic.card import clip, count_words, expected_words, size_words, time_words
 from batch_magic.drafting import Options
 from batch_magic.engine import METADATA_RUN
@@ -53,19 +53,19 @@ VERBS = {
     "list": "all runs of this project",
     "status": "NAME the panel again; without NAME the list",
     "wait": "NAME [--timeout 10m] block until it has ended",
-    "cancel": "NAME … or --all: cancel; rows that finished are kept",
+    "cancel": "NAME … | --all cancel it; rows that finished are kept",
     "retry": "NAME [--status failed,…] [--live] send rows without an answer again, or these",
     "submit": "NAME give leave to a run that may cost more than confirm_above_usd",
     "finish": "NAME finish what is left through the realtime API: batches are cancelled first",
     "reparse": "NAME --parse PATTERN | --schema X [--prefix P] read its answers anew, for nothing",
     "errors": "NAME why rows have no answer: causes, how often, an example of each",
     "cost": "[NAME] tokens and dollars of all runs, or of one, as paid and as if at once",
-    "attach": "NAME | run id | batch_… [-o NAME --frame FRAME --id COLUMN] go on with it",
+    "attach": "NAME | batch_… [-o NAME] [--frame FRAME] [--id COLUMN] [--on BACKEND] go on with it",
     "take": "NAME put the result in the namespace now",
     "show": "NAME template, parameters, latest events and one rendered request",
     "recover": "[--on BACKEND] jobs of ours at the service that no run knows: adopt or cancel them",
     "clean": "[NAME] [--remote] [--yes] delete a run's files here (and at the service); asks first",
-    "help": "this table",
+    "help": "[VERB] this table, or one verb in full",
 }
 
 
@@ -140,7 +140,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         """Do the cell; return the run that it may have to wait for."""
         asked = cell_line.parse_cell(line)
         if asked.help:
-            print(cell_line.cell_parser().format_help())
+            print(manual.cell_help(VERBS))
             return None
         frame = self._frame(asked.frame)
         out = asked.out or _default_out(asked.frame)
@@ -278,9 +278,14 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         return None
 
     def _do_help(self, words: list[str]) -> None:
-        for verb, what in VERBS.items():
-            print(f"%gptbatch {verb:8} {what}")
-        print("%%gptbatch --help   the options of the cell")
+        if not words:
+            print(manual.verbs_help(VERBS))
+            print("%%gptbatch --help has the options of the cell.")
+            return
+        _want(words, 1, "%gptbatch help [VERB]")
+        verb, _ = self._verb(words[0])
+        doc = getattr(getattr(self, f"_do_{verb}", None), "__doc__", None) or ""
+        print(manual.verb_help(verb, VERBS[verb], " ".join(doc.split())))
 
     def _do_status(self, words: list[str]) -> Any:
         if not words:
@@ -564,6 +569,12 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         """Take the hooks out of the shell."""
         self.completions.remove()
         self._handover.close()
+
+
+# What `%%gptbatch?`, `%gptbatch?` and Shift-Tab show: a page finds the line's by the bare name.
+_documented: tuple[Any, ...] = (GPTBatch.gptbatch, GPTBatch.gptbatch_line)
+for _magic in _documented:
+    _magic.__doc__ = manual.cell_help(VERBS)
 
 
 class HandOver:

@@ -23,6 +23,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from batch_magic import completion, money
 from batch_magic.completion import Candidate, Known
+from batch_magic.manual import options_of
 from batch_magic.prompt_language import Sandbox
 from batch_magic.result import KEEP
 from batch_magic.wording import counted, dollars
@@ -55,6 +56,7 @@ class Completions:
             tests=lambda: _of_jinja("tests"),
             functions=_functions,
             verbs=verbs,
+            verb_options={verb: options_of(verb, told) for verb, told in verbs.items()},
             keep=tuple(KEEP),
         )
         # A bound method cannot be marked as a matcher, and each look-up makes another one.

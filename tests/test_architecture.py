@@ -47,7 +47,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "answers",
         "strict_schema",
     ),
-    ("journal", "folder", "api", "heartbeat", "bell", "caps", "overview", "completion"),
+    ("journal", "folder", "api", "heartbeat", "bell", "caps", "overview", "completion", "manual"),
     ("outcomes", "services", "live"),
     ("prepare", "engine", "result", "cleaning", "adoption"),
     ("run", "drafting", "buttons"),

@@ -19,6 +19,7 @@ from kernels import PROJECT, Kernel, kernel
 
 from batch_magic.completion import Candidate, Known, complete
 from batch_magic.magic import VERBS
+from batch_magic.manual import options_of
 
 
 def some(*names: str) -> list[Candidate]:
@@ -40,6 +41,7 @@ KNOWN = Known(
     tests=lambda: some("none", "defined"),
     functions=lambda: some("range("),
     verbs=VERBS,
+    verb_options={verb: options_of(verb, told) for verb, told in VERBS.items()},
     keep=("usage", "cost", "raw"),
 )
 

@@ -208,7 +208,7 @@ def parse_cell(line: str) -> argparse.Namespace:
     if unknown:
         raise CellError(_unknown(unknown[0], parser.options()))
     if known.on_clash not in ("error", "replace"):
-        raise CellError(f"--on-clash is error or replace, not {known.on_clash!r}")
+        raise CellError(f"--on-clash is {known.on_clash!r}; say error or replace")
     known.params = _read_params(known.param)
     known.extras = _names(known.extras)
     known.keep = tuple(_names(known.keep))
@@ -218,7 +218,7 @@ def parse_cell(line: str) -> argparse.Namespace:
     known.schema = known.schema or ""
     known.sample = None if known.sample is None else _count("--sample", known.sample)
     if known.sample == 0:
-        raise CellError("--sample is a number of rows, from 1 on")
+        raise CellError("--sample is 0; say how many rows, from 1 on")
     if known.sample is not None and known.wait == "never":
         raise CellError("--sample waits for its answers; leave --no-wait out")
     known.deadline = None if known.deadline is None else duration_s(known.deadline)
@@ -258,9 +258,9 @@ def _read_params(pairs: Sequence[str]) -> Mapping[str, Any]:
     for pair in pairs:
         key, sep, value = pair.partition("=")
         if not sep or not key.strip():
-            raise CellError(f"-p wants KEY=VALUE, not {pair!r}")
+            raise CellError(f"-p is {pair!r}; write KEY=VALUE, without blanks around =")
         if key in params:
-            raise CellError(f"-p {key} is given twice")
+            raise CellError(f"-p {key} is given twice; leave one of them out")
         params[key.strip()] = _json_or_text(value)
     return params
 
@@ -280,7 +280,7 @@ def _names(text: str) -> list[str]:
 
 def _count(option: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise CellError(f"{option} is a whole number, not {text[:40]!r}")
+        raise CellError(f"{option} is {text[:40]!r}; say a whole number")
     return int(text)
 
 

@@ -58,6 +58,7 @@ ANSWERED = np.dtype(
 )
 TWINS = np.dtype("<i8")
 
+_PUT_BACK = "put the file back as it was, or run the cell again with --fresh"
 _TAIL_BYTES, _TAIL_LINES = 1 << 18, 100
 _NO_FILES: Mapping[str, str] = MappingProxyType({})
 _KEPT = re.compile(r"kept-(\d{5,18})\.jsonl")
@@ -104,7 +105,7 @@ class Home:
             if path.parent.name not in run_ids:
                 raise JournalError(
                     f"{self.journal_path} does not know {path.parent}, which holds answers that"
-                    " were paid for: put the right journal back, or move that folder away"
+                    " were paid for; put the right journal back, or move that folder away"
                 )
 
     @property
@@ -117,7 +118,10 @@ class Home:
         Raises JournalError for an id that is no plain name.
         """
         if not _RUN_ID.fullmatch(run_id):
-            raise JournalError(f"{run_id!r} is not a run id; the journal may be damaged")
+            raise JournalError(
+                f"{run_id!r} is not a run id, the journal may be damaged;"
+                " put a good journal.db back"
+            )
         path = self.path / "runs" / run_id
         if path.is_symlink() or path.parent.is_symlink():
             raise JournalError(f"{path} leads out of the home folder; put the real folder there")
@@ -244,7 +248,8 @@ class RunFolder:
         with disk_errors(self.path):
             data = self._manifest_path(shard.number).read_bytes()
         if hashlib.sha256(data).hexdigest() != shard.sha256:
-            raise JournalError(f"{self._manifest_path(shard.number)} was changed since submit")
+            path = self._manifest_path(shard.number)
+            raise JournalError(f"{path} was changed since submit; {_PUT_BACK}")
         return np.frombuffer(data, dtype=MANIFEST)
 
     def check_shard(self, shard: Shard) -> None:
@@ -255,18 +260,18 @@ class RunFolder:
         for n, (line, entry) in enumerate(self._paired_lines(shard), start=1):
             digest = as_digests(wire.tail_digest(line))[0]
             if digest["hi"] != entry["hi"] or digest["lo"] != entry["lo"]:
-                raise JournalError(f"line {n} of {path} was changed since submit")
+                raise JournalError(f"line {n} of {path} was changed since submit; {_PUT_BACK}")
         with disk_errors(path):
             size_bytes = path.stat().st_size
         if n != len(manifest) or size_bytes != shard.bytes:
-            raise JournalError(f"{path} was cut or changed since submit")
+            raise JournalError(f"{path} was cut or changed since submit; {_PUT_BACK}")
 
     def lines_at(self, shard: Shard, wanted: NDArray[np.bool_]) -> Iterator[Lines]:
         """Yield those lines of a shard whose place `wanted` marks, a few thousand at a time."""
         path = self.shard_path(shard.number)
         with disk_errors(path):
             if path.stat().st_size != shard.bytes:
-                raise JournalError(f"{path} was cut or changed since submit")
+                raise JournalError(f"{path} was cut or changed since submit; {_PUT_BACK}")
         held: list[tuple[int, bytes, bytes]] = []
         for (line, entry), is_wanted in zip(self._paired_lines(shard), wanted, strict=False):
             if is_wanted:
@@ -664,7 +669,7 @@ class ShardWriters:
         """
         if model not in self._writers:
             if len(self._writers) == _MAX_MODELS:
-                raise CellError(f"-m names more than {_MAX_MODELS} models; is it the right column?")
+                raise CellError(f"-m names more than {_MAX_MODELS} models; name another column")
             self._writers[model] = self._writer(model)
         return self._writers[model].write(lines)
 

@@ -126,7 +126,9 @@ class Journal:
         with self._read() as db:
             found = db.execute(f"{SELECT_RUNS} WHERE run_id = ?", (run_id,)).fetchone()
             if found is None:
-                raise JournalError(f"there is no run {run_id!r} in {self.path.parent}")
+                raise JournalError(
+                    f"there is no run {run_id!r} in {self.path.parent}; `%gptbatch list` has all"
+                )
             return read_run(db, found)
 
     def runs(self) -> list[RunRecord]:
@@ -575,7 +577,7 @@ def _explain(error: Exception, path: Path) -> str:
         return f"{path} is damaged ({said}); move it away and keep it: the answers are in runs/"
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return f"{path} is locked by another process ({error}); try again in a moment"
-    return f"{path}: {error}"
+    return f"{path}: {error}; restart the kernel, or choose another home: BATCH_MAGIC_HOME"
 
 
 def _kin(db: sqlite3.Connection, backend_id: str, model: str) -> list[tuple[str, bool]]:

@@ -208,14 +208,15 @@ class GPTBatch(_Configured):  # type: ignore[misc]
 
     def _frame(self, expression: str | None) -> object:
         if not expression:
-            raise CellError("%%gptbatch wants a DataFrame: %%gptbatch FRAME -o NAME -m MODEL")
+            raise CellError("there is no DataFrame; write %%gptbatch FRAME -o NAME -m MODEL")
         if expression.isidentifier():
             return self._variable(expression)
         try:
             return eval(expression, self.shell.user_global_ns, self.shell.user_ns)
         except Exception as error:
             raise CellError(
-                f"FRAME {expression!r} fails: {type(error).__name__}: {error}"
+                f"FRAME {expression!r} fails: {type(error).__name__}: {error}; mend it, or"
+                " give it a name in a cell of its own"
             ) from None
 
     def _variable(self, name: str) -> object:
@@ -389,7 +390,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             if not words:
                 print("no run is going on")
         elif not words:
-            raise CellError("say which: %gptbatch cancel NAME, or --all")
+            raise CellError("no run is named; write %gptbatch cancel NAME, or --all")
         for run in [home.find(word) for word in words]:
             if run.snapshot().ending in (Ending.FINISHED, Ending.CANCELLED):
                 print(f"{run.name} has ended already")
@@ -427,7 +428,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         flags = {word for word in words if word.startswith("--")}
         names = [word for word in words if word not in flags]
         if flags - {"--remote", "--yes"} or len(names) > 1:
-            raise CellError("it is %gptbatch clean [NAME] [--remote] [--yes]")
+            raise CellError("the words do not fit; write %gptbatch clean [NAME] [--remote] [--yes]")
         home = self._session()
         runs = home.cleanable(names[0] if names else "")
         for run in runs:
@@ -778,7 +779,7 @@ def _described(job: RemoteJob) -> str:
 
 def _want(words: list[str], n: int, usage: str) -> None:
     if len(words) != n:
-        raise CellError(f"it is {usage}")
+        raise CellError(f"the words do not fit; write {usage}")
 
 
 def _option(words: list[str], name: str, wanted: str) -> tuple[list[str], str | None]:
@@ -788,7 +789,7 @@ def _option(words: list[str], name: str, wanted: str) -> tuple[list[str], str | 
             return words[:at] + words[at + 1 :], word.partition("=")[2]
         if word == name:
             if at + 1 == len(words):
-                raise CellError(f"{name} wants {wanted}")
+                raise CellError(f"{name} stands alone; it takes {wanted}")
             return words[:at] + words[at + 2 :], words[at + 1]
     return words, None
 
@@ -798,13 +799,15 @@ def _answer(question: str) -> str:
     try:
         return input(question).strip().lower()
     except (EOFError, NotImplementedError):
-        raise CellError(f"nobody is there to answer: {question}") from None
+        raise CellError(
+            f"nobody is there to answer: {question.strip()}; run it in a notebook"
+        ) from None
 
 
 def _default_out(frame: str | None) -> str:
     if frame and frame.isidentifier():
         return f"{frame}_out"
-    raise CellError("name the result with -o NAME: FRAME is no plain name")
+    raise CellError("FRAME is no plain name; name the result with -o NAME")
 
 
 # -- loading --------------------------------------------------------------------------------

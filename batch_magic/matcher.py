@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 _FIRST = 1_000  # priority: before Jedi, which would read the cell as Python
 _MOST_COLUMNS = 500
 _SAID_LENGTH = 60
+_BLANK = "\u00a0"  # Lab breaks the words beside a candidate at blanks, and hides all but the first
 
 NamesOfHome = Callable[[], Sequence[tuple[str, str, str | None, int, str, str]]]
 
@@ -87,7 +88,8 @@ class Completions:
             return {"completions": []}
         return {
             "completions": [
-                SimpleCompletion(one.text, type=one.said or "name") for one in found.candidates
+                SimpleCompletion(one.text, type=one.said.replace(" ", _BLANK) or "name")
+                for one in found.candidates
             ],
             "matched_fragment": found.typed,
             "suppress": True,
@@ -108,7 +110,8 @@ class Completions:
     def _frames(self) -> list[Candidate]:
         found = [(name, value) for name, value in self._own() if isinstance(value, pd.DataFrame)]
         return [
-            Candidate(name, f"{counted(len(one), 'row')} × {one.shape[1]}") for name, one in found
+            Candidate(name, f"frame, {counted(len(one), 'row')} × {one.shape[1]}")
+            for name, one in found
         ]
 
     def _columns(self, expression: str) -> list[Candidate]:

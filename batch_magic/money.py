@@ -140,7 +140,10 @@ def _own(model: str, given: Any, times: float) -> Prices:
     for name, value in given.items():
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or not 0 <= value <= _DEAREST:
-            raise CellError(f"the {name} price of {model!r} is {value!r:.40}, no amount of dollars")
+            raise CellError(
+                f"the {name} price of {model!r} is {value!r:.40}, no amount of dollars;"
+                " write dollars for a million tokens"
+            )
     rates = {name: Rate(((0, times * given.get(name, 0.0)),)) for name in ("input", "output")}
     cached = given.get("cached", given["input"])
     return Prices(cached=Rate(((0, times * cached),)), **rates)

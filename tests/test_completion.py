@@ -243,7 +243,8 @@ def answer(notebook: Kernel, text: str) -> tuple[list[str], str, list[str]]:
     client.complete(code, at)
     content = client.get_shell_msg(timeout=30)["content"]
     assert content["status"] == "ok"
-    types = [one["type"] for one in content["metadata"].get("_jupyter_types_experimental", [])]
+    told = content["metadata"].get("_jupyter_types_experimental", [])
+    types = [one["type"].replace("\u00a0", " ") for one in told]
     return content["matches"], code[content["cursor_start"] : content["cursor_end"]], types
 
 
@@ -252,7 +253,7 @@ def test_a_kernel_offers_frames_with_their_size_and_nothing_else(notebook: Kerne
     matches, replaced, types = answer(notebook, "%%gptbatch ¦\n{{ title }}")
     assert matches == ["reviews", "guarded", "labelled"]
     assert replaced == ""
-    assert types[0] == "1 row × 3"
+    assert types[0] == "frame, 1 row × 3"
 
 
 def test_a_kernel_offers_columns_after_korean_text(notebook: Kernel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from laboratory import Lab, Notebook
 from playwright.sync_api import Locator
 
@@ -31,6 +32,17 @@ def offered(notebook: Notebook) -> Locator:
     return menu
 
 
+def words(menu: Locator) -> str:
+    """What a menu shows, without the letters in front, in one line."""
+    items = menu.locator(".jp-Completer-item").all()
+    parts = [
+        item.locator(f".jp-Completer-{part}").inner_text()
+        for item in items
+        for part in ("match", "typeExtended")
+    ]
+    return " ".join(parts).replace("\u00a0", " ")
+
+
 def source(notebook: Notebook) -> str:
     return str(
         notebook.lab.evaluate(
@@ -45,42 +57,41 @@ def picked(notebook: Notebook, wanted: str) -> None:
     notebook.lab.until(lambda: source(notebook).endswith(wanted), f"the cell ends with {wanted!r}")
 
 
-def test_a_cell_is_written_with_tab_alone(lab: Lab) -> None:
+@pytest.mark.parametrize("shade", ["light", "dark"])
+def test_a_cell_is_written_with_tab_alone(lab: Lab, shade: str) -> None:
     """Frame, option, model, column behind Korean text, filter: each is offered and picked."""
+    lab.theme(shade)
     notebook = lab.open(SET_UP, "")
     notebook.run(0)
     notebook.wait_for("ready", 0)
     notebook.cell(1).locator(".cm-content").click()
     type_in(notebook, "%%gptbatch re")
-    lab.page.keyboard.press("Tab")  # the only frame: it is put there at once
-    lab.until(lambda: source(notebook) == "%%gptbatch reviews", "the frame stands there")
+    menu = offered(notebook)
+    assert words(menu) == "reviews frame, 1 row × 3"
+    picked(notebook, "%%gptbatch reviews")
     type_in(notebook, " --")
     menu = offered(notebook)
-    assert "the model" in menu.inner_text()
-    lab.page.screenshot(path=lab.artefacts / "completion_options_light.png")
+    assert "--model the model" in words(menu)
+    lab.page.screenshot(path=lab.artefacts / f"completion_options_{shade}.png")
     type_in(notebook, "mod")
     picked(notebook, "--model")
     type_in(notebook, " ")
     menu = offered(notebook)
-    assert "by batch" in menu.inner_text()
-    lab.theme("dark")
-    lab.page.screenshot(path=lab.artefacts / "completion_models_dark.png")
-    lab.theme("light")
-    notebook.cell(1).locator(".cm-content").click()
-    lab.page.keyboard.press("Escape")
-    lab.page.keyboard.press("Enter")
-    lab.page.keyboard.press("Control+End")
-    type_in(notebook, "gpt-5-mini\n리뷰 🦙 {{ t")
-    lab.page.keyboard.press("Tab")
-    lab.until(lambda: source(notebook).endswith("리뷰 🦙 {{ title"), "the column stands there")
+    assert "out by batch" in words(menu)
+    lab.page.screenshot(path=lab.artefacts / f"completion_models_{shade}.png")
+    type_in(notebook, "gpt-5-mini")
+    picked(notebook, "--model gpt-5-mini")
+    type_in(notebook, "\n리뷰 🦙 {{ t")
+    offered(notebook)
+    picked(notebook, "리뷰 🦙 {{ title")
     type_in(notebook, " | low")
-    lab.page.keyboard.press("Tab")
-    lab.until(lambda: source(notebook).endswith("| lower"), "the filter stands there")
+    offered(notebook)
+    picked(notebook, "| lower")
     type_in(notebook, " }} {{ ")
     menu = offered(notebook)
     assert "제목" in menu.inner_text()
     assert 'row["any name"]' in menu.inner_text()
-    lab.page.screenshot(path=lab.artefacts / "completion_columns_light.png")
+    lab.page.screenshot(path=lab.artefacts / f"completion_columns_{shade}.png")
     lab.page.keyboard.press("Escape")
     notebook.close()
 

@@ -200,7 +200,7 @@ def _of_jinja(kind: str) -> list[Candidate]:
     return [
         Candidate(name, _beginning(one.__doc__ or ""))
         for name, one in sorted(found.items())
-        if name[:1].isalpha() and not getattr(one, "__doc__", "").startswith("Same as")
+        if name[:1].isalpha()
     ]
 
 

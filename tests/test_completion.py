@@ -276,6 +276,16 @@ def test_a_kernel_offers_models_runs_and_schemas_it_knows(notebook: Kernel) -> N
     assert answer(notebook, "%%gptbatch reviews --with co¦")[0] == ["codebook"]
 
 
+def test_a_kernel_offers_filters_and_tests_with_what_they_do(notebook: Kernel) -> None:
+    """Those of the prompt language, not all of Jinja's: `random` has no place in a request."""
+    filters, _, types = answer(notebook, "%%gptbatch reviews\n{{ title | ¦")
+    assert {"lower", "truncate", "tojson"} <= set(filters)
+    assert "random" not in filters
+    assert types[filters.index("lower")] == "Convert a value to lowercase"
+    assert "none" in answer(notebook, "%%gptbatch reviews\n{% if title is ¦")[0]
+    assert "range(" in answer(notebook, "%%gptbatch reviews\n{% for n in ran¦")[0]
+
+
 def test_a_frame_is_never_looked_into(notebook: Kernel) -> None:
     """Not for its columns, and an expression is not run."""
     assert answer(notebook, "%%gptbatch guarded\n{{ te¦")[0] == ["text"]

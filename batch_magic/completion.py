@@ -161,9 +161,13 @@ def _options(line: _Line) -> Found:
     return Found(line.typed, chosen)
 
 
+_SHORT = 56
+
+
 def _short(meaning: str) -> str:
     """The beginning of an option's meaning: what fits beside its name."""
-    return re.split(r"[;:,] |\. | \(", meaning)[0]
+    said = re.split(r"[;:] |\. ", meaning)[0]
+    return said if len(said) <= _SHORT else f"{said[: _SHORT - 1].rstrip(' ,')}…"
 
 
 _METHODS = (

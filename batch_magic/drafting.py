@@ -115,7 +115,7 @@ def draft(
     if options.on_clash not in ("error", "replace"):
         raise CellError(f"on_clash is {options.on_clash!r}; say error or replace")
     if options.retries is not None and (type(options.retries) is not int or options.retries < 0):
-        raise CellError(f"retries is {options.retries!r}; say a whole number, from 0 on")
+        raise CellError(f"retries is a whole number from 0, not {options.retries!r}; give one")
     images.check_max_side(options.image_max)
     compiled = compile_template(
         template,
@@ -171,7 +171,7 @@ def sampled(
     The rows are spread evenly and the same each time; a larger sample holds the smaller one.
     """
     if type(size) is not int or size < 1:
-        raise CellError(f"sample is {size!r:.40}; say how many rows, from 1 on")
+        raise CellError(f"sample is a number of rows, from 1 on, not {size!r:.40}; give one")
     rows = len(frame)
     places, n = set[int](), 0
     while len(places) < min(size, rows):
@@ -211,7 +211,7 @@ def _tier(options: Options, endpoint: str) -> str:
     if not options.tier:
         return ""
     if options.tier != "flex":
-        raise CellError(f"--tier is {options.tier!r:.40}; say flex, or leave it out")
+        raise CellError(f"--tier knows flex, not {options.tier!r:.40}; say flex, or leave it out")
     if endpoint not in (Endpoint.CHAT, Endpoint.RESPONSES):
         raise CellError("--tier flex is for chat and responses; leave it out")
     if not options.live and options.deadline is None:
@@ -242,7 +242,7 @@ def max_cost_usd(given: str | float | None) -> float | None:
     except (TypeError, ValueError):
         dollars = math.nan
     if not 0 <= dollars < math.inf:
-        raise CellError(f"--max-cost is {given!r:.40}; say a number of US dollars, or any")
+        raise CellError(f"--max-cost is a number of US dollars, or any, not {given!r:.40}; say one")
     return dollars
 
 
@@ -426,11 +426,11 @@ def _check_types(template: object, options: Options) -> None:
     }
     for name, value in texts.items():
         if not isinstance(value, str):
-            raise CellError(f"{name} is {value!r:.60}; give a text")
+            raise CellError(f"{name} is a text, not {value!r:.60}; give one")
     if not isinstance(options.live, bool):
-        raise CellError(f"live is {options.live!r:.40}; say True or False")
+        raise CellError(f"live is True or False, not {options.live!r:.40}; say which")
     if not isinstance(options.params or {}, Mapping):
-        raise CellError(f"params is {options.params!r:.60}; give a dict")
+        raise CellError(f"params is a mapping, not {options.params!r:.60}; give one")
 
 
 def _as_text(params: Mapping[str, Any]) -> str:

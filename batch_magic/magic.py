@@ -208,7 +208,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
 
     def _frame(self, expression: str | None) -> object:
         if not expression:
-            raise CellError("there is no DataFrame; write %%gptbatch FRAME -o NAME -m MODEL")
+            raise CellError("%%gptbatch wants a DataFrame; write %%gptbatch FRAME -o NAME -m MODEL")
         if expression.isidentifier():
             return self._variable(expression)
         try:

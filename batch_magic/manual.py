@@ -14,22 +14,23 @@ from textwrap import fill
 
 from batch_magic.cell_line import Option, cell_parser, usage_of
 
-_WIDTH = 96
+_WIDTH = 88
 _LEFT = 26
 
 _INTRO = """\
 %%gptbatch FRAME -o NAME -m MODEL [options]
 the prompt, with {{ column }} where a row's text belongs
 
-Sends every row of a DataFrame through the prompt, by OpenAI's Batch API at half price, and gives
-the frame back with the answers. The cell returns at once; its panel says how far it is, and NAME
-is the frame when the run has ended. Nothing is paid twice: the same cell again goes on with the
-same run, and --dry-run says what it will cost before a cent is spent."""
+Sends every row of a DataFrame through the prompt, by OpenAI's Batch API at half price,
+and gives the frame back with the answers. The cell returns at once; its panel says how
+far it is, and NAME is the frame when the run has ended. Nothing is paid twice: the same
+cell again goes on with the same run. --dry-run says what it will cost before a cent is
+spent."""
 
 _EXAMPLES = """\
 Label reviews:
 
-    %%gptbatch reviews -o labelled -m gpt-5-mini -s "label: positive|negative|mixed, score: float"
+    %%gptbatch reviews -o labelled -m gpt-5-mini -s "label: good|bad, score: float"
     system:
     You label product reviews.
     user:
@@ -47,10 +48,11 @@ Without a key, on this machine, for nothing:
     Translate into English: {{ body }}"""
 
 _BODY = """\
-Jinja2: {{ column }}, {{ column | lower }}, {% if column %}…{% endif %}. row["any name"] reaches a
-column whose name is no identifier. A line of its own `system:`, `user:`, `assistant:` or
-`developer:` begins a message; ![any]({{ photo }}) on a line of its own is an image. A missing value
-is nothing; a row without any value that the prompt reads is not sent. Tab completes all of this."""
+Jinja2: {{ column }}, {{ column | lower }}, {% if column %}…{% endif %}. row["any name"]
+reaches a column whose name is no identifier. A line of its own `system:`, `user:`,
+`assistant:` or `developer:` begins a message; ![any]({{ photo }}) on a line of its own is
+an image. A missing value is nothing; a row without any value that the prompt reads is not
+sent. Tab completes all of this."""
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "What is asked": ("out", "model", "endpoint", "param", "extras", "image_max", "on"),

@@ -206,7 +206,7 @@ def find_backend(word: str, environ: Mapping[str, str]) -> Backend:
     if word.startswith(("http://", "https://")):
         url = _base_url(word)
         return Backend(url, url)
-    raise CellError(f"--on {word!r} is no service; say openai, sandbox or a base URL (https://…)")
+    raise CellError(f"--on knows openai, sandbox and base URLs, not {word!r}; name one (https://…)")
 
 
 def _base_url(url: str) -> str:

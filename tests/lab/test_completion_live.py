@@ -91,6 +91,7 @@ def test_a_cell_is_written_with_tab_alone(lab: Lab, shade: str) -> None:
     menu = offered(notebook)
     assert "제목" in menu.inner_text()
     assert 'row["any name"]' in menu.inner_text()
+    menu.get_by_text('row["any name"]').wait_for()
     lab.page.screenshot(path=lab.artefacts / f"completion_columns_{shade}.png")
     lab.page.keyboard.press("Escape")
     notebook.close()

@@ -5,7 +5,8 @@ has its rooms, and `tests/test_architecture.py` holds this against the code. Rea
 the list down, the rooms tell the way of a row.
 
     floor 8  magic           %%gptbatch, %gptbatch; puts results into the namespace  (IPython)
-    floor 7  session         submit, attach, runs: one home of this process put together
+    floor 7  matcher         what Tab offers in this shell                        (IPython, pandas)
+             session         submit, attach, runs: one home of this process put together
              panel           draws a snapshot in the cell                         (ipywidgets)
     floor 6  run             the handle: waits, gives the frame
              buttons         what a person may do to a run just now               (ipywidgets)
@@ -25,6 +26,8 @@ the list down, the rooms tell the way of a row.
              api             Files, Batches, realtime: each call made once            (openai)
              heartbeat       one daemon thread with its own loop                   (threading)
              bell            tells that a run has ended: page and terminal         (anywidget)
+             completion      what may stand at the cursor of a cell half typed
+             manual          the options and verbs, explained
              caps            how much may be spent, and who is asked first
              clicks          clicks that are heard while a cell is running
              overview        runs side by side, as frames                             (pandas)
@@ -50,6 +53,8 @@ the list down, the rooms tell the way of a row.
              prompt_language the language between double braces, sandboxed             (jinja2)
              template_names  the names in a template                                   (jinja2)
              durable_files   bytes on the disk, known by their hash
+             progress        rows done over time: a rate, a line of blocks
+             guide           what happens to a run just now, and what may be done
              queueing        room in the service's queue
              pacing          how fast a realtime service may be asked
              images          an image of a row as a URL                              (Pillow)
@@ -60,6 +65,7 @@ the list down, the rooms tell the way of a row.
     floor 0  records         the nouns
              errors          one root, families by whose move is next
              wording         numbers in sentences
+             cures           what usually cures an error of rows
     –        sandbox/        an island: a local service that speaks the same API
 
 The words: a *run* is one cell's execution over one frame; a *row* is known by its position,

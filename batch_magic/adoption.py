@@ -60,10 +60,14 @@ def read_input(path: Path) -> tuple[str, list[Asked]]:
                 urls.add(str(row["url"]))
             except (ValueError, KeyError, TypeError) as error:
                 raise CellError(
-                    f"line {number} of its input file cannot be read: {error}"
+                    f"line {number} of its input file cannot be read: {error}; a job of such a"
+                    " file cannot be a run: read its files with the OpenAI client instead"
                 ) from None
     if len(urls) != 1:
-        raise CellError("its input file is empty or asks more than one endpoint")
+        raise CellError(
+            "its input file is empty or asks more than one endpoint, so that it cannot be a run;"
+            " read its files with the OpenAI client instead"
+        )
     return wire.endpoint_path(urls.pop()), asked
 
 
@@ -89,7 +93,7 @@ def rows_of(names: Sequence[str], frame: pd.DataFrame, column: str = "") -> list
     """
     if column:
         if column not in frame.columns:
-            raise CellError(f"there is no column {column!r} in the frame")
+            raise CellError(f"there is no column {column!r} in the frame; name one with --id")
         return _looked_up(names, frame[column].tolist()) or _refuse(names, f"column {column!r}")
     places = {f"column {frame.columns[n]!r}": frame.iloc[:, n] for n in range(frame.shape[1])}
     ways = {"the index": _looked_up(names, frame.index.tolist())}

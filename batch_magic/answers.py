@@ -531,7 +531,9 @@ class _ByPattern:
         try:
             self._parse = parse.compile(pattern).parse
         except (ValueError, TypeError, NotImplementedError, re.error, KeyError) as error:
-            raise CellError(f"--parse {pattern!r} cannot be read: {error}") from None
+            raise CellError(
+                f"--parse {pattern!r} cannot be read: {error}; {_PATTERN_CURE}"
+            ) from None
         self.columns = tuple(Column(f"{prefix}{n}", kind, (n,)) for n, kind in fields.items())
         self._kinds = fields
         self._steps = list(_steps(pattern))
@@ -623,7 +625,7 @@ def pattern_fields(pattern: str) -> dict[str, Kind]:
     try:
         parts = list(string.Formatter().parse(pattern))
     except ValueError as error:
-        raise CellError(f"--parse {pattern!r} cannot be read: {error}") from None
+        raise CellError(f"--parse {pattern!r} cannot be read: {error}; {_PATTERN_CURE}") from None
     for _, name, spec, conversion in parts:
         if name is None:
             continue
@@ -632,7 +634,7 @@ def pattern_fields(pattern: str) -> dict[str, Kind]:
                 f"--parse: field {name!r} has a conversion (!{conversion}); leave it out"
             )
         if not name.isidentifier():
-            raise CellError(f"--parse: field {name or '{}'!r} needs a name, such as {{label}}")
+            raise CellError(f"--parse: field {name or '{}'!r} needs a name; write {{label}}")
         if name in fields:
             raise CellError(f"--parse: field {name!r} is there twice; name each its own")
         fields[name] = _pattern_kind(spec or "")
@@ -641,6 +643,7 @@ def pattern_fields(pattern: str) -> dict[str, Kind]:
     return fields
 
 
+_PATTERN_CURE = "write fields as '{name} | {score:d}'"
 _DAY, _HOUR = re.compile(r"%[aAdbBmyYjUWxGuVcD]"), re.compile(r"%[HIMSfpXcT]")
 
 

@@ -219,13 +219,17 @@ class Api:
         except openai.OpenAIError as error:
             raise self._service_error(error) from None  # the SDK's own text may quote the key
         except ValueError:
-            raise ServiceError(f"{self._host} answered with something that is not JSON") from None
+            said = f"{self._host} answered with something that is not JSON"
+            raise ServiceError(
+                f"{said}; is it an OpenAI-compatible service? name it with --on"
+            ) from None
         except Exception as error:
             if not _is_of_transport(error):
                 raise
             raise ServiceError(f"the answer of {self._host} broke off ({error})") from None
         if not isinstance(answer, dict):
-            raise ServiceError(f"{self._host} answered with something that is no object")
+            said = f"{self._host} answered with something that is no object"
+            raise ServiceError(f"{said}; {_OTHER_HOST}")
         return answer
 
     @property
@@ -239,6 +243,9 @@ class Api:
             return ServiceError(f"{self._host} did not answer in time")
         cause = error.__cause__ or error
         return ServiceError(f"no connection to {self._host} ({_clean(str(cause), self._key)})")
+
+
+_OTHER_HOST = "if it stays so, name an OpenAI-compatible service with --on"
 
 
 def _is_of_transport(error: Exception) -> bool:

@@ -70,7 +70,7 @@ def waiting(run: RunRecord, leave: Leave, asks_usd: float, now: float) -> RunRec
 def check_leave(s: Snapshot) -> None:
     """Refuse what is done to a run that waits for leave. Raises CellError."""
     if s.asks_usd is not None:
-        raise CellError(f"{s.name} is not submitted yet: `%gptbatch submit {s.name}` gives leave")
+        raise CellError(f"{s.name} is not submitted yet; `%gptbatch submit {s.name}` gives leave")
 
 
 def refusal(run: RunRecord, *, is_sample: bool = False) -> str | None:

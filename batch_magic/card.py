@@ -17,7 +17,6 @@ inherited and softened by opacity, and an order of elements that reads well with
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, tzinfo
 from html import escape
@@ -25,9 +24,11 @@ from math import isinf
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from batch_magic import progress
+from batch_magic.cures import cure_of
+from batch_magic.guide import is_in_vain, next_steps, now_words
 from batch_magic.records import (
     OPENAI_URL,
-    UNANSWERED,
     Backend,
     Ending,
     Estimate,
@@ -39,7 +40,10 @@ from batch_magic.records import (
     Snapshot,
     Stage,
 )
+from batch_magic.wording import clip as clip
 from batch_magic.wording import counted, dollars, span_of, span_of_dollars
+from batch_magic.wording import duration as duration
+from batch_magic.wording import short_duration as short_duration
 
 SANDBOX = "sandbox: answers are made on this machine"
 
@@ -47,11 +51,9 @@ JOBS_SHOWN = 8
 NOTES_SHOWN = 8
 NAME_LENGTH = 120
 TEXT_LENGTH = 600
+ERROR_LENGTH = 320
 PREVIEW_LENGTH = 160
 _MOMENT_S = 60.0
-
-QUESTIONABLE = (RowStatus.TRUNCATED, RowStatus.REFUSED, RowStatus.UNPARSED)
-"""Statuses of rows that were answered and paid, but not as hoped."""
 
 ALWAYS_COUNTED = (RowStatus.OK, RowStatus.FAILED)
 
@@ -90,11 +92,6 @@ CLEAR = "background-color:rgba(0,0,0,0)"  # Lab paints every other row of a tabl
 ROW = "display:flex;flex-wrap:wrap;align-items:baseline;gap:2px 14px"
 CELL = f"box-sizing:border-box;padding:2px 0;border:0;line-height:1.5;font-weight:400;{CLEAR}"
 
-# Ends of lines, the rest of the control characters, bidirectional overrides, lone surrogates.
-_UNPRINTABLE = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+"
-)
-
 
 class Html(str):
     """Markup made in this room. Any other string is text."""
@@ -129,13 +126,15 @@ def card_text(s: Snapshot, *, said: str = "", zone: tzinfo | None = UTC) -> str:
         f"  {' · '.join(origin(s))}",
         f"  {', '.join(count_words(s))} of {size_words(s)}",
         *(f"  {words}" for words in progress_words(s)),
+        *(f"  pace: {' '.join(filter(None, pace))}" for pace in _pace(s)),
         *(f"  {words}" for words in estimate_words(s)),
         f"  {' · '.join(time_words(s))}",
         *(f"  {_job_line(job, s.as_of)}" for job in shown_jobs(s)),
         *(f"  {words}" for words in _more_jobs(s)),
         *(f"  {word}: {text}" for word, text in messages(s)),
-        *(f"  note: {note}" for note in notes(s)),
+        f"  now: {now_words(s)}",
         *(f"  next: {step}" for step in next_steps(s)),
+        *(f"  note: {note}" for note in notes(s)),
         *([f"  {clip(said, TEXT_LENGTH)}"] if said else []),
         f"  {way_back(s)} · {stamp(s, zone)}",
     ]
@@ -179,8 +178,20 @@ def body_html(s: Snapshot) -> Html:
     times = _tag("div", SOFT, " · ".join(time_words(s)))
     under = _tag("div", f"{ROW};justify-content:space-between", figures, " ", times)
     progress = [_tag("div", "", _square(ACCENT), words) for words in progress_words(s)]
+    pace = [_pace_html(*one) for one in _pace(s)]
     expected = [_tag("div", f"{SOFT};font-size:12px", words) for words in estimate_words(s)]
-    return Html(_bar(s) + under + "".join(progress) + "".join(expected))
+    return Html(_bar(s) + under + "".join([*progress, *pace, *expected]))
+
+
+def _pace_html(drawn: str, words: str) -> Html:
+    """The pace: blocks for the eye, and beside them the same in words."""
+    said = f"rows a minute, from its beginning: {words}"
+    style = (
+        "display:inline-block;max-width:100%;overflow:hidden;vertical-align:bottom;font-size:14px;"
+        f"white-space:nowrap;line-height:1.3;margin:0 8px 0 0;color:{ACCENT}"
+    )
+    shown = [_tag("span", style, drawn, role="img", aria_label=said, title=said)] if drawn else []
+    return _tag("div", "font-size:12px", *_spaced(shown), words)
 
 
 def jobs_html(s: Snapshot) -> Html:
@@ -214,13 +225,13 @@ def _preview(one: Preview) -> Html:
 def foot_html(s: Snapshot, said: str = "", stamped: str = "") -> Html:
     """What went wrong, what is worth knowing, what to do next and how to get the run back."""
     boxes = [message_html(word, text) for word, text in messages(s)]
+    now, steps = _list("now", [now_words(s)]), _list("next", next_steps(s))
     remarks = _list("notes", notes(s), SOFT)
-    steps = _list("next", next_steps(s))
     told = [_tag("div", "margin:8px 0 0", *_coded(clip(said, TEXT_LENGTH)))] if said else []
     ends = [_tag("span", "", *_coded(way_back(s))), _tag("span", "", stamped)]
     small = f"{ROW};justify-content:space-between;margin:8px 0 0;font-size:12px;{SOFT}"
     return Html(
-        "".join(boxes) + remarks + steps + "".join(told) + _tag("div", small, *_spaced(ends))
+        "".join(boxes) + now + steps + remarks + "".join(told) + _tag("div", small, *_spaced(ends))
     )
 
 
@@ -232,16 +243,10 @@ def state_words(s: Snapshot) -> str:
     if s.asks_usd is not None:
         return "not submitted yet"
     if s.ending is not None:
-        return f"{s.ending.value}, no row ok" if _is_in_vain(s) else s.ending.value
+        return f"{s.ending.value}, no row ok" if is_in_vain(s) else s.ending.value
     step = f"step {_step(s.stage) + 1} of {len(Stage)}"
     words = f"cancelling, {s.stage.value}" if s.cancelling else s.stage.value
     return f"{words}, {step}" + (f", retry round {s.round}" if s.round else "")
-
-
-def _is_in_vain(s: Snapshot) -> bool:
-    """Tell whether a run went to its end and yet brought nothing."""
-    bad = sum(s.counts.get(status, 0) for status in (*UNANSWERED, *QUESTIONABLE))
-    return s.ending is Ending.FINISHED and bad > 0 and not s.counts.get(RowStatus.OK)
 
 
 def origin(s: Snapshot) -> list[str]:
@@ -300,6 +305,30 @@ def progress_words(s: Snapshot) -> list[str]:
     is_ours = bool(running) and all(job.is_live for job in running)
     source = "" if is_ours else " (as the service says)"
     return [f"{s.claimed_ok:,} answered so far{failed}{source}"]
+
+
+def _pace(s: Snapshot) -> list[tuple[str, str]]:
+    """Return how fast rows come: a line of blocks and words; nothing before there is a pace."""
+    found = progress.rates(s.progress)
+    if not found:
+        return []
+    words = _per_minute(progress.rate_overall(s.progress))
+    if s.ending is None:
+        lately = progress.rate_lately(s.progress, s.as_of) or 0.0
+        silent_s = progress.silent_s(s.progress, s.as_of)
+        words = _per_minute(lately) if lately else f"no new row for {_roughly_ago(silent_s)}"
+    best = f" (at its best {_per_minute(max(found))})" if len(found) > 1 else ""
+    return [(progress.blocks(found) if len(found) > 1 else "", f"{words}{best}")]
+
+
+def _per_minute(rate: float) -> str:
+    if rate >= 10:
+        return f"{int(float(f'{rate:.3g}')):,} rows/min"
+    return f"{rate:.1f} rows/min" if rate >= 0.1 else f"{rate * 60:.1f} rows/h"
+
+
+def _roughly_ago(seconds: float) -> str:
+    return duration(seconds) if seconds < 60 else short_duration(seconds)
 
 
 def time_words(s: Snapshot) -> list[str]:
@@ -369,11 +398,21 @@ def messages(s: Snapshot) -> Iterator[tuple[str, str]]:
     """What goes wrong, each with the word that says how bad it is."""
     if s.asks_usd is not None:
         yield "your leave", clip(s.fault or "", TEXT_LENGTH)
+    elif s.fault and s.ending is Ending.STOPPED:
+        yield "stopped", clip(s.fault, TEXT_LENGTH)
     elif s.fault:
-        word = "stopped" if s.ending is Ending.STOPPED else "commonest error"
-        yield word, clip(s.fault, TEXT_LENGTH)
-    elif s.problem and s.ending is None:
-        yield "waiting", clip(s.problem, TEXT_LENGTH)
+        yield "commonest error", _with_cure(s, s.fault)
+    elif s.ending is None:
+        if s.problem:
+            yield "waiting", clip(s.problem, TEXT_LENGTH)
+        if s.complaint:
+            yield "commonest error so far", _with_cure(s, s.complaint)
+
+
+def _with_cure(s: Snapshot, error: str) -> str:
+    """An error of rows, and what usually cures it."""
+    told = clip(error, ERROR_LENGTH).replace("`", "'")  # a backtick begins code
+    return f"{told} → {cure_of(error, clip(s.name, NAME_LENGTH))}"
 
 
 def notes(s: Snapshot) -> list[str]:
@@ -388,39 +427,8 @@ def notes(s: Snapshot) -> list[str]:
     return said
 
 
-def next_steps(s: Snapshot) -> list[str]:
-    """Say what to do now that the run has ended; code stands in backticks."""
-    name = clip(s.name, NAME_LENGTH)
-    if s.ending is None:
-        return []
-    if s.asks_usd is not None:
-        return [f"submit it: `%gptbatch submit {name}`, or drop it: `%gptbatch cancel {name}`"]
-    if s.ending is Ending.STOPPED:
-        return [f"mend this, then run the cell again or `%gptbatch attach {name}`"]
-    return [f"use the frame `{name}`", *_leftovers(s)]
-
-
 def way_back(s: Snapshot) -> str:
     return f"after a restart: `%gptbatch attach {clip(s.name, NAME_LENGTH)}`"
-
-
-def _leftovers(s: Snapshot) -> Iterator[str]:
-    name = clip(s.name, NAME_LENGTH)
-    if s.ending is Ending.CANCELLED:
-        yield "rows that finished are kept"
-    if left := sum(s.counts.get(status, 0) for status in UNANSWERED):
-        yield (
-            f"{counted(left, 'row')} without an answer: `%gptbatch errors {name}` says why,"
-            f" `%gptbatch retry {name}` asks for {'it' if left == 1 else 'them'} again"
-        )
-    odd = [status for status in QUESTIONABLE if s.counts.get(status, 0)]
-    if odd:
-        rows = counted(sum(s.counts[status] for status in odd), "row")
-        labels = ",".join(status.label for status in odd)
-        yield (
-            f"{rows} to look at: the reason is in the column `gpt_error`;"
-            f" `%gptbatch retry {name} --status {labels}` pays for another answer"
-        )
 
 
 def _usage_words(s: Snapshot) -> list[str]:
@@ -486,27 +494,6 @@ def saved_words(s: Snapshot) -> list[str]:
 # ── numbers and times ─────────────────────────────────────────────────────────────────────────
 
 
-def duration(seconds: float) -> str:
-    """Tell a length of time as a person would: `8 s`, `4 min 12 s`, `2 h 05 min`, `3 d 4 h`."""
-    whole = max(0, int(seconds))
-    minutes, hours, days = whole // 60, whole // 3600, whole // 86_400
-    if minutes < 1:
-        return f"{whole} s"
-    if hours < 1:
-        return f"{minutes} min {whole % 60:02} s"
-    if days < 1:
-        return f"{hours} h {minutes % 60:02} min"
-    return f"{days} d {hours % 24} h"
-
-
-def short_duration(seconds: float) -> str:
-    """Tell it to the minute and narrow: a table of it changes once a minute at most."""
-    minutes = max(0, int(seconds)) // 60
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60}:{minutes % 60:02} h" if minutes < 2880 else f"{minutes // 1440} d"
-
-
 def stamp(s: Snapshot, zone: tzinfo | None) -> str:
     """Say which run this is and of when the picture: for a reader of the saved file."""
     when = "as of" if s.ended_at is None else "ended"
@@ -523,12 +510,6 @@ def done_percent(s: Snapshot) -> int:
         return 100 if s.ending is not None else 0
     most = 99 if s.ending is None and s.counts.get(RowStatus.PENDING) else 100
     return min(most, 100 * _filled(s) // s.rows)
-
-
-def clip(text: str, length: int) -> str:
-    """One printable line of at most `length` characters."""
-    plain = _UNPRINTABLE.sub(" ", text).strip()
-    return plain if len(plain) <= length else plain[: length - 1].rstrip() + "…"
 
 
 def _roughly(seconds: float) -> str:
@@ -630,7 +611,7 @@ def _job_row(cells: tuple[str, ...], kind: str) -> Html:
     role = "columnheader" if kind == "th" else "cell"
     tone = SOFT if kind == "th" else ""
     shapes = (
-        f"flex:4 1 280px;text-align:left;{MONO if kind == 'td' else ''}",
+        f"flex:4 1 150px;text-align:left;{MONO if kind == 'td' else ''}",
         "flex:1 1 70px;text-align:left",
         "flex:0.6 1 44px;text-align:right",
         "flex:0.6 1 46px;text-align:right",
@@ -685,7 +666,7 @@ def _coded(text: str) -> Iterator[str]:
 
 def _mood_mark(s: Snapshot) -> str:
     marks = {Ending.FINISHED: "✓", Ending.CANCELLED: "–", Ending.STOPPED: "!"}
-    return "!" if _is_in_vain(s) else marks[s.ending] if s.ending else "●"
+    return "!" if is_in_vain(s) else marks[s.ending] if s.ending else "●"
 
 
 def _mood_tint(s: Snapshot) -> str:
@@ -696,7 +677,7 @@ def _mood_tint(s: Snapshot) -> str:
     }
     if s.asks_usd is not None:
         return "rgba(245,124,0,0.18)"
-    mood = Ending.STOPPED if _is_in_vain(s) else s.ending
+    mood = Ending.STOPPED if is_in_vain(s) else s.ending
     return tints[mood] if mood else "rgba(25,118,210,0.16)"
 
 

@@ -149,4 +149,7 @@ def _check_place(source: Source, image: re.Match[str]) -> None:
             f"an image has a line of its own (template line {line}); as plain text write \\![…]"
         )
     if source.role != "user":
-        raise TemplateError(f"an image belongs into a user message (template line {line})")
+        raise TemplateError(
+            f"an image belongs into a user message (template line {line});"
+            " move its line below `user:`"
+        )

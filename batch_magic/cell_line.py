@@ -13,6 +13,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from batch_magic.errors import CellError
@@ -24,6 +25,16 @@ _UNIT_S = (86_400, 3_600, 60, 1)
 
 def split(line: str) -> list[str]:
     """Split a line into words. Raises CellError for an open quote or bracket."""
+    words, is_open = raw_words(line)
+    if is_open:
+        raise CellError(
+            f"the line has an open {is_open}: {line.strip()}; close it, or quote the whole word"
+        )
+    return [unquoted(word) for word in words]
+
+
+def raw_words(line: str) -> tuple[list[str], str]:
+    """Cut a line into words, quotes still on; say what is open at its end, a quote or a bracket."""
     words: list[str] = []
     word, quote, depth = "", "", 0
     for char in line:
@@ -40,14 +51,25 @@ def split(line: str) -> list[str]:
             word = ""
             continue
         word += char
-    if quote or depth:
-        raise CellError(f"the line has an open {'quote' if quote else 'bracket'}: {line.strip()}")
-    return [_unquoted(one) for one in words + ([word] if word else [])]
+    is_open = "quote" if quote else "bracket" if depth else ""
+    return words + ([word] if word else []), is_open
 
 
-def _unquoted(word: str) -> str:
+def unquoted(word: str) -> str:
+    """Take the quotes off a word that stands in them whole."""
     is_quoted = len(word) > 1 and word[0] in "'\"" and word[0] == word[-1]
     return word[1:-1] if is_quoted and word[0] not in word[1:-1] else word
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of the cell: its names, the value it takes ("" for none), what it means."""
+
+    names: tuple[str, ...]
+    dest: str
+    value: str
+    meaning: str
+    may_repeat: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,7 +79,21 @@ class _Parser(argparse.ArgumentParser):
         raise CellError(f"%%gptbatch: {message}; see %%gptbatch --help")
 
     def options(self) -> list[str]:
-        return [name for action in self._actions for name in action.option_strings]
+        return [name for one in self.taken() for name in one.names]
+
+    def taken(self) -> list[Option]:
+        """Return every option, in the order in which they are told."""
+        return [
+            Option(
+                tuple(one.option_strings),
+                one.dest,
+                str(one.metavar or "") if one.nargs != 0 else "",
+                one.help or "",
+                may_repeat=isinstance(one.default, list),
+            )
+            for one in self._actions
+            if one.option_strings
+        ]
 
 
 def cell_parser() -> _Parser:
@@ -172,7 +208,7 @@ def parse_cell(line: str) -> argparse.Namespace:
     if unknown:
         raise CellError(_unknown(unknown[0], parser.options()))
     if known.on_clash not in ("error", "replace"):
-        raise CellError(f"--on-clash is error or replace, not {known.on_clash!r}")
+        raise CellError(f"--on-clash is {known.on_clash!r}; say error or replace")
     known.params = _read_params(known.param)
     known.extras = _names(known.extras)
     known.keep = tuple(_names(known.keep))
@@ -182,12 +218,22 @@ def parse_cell(line: str) -> argparse.Namespace:
     known.schema = known.schema or ""
     known.sample = None if known.sample is None else _count("--sample", known.sample)
     if known.sample == 0:
-        raise CellError("--sample is a number of rows, from 1 on")
+        raise CellError("--sample is 0; say how many rows, from 1 on")
     if known.sample is not None and known.wait == "never":
         raise CellError("--sample waits for its answers; leave --no-wait out")
     known.deadline = None if known.deadline is None else duration_s(known.deadline)
     known.retries = None if known.retries is None else _count("--retries", known.retries)
     return known
+
+
+_USAGE = re.compile(r"(?:(?:[A-Z]{2,}\S*|\[[^\]]*\]|--?\S+|\||…|or|run id|batch_…|X:?)\s+)*")
+
+
+def usage_of(told: str) -> tuple[str, str]:
+    """Cut what is told of a verb in two: how it is written, and what it does."""
+    usage = _USAGE.match(told)
+    ends = usage.end() if usage else 0
+    return told[:ends].strip().rstrip(":"), told[ends:]
 
 
 def _with_hyphens(words: Sequence[str]) -> list[str]:
@@ -212,16 +258,16 @@ def _read_params(pairs: Sequence[str]) -> Mapping[str, Any]:
     for pair in pairs:
         key, sep, value = pair.partition("=")
         if not sep or not key.strip():
-            raise CellError(f"-p wants KEY=VALUE, not {pair!r}")
+            raise CellError(f"-p is {pair!r}; write KEY=VALUE, without blanks around =")
         if key in params:
-            raise CellError(f"-p {key} is given twice")
+            raise CellError(f"-p {key} is given twice; leave one of them out")
         params[key.strip()] = _json_or_text(value)
     return params
 
 
 def _json_or_text(value: str) -> Any:
     # Single quotes are a shell's habit: what they hold is the value. Double ones are JSON's own.
-    value = _unquoted(value) if value.startswith("'") else value
+    value = unquoted(value) if value.startswith("'") else value
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
@@ -234,7 +280,7 @@ def _names(text: str) -> list[str]:
 
 def _count(option: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise CellError(f"{option} is a whole number, not {text[:40]!r}")
+        raise CellError(f"{option} is {text[:40]!r}; say a whole number")
     return int(text)
 
 

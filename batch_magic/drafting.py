@@ -87,7 +87,7 @@ def draft(
     model = options.model or use.model
     if not model:
         raise CellError(
-            "no model: name one with -m (in Python model=…), or set BATCH_MAGIC_MODEL"
+            "there is no model; name one with -m (in Python model=…), or set BATCH_MAGIC_MODEL"
             " or %config GPTBatch.model"
         )
     endpoint = wire.endpoint_path(options.endpoint)
@@ -113,9 +113,9 @@ def draft(
     result.check_keep(options.keep)
     frames.check_clash(checked, result.added_columns(layout, request.models), options.on_clash)
     if options.on_clash not in ("error", "replace"):
-        raise CellError(f"on_clash is error or replace, not {options.on_clash!r}")
+        raise CellError(f"on_clash is {options.on_clash!r}; say error or replace")
     if options.retries is not None and (type(options.retries) is not int or options.retries < 0):
-        raise CellError(f"retries is a whole number from 0, not {options.retries!r}")
+        raise CellError(f"retries is a whole number from 0, not {options.retries!r}; give one")
     images.check_max_side(options.image_max)
     compiled = compile_template(
         template,
@@ -133,7 +133,9 @@ def draft(
     wire.check_params(params)
     wire.check_token_limit(params, endpoint, request.models)
     if options.image_max and not compiled.has_images:
-        raise CellError("--image-max is for images, and the template has none: ![…]({{ column }})")
+        raise CellError(
+            "--image-max is for images, and the template has none; write ![…]({{ column }})"
+        )
     said += tuple(wire.doubtful_params(params, endpoint, request.models))
     _check_model_column(checked, model)
     _check_characters(model, layout.column, template, _as_text(params))
@@ -169,7 +171,7 @@ def sampled(
     The rows are spread evenly and the same each time; a larger sample holds the smaller one.
     """
     if type(size) is not int or size < 1:
-        raise CellError(f"sample is a number of rows, from 1 on, not {size!r:.40}")
+        raise CellError(f"sample is a number of rows, from 1 on, not {size!r:.40}; give one")
     rows = len(frame)
     places, n = set[int](), 0
     while len(places) < min(size, rows):
@@ -209,9 +211,9 @@ def _tier(options: Options, endpoint: str) -> str:
     if not options.tier:
         return ""
     if options.tier != "flex":
-        raise CellError(f"--tier knows flex, not {options.tier!r:.40}")
+        raise CellError(f"--tier knows flex, not {options.tier!r:.40}; say flex, or leave it out")
     if endpoint not in (Endpoint.CHAT, Endpoint.RESPONSES):
-        raise CellError("--tier flex is for chat and responses")
+        raise CellError("--tier flex is for chat and responses; leave it out")
     if not options.live and options.deadline is None:
         raise CellError("--tier is for rows that go live; say --live or --deadline as well")
     return options.tier
@@ -240,7 +242,7 @@ def max_cost_usd(given: str | float | None) -> float | None:
     except (TypeError, ValueError):
         dollars = math.nan
     if not 0 <= dollars < math.inf:
-        raise CellError(f"--max-cost is a number of US dollars, or any; not {given!r:.40}")
+        raise CellError(f"--max-cost is a number of US dollars, or any, not {given!r:.40}; say one")
     return dollars
 
 
@@ -259,9 +261,11 @@ def _several_models(model: str) -> tuple[str, ...]:
     if len(names) == 1 or is_template(model):
         return ()
     if not all(names):
-        raise CellError("-m holds an empty name between its commas")
+        raise CellError("-m holds an empty name between its commas; take one comma away")
     if len(set(names)) < len(names):
-        raise CellError("-m names a model twice; its answers would be the same columns")
+        raise CellError(
+            "-m names a model twice, whose answers would be the same columns; leave one out"
+        )
     return names
 
 
@@ -301,7 +305,9 @@ _MODERATION = Shape(
 def _column(options: Options, endpoint: str) -> str:
     """Return the name of the column for a plain answer."""
     if options.column.startswith("gpt_") or (options.column and not options.column.strip()):
-        raise CellError(f"-c {options.column!r} is no name for an answer; gpt_… names are taken")
+        raise CellError(
+            f"-c {options.column!r} is no name for an answer, gpt_… names are taken; choose another"
+        )
     return options.column or _COLUMNS.get(Endpoint(endpoint), "answer")
 
 
@@ -318,7 +324,7 @@ def _shaped(options: Options, endpoint: str) -> tuple[Shape | None, Sent]:
         if options.column:
             raise CellError("moderations fills flagged, categories and scores; say --prefix")
         if options.flatten:
-            raise CellError("--flatten is for the objects of --schema")
+            raise CellError("--flatten is for the objects of --schema; name one, or leave it out")
         return replace(_MODERATION, prefix=options.prefix), None
     if options.schema is None and not options.parse:
         if options.prefix or options.flatten:
@@ -332,7 +338,9 @@ def _shaped(options: Options, endpoint: str) -> tuple[Shape | None, Sent]:
     if options.schema is not None:
         return _by_schema(options)
     if options.flatten:
-        raise CellError("--flatten is for the objects of --schema; a pattern has none")
+        raise CellError(
+            "--flatten is for the objects of --schema, a pattern has none; leave it out"
+        )
     shape = Shape(pattern=options.parse, prefix=options.prefix)
     reader_of(shape)
     return shape, None
@@ -345,7 +353,9 @@ def _by_schema(options: Options) -> tuple[Shape, Sent]:
     try:
         json.dumps(meant)
     except (TypeError, ValueError, RecursionError) as error:
-        raise CellError(f"--schema {name} cannot be written as JSON: {error}") from None
+        raise CellError(
+            f"--schema {name} cannot be written as JSON: {error}; give plain values alone"
+        ) from None
     try:
         sent = strict(meant, name)
     except RecursionError:
@@ -362,7 +372,7 @@ def _by_schema(options: Options) -> tuple[Shape, Sent]:
     try:
         reader_of(shape)
     except (TypeError, ValueError, RecursionError) as error:
-        raise CellError(f"--schema {name} cannot be read by: {error}") from None
+        raise CellError(f"--schema {name} cannot be read by: {error}; make it simpler") from None
     return shape, sent
 
 
@@ -379,7 +389,7 @@ def reshaped(run: RunRecord, options: Options, frame: pd.DataFrame) -> RunRecord
     """Return a run whose answers are to be read by another schema or pattern. Raises CellError."""
     shape, _ = _shaped(options, run.request.endpoint)
     if shape is None:
-        raise CellError("say by what: %gptbatch reparse NAME --parse PATTERN, or --schema X")
+        raise CellError("there is nothing to read by; say --parse PATTERN or --schema X")
     layout = replace(run.layout, shape=shape)
     added = result.added_columns(layout, run.request.models)
     try:
@@ -416,18 +426,20 @@ def _check_types(template: object, options: Options) -> None:
     }
     for name, value in texts.items():
         if not isinstance(value, str):
-            raise CellError(f"{name} is a text, not {value!r:.60}")
+            raise CellError(f"{name} is a text, not {value!r:.60}; give one")
     if not isinstance(options.live, bool):
-        raise CellError(f"live is True or False, not {options.live!r:.40}")
+        raise CellError(f"live is True or False, not {options.live!r:.40}; say which")
     if not isinstance(options.params or {}, Mapping):
-        raise CellError(f"params is a mapping, not {options.params!r:.60}")
+        raise CellError(f"params is a mapping, not {options.params!r:.60}; give one")
 
 
 def _as_text(params: Mapping[str, Any]) -> str:
     try:
         return json.dumps(params, ensure_ascii=False, default=str)
     except (TypeError, ValueError, RecursionError) as error:
-        raise CellError(f"a request parameter cannot be written as JSON: {error}") from None
+        raise CellError(
+            f"a request parameter cannot be written as JSON: {error}; give plain values alone"
+        ) from None
 
 
 def check_name(name: str) -> None:

@@ -19,7 +19,7 @@ from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
-from batch_magic import lifecycle, outcomes, picture
+from batch_magic import lifecycle, outcomes, picture, progress
 from batch_magic.api import Api
 from batch_magic.durable_files import disk_errors, part_path, settle
 from batch_magic.errors import BatchMagicError, JournalError, ServiceError
@@ -46,6 +46,7 @@ from batch_magic.lifecycle import (
     Upload,
 )
 from batch_magic.live import Lane, Lanes, Work
+from batch_magic.outcomes import Glimpse
 from batch_magic.records import (
     Backend,
     Ending,
@@ -53,7 +54,6 @@ from batch_magic.records import (
     JobFault,
     JobStage,
     Pace,
-    Preview,
     RemoteJob,
     RowStatus,
     RunRecord,
@@ -77,6 +77,7 @@ _BEAT_S = 0.5  # how often the other runs are looked at while one is busy with s
 _PARTING_S = 2.0  # what is in flight at the end is given so long to get its receipt
 _RUNS_LOOKED_AT = 20  # for how long jobs take
 _LIVE_BEAT_S = 0.5  # how often a live lane says how far it is
+_GLIMPSE_S = 1.0  # how often what has come in is looked at
 
 
 class Engine:
@@ -104,7 +105,7 @@ class Engine:
         self._clock, self._token, self._publish = clock, token, publish
         self._driven: dict[str, float | None] = {}  # run id → since when nothing is heard
         self._working: dict[str, asyncio.Task[float | None]] = {}  # run id → its step under way
-        self._previews: dict[str, tuple[int, tuple[Preview, ...]]] = {}  # by jobs collected
+        self._glimpses: dict[str, tuple[object, float, Glimpse]] = {}  # of what, when, what
         self._paces: dict[str, Pace | None] = {}
         self._lanes = Lanes()
         self._leased_until: dict[str, float] = {}
@@ -167,7 +168,7 @@ class Engine:
         if run.ending is None and not self._take_lease(run_id):
             # Another kernel drives it: show what it writes.
             await self._lanes.end(run_id)
-            self._publish(picture.snapshot(run, self._clock()))
+            self._publish(await self._drawn(run, None, is_ours=False))
             return self._clock() + run.limits.poll_first_s
         # Whoever had the lease may have written, and let go, since the run was read.
         run = self._journal.run(run_id)
@@ -177,14 +178,34 @@ class Engine:
             await self._do_all(run, plan.actions)
         except LeaseLost:
             log.info("run %s is driven by another kernel", run_id)
-        run = self._journal.run(run_id)
+        run = self._note_progress(self._journal.run(run_id))
         if run.ending is not None:
             await self._lanes.end(run_id)
             return self._let_go(run)
         wake_at = self._clock() if plan.actions else plan.wake_at
-        drawn = picture.snapshot(run, self._clock(), wake_at=wake_at, pace=self._pace(run))
-        self._publish(replace(drawn, newest=self._newest(run)))
+        self._publish(await self._drawn(run, wake_at, is_ours=True))
         return wake_at
+
+    async def _drawn(self, run: RunRecord, wake_at: float | None, *, is_ours: bool) -> Snapshot:
+        """Draw a run that goes on, with its newest answers and its commonest error so far."""
+        drawn = picture.snapshot(run, self._clock(), wake_at=wake_at, pace=self._pace(run))
+        drawn = replace(drawn, is_driven_elsewhere=not is_ours)
+        seen = await self._glimpse(run, drawn)
+        return replace(drawn, newest=seen.newest, complaint=seen.complaint)
+
+    def _note_progress(self, run: RunRecord) -> RunRecord:
+        """Write down how many rows are done by now, every so often; at the end in any case."""
+        now = self._clock()
+        drawn = picture.snapshot(run, now)
+        rows = picture.rows_done(drawn)
+        if not progress.is_due(drawn.progress, now, rows, is_last=run.ending is not None):
+            return run
+        points = progress.noted(drawn.progress, now, rows)
+        try:
+            self._journal.note_progress(run.run_id, self._owner, points)
+        except LeaseLost:
+            return run
+        return replace(run, progress=points)
 
     def _take_lease(self, run_id: str) -> bool:
         now = self._clock()
@@ -192,14 +213,24 @@ class Engine:
         self._leased_until[run_id] = now + LEASE_S if is_ours else 0.0
         return is_ours
 
-    def _newest(self, run: RunRecord) -> tuple[Preview, ...]:
-        """Return a few answers of the job that came in last, read once for each that does."""
+    async def _glimpse(self, run: RunRecord, drawn: Snapshot) -> Glimpse:
+        """Return what is seen of a run that goes on; looked at anew when more has come in."""
         collected = sum(job.stage is JobStage.COLLECTED for job in run.jobs)
-        known = self._previews.get(run.run_id)
-        if known is None or known[0] != collected:
-            known = (collected, outcomes.newest(self._folder(run), run) if collected else ())
-            self._previews[run.run_id] = known
-        return known[1]
+        live = sum(
+            sum(lifecycle.claimed(job.remote)) for job in run.jobs if job.is_live and job.remote
+        )
+        what, now = (collected, live), self._clock()
+        known, at, seen = self._glimpses.get(run.run_id, (None, 0.0, Glimpse()))
+        if known == what or 0 <= now - at < _GLIMPSE_S or what == (0, 0):
+            return seen
+        is_resolved = picture.is_troubled(drawn) and not drawn.is_driven_elsewhere
+        look = partial(outcomes.glimpse, self._folder(run), run, is_resolved=is_resolved)
+        try:
+            seen = await asyncio.to_thread(look)
+        except JournalError as error:  # whoever wants the rows is told; a look is worth no stop
+            log.warning("run %s cannot be looked into: %s", run.run_id, error)
+        self._glimpses[run.run_id] = (what, now, seen)
+        return seen
 
     def _pace(self, run: RunRecord) -> Pace | None:
         """Return how long jobs of the same model took before, looked up once."""

@@ -20,6 +20,7 @@ elsewhere (a journal can be a stranger's) must not lead out of the home.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -57,6 +58,8 @@ ANSWERED = np.dtype(
 )
 TWINS = np.dtype("<i8")
 
+_PUT_BACK = "put the file back as it was, or run the cell again with --fresh"
+_TAIL_BYTES, _TAIL_LINES = 1 << 18, 100
 _NO_FILES: Mapping[str, str] = MappingProxyType({})
 _KEPT = re.compile(r"kept-(\d{5,18})\.jsonl")
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -102,7 +105,7 @@ class Home:
             if path.parent.name not in run_ids:
                 raise JournalError(
                     f"{self.journal_path} does not know {path.parent}, which holds answers that"
-                    " were paid for: put the right journal back, or move that folder away"
+                    " were paid for; put the right journal back, or move that folder away"
                 )
 
     @property
@@ -115,7 +118,10 @@ class Home:
         Raises JournalError for an id that is no plain name.
         """
         if not _RUN_ID.fullmatch(run_id):
-            raise JournalError(f"{run_id!r} is not a run id; the journal may be damaged")
+            raise JournalError(
+                f"{run_id!r} is not a run id, the journal may be damaged;"
+                " put a good journal.db back"
+            )
         path = self.path / "runs" / run_id
         if path.is_symlink() or path.parent.is_symlink():
             raise JournalError(f"{path} leads out of the home folder; put the real folder there")
@@ -242,7 +248,8 @@ class RunFolder:
         with disk_errors(self.path):
             data = self._manifest_path(shard.number).read_bytes()
         if hashlib.sha256(data).hexdigest() != shard.sha256:
-            raise JournalError(f"{self._manifest_path(shard.number)} was changed since submit")
+            path = self._manifest_path(shard.number)
+            raise JournalError(f"{path} was changed since submit; {_PUT_BACK}")
         return np.frombuffer(data, dtype=MANIFEST)
 
     def check_shard(self, shard: Shard) -> None:
@@ -253,18 +260,18 @@ class RunFolder:
         for n, (line, entry) in enumerate(self._paired_lines(shard), start=1):
             digest = as_digests(wire.tail_digest(line))[0]
             if digest["hi"] != entry["hi"] or digest["lo"] != entry["lo"]:
-                raise JournalError(f"line {n} of {path} was changed since submit")
+                raise JournalError(f"line {n} of {path} was changed since submit; {_PUT_BACK}")
         with disk_errors(path):
             size_bytes = path.stat().st_size
         if n != len(manifest) or size_bytes != shard.bytes:
-            raise JournalError(f"{path} was cut or changed since submit")
+            raise JournalError(f"{path} was cut or changed since submit; {_PUT_BACK}")
 
     def lines_at(self, shard: Shard, wanted: NDArray[np.bool_]) -> Iterator[Lines]:
         """Yield those lines of a shard whose place `wanted` marks, a few thousand at a time."""
         path = self.shard_path(shard.number)
         with disk_errors(path):
             if path.stat().st_size != shard.bytes:
-                raise JournalError(f"{path} was cut or changed since submit")
+                raise JournalError(f"{path} was cut or changed since submit; {_PUT_BACK}")
         held: list[tuple[int, bytes, bytes]] = []
         for (line, entry), is_wanted in zip(self._paired_lines(shard), wanted, strict=False):
             if is_wanted:
@@ -328,6 +335,21 @@ class RunFolder:
         for path in sorted(self.path.glob(f"job-{job:05}.live-*.jsonl")):
             with disk_errors(path), path.open("rb") as lines:
                 yield from (line for line in lines if result_lines.custom_id_of(line))
+
+    def lately(
+        self, job: int, run_id: str, judged: Judged = _as_read, endpoint: str = Endpoint.CHAT
+    ) -> list[Outcomes]:
+        """Return what the last answers to a job's lines say, in their order, oldest first.
+
+        Of its result files, or of what was noted of it live so far; no more than the end of each
+        file is read.
+        """
+        live = self.path.glob(f"job-{job:05}.live-*.jsonl")
+        paths = [self.result_path(job, kind) for kind in ("error", "output")]
+        found = [path for path in [*sorted(live, key=_changed_at), *paths] if path.exists()]
+        decoder = result_lines.Decoder(run_id=run_id, ids=self._ids(), endpoint=endpoint)
+        tails = (io.BytesIO(b"".join(_tail(path))) for path in found)
+        return [judged(part) for tail in tails for part in decoder.outcomes(tail)]
 
     def live_positions(self, job: int, run_id: str) -> dict[int, bool]:
         """Return which rows of a job have an answer noted, and whether it is a good one."""
@@ -647,7 +669,7 @@ class ShardWriters:
         """
         if model not in self._writers:
             if len(self._writers) == _MAX_MODELS:
-                raise CellError(f"-m names more than {_MAX_MODELS} models; is it the right column?")
+                raise CellError(f"-m names more than {_MAX_MODELS} models; name another column")
             self._writers[model] = self._writer(model)
         return self._writers[model].write(lines)
 
@@ -668,6 +690,21 @@ def manifest_of(positions: NDArray[np.int64], digests: NDArray[np.void]) -> NDAr
 def _as_lines(held: Sequence[tuple[int, bytes, bytes]]) -> Lines:
     positions, data, digests = zip(*held, strict=True)
     return Lines(positions, b"".join(data), list(map(len, data)), b"".join(digests))
+
+
+def _changed_at(path: Path) -> float:
+    with disk_errors(path):
+        return path.stat().st_mtime
+
+
+def _tail(path: Path) -> list[bytes]:
+    """Return the last whole lines of a file."""
+    with disk_errors(path), path.open("rb") as lines:
+        size = lines.seek(0, os.SEEK_END)
+        lines.seek(max(0, size - _TAIL_BYTES))
+        if size > _TAIL_BYTES:
+            lines.readline()  # its beginning is not here
+        return [line for line in lines if line.endswith(b"\n")][-_TAIL_LINES:]
 
 
 def _decoded(

@@ -127,7 +127,9 @@ def chunks(
 def _place(frame: pd.DataFrame, name: Hashable) -> int:
     places = [place for place, label in enumerate(frame.columns) if _same_label(label, name)]
     if len(places) != 1:
-        raise FrameError(f"column {name!r} occurs {len(places)} times in the frame, not once")
+        raise FrameError(
+            f"column {name!r} occurs {len(places)} times in the frame; rename all but one"
+        )
     return places[0]
 
 
@@ -160,7 +162,10 @@ def _read(name: Hashable, series: pd.Series[Any]) -> list[object]:
         return _values(series)
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
-        raise FrameError(f"column {name!r} holds a value that cannot be read: {said}") from error
+        raise FrameError(
+            f"column {name!r} holds a value that cannot be read: {said}; mend it, or leave the"
+            " column out of the template"
+        ) from error
 
 
 def _values(series: pd.Series[Any]) -> list[object]:

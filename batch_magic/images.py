@@ -28,13 +28,13 @@ _PNG_MODES = ("RGB", "RGBA", "L", "LA", "P", "1")
 _MODES = (*_PNG_MODES, "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX", "RGBa", "La")
 _MAX_BYTE, _MAX_16_BITS = 255, 65_535
 _KINDS = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif"))
-_NO_PILLOW = "needs Pillow: pip install pillow"
+_NO_PILLOW = "needs Pillow; pip install pillow"
 
 
 def check_max_side(max_side: int) -> None:
     """Refuse a size that images cannot be brought to. Raises CellError."""
     if type(max_side) is not int or max_side < 0:
-        raise CellError(f"--image-max is a number of pixels, not {max_side!r:.40}")
+        raise CellError(f"--image-max is {max_side!r:.40}; say a number of pixels")
     if max_side and not _has_pillow():
         raise CellError(f"--image-max {_NO_PILLOW}")
 

@@ -29,6 +29,7 @@ from batch_magic.records import (
     Job,
     JobStage,
     Mark,
+    Point,
     RowStatus,
     RunRecord,
     Shard,
@@ -43,6 +44,7 @@ from batch_magic.schema import (
     job_facts,
     migrate,
     put_files,
+    put_progress,
     read_marks,
     read_run,
     roll_back,
@@ -126,7 +128,9 @@ class Journal:
         with self._read() as db:
             found = db.execute(f"{SELECT_RUNS} WHERE run_id = ?", (run_id,)).fetchone()
             if found is None:
-                raise JournalError(f"there is no run {run_id!r} in {self.path.parent}")
+                raise JournalError(
+                    f"there is no run {run_id!r} in {self.path.parent}; `%gptbatch list` has all"
+                )
             return read_run(db, found)
 
     def runs(self) -> list[RunRecord]:
@@ -176,6 +180,18 @@ class Journal:
         with self._read() as db:
             return _kin(db, backend_id, model)
 
+    def names(self) -> list[tuple[str, str, str | None, int, str, str]]:
+        """Return (name, run id, ending, rows, model, backend) of all runs, newest first.
+
+        It is a look at one table, for whoever wants no more than names, and wants them at once.
+        """
+        query = (
+            "SELECT name, run_id, ending, rows, model, backend_id FROM runs"
+            " ORDER BY created_at DESC, rowid DESC"
+        )
+        with self._read() as db:
+            return db.execute(query).fetchall()
+
     def run_ids(self) -> set[str]:
         """Return the ids of all runs."""
         with self._read() as db:
@@ -219,7 +235,8 @@ class Journal:
             row = db.execute("SELECT ending FROM runs WHERE run_id = ?", (run_id,)).fetchone()
             if row is not None and row[0] is None:
                 raise JournalError(f"run {run_id} goes on again; it is kept")
-            for table in ("files", "marks", "history", "leases", "jobs", "shards", "runs"):
+            tables = ("files", "marks", "history", "leases", "progress", "jobs", "shards", "runs")
+            for table in tables:
                 db.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
 
     def history(self, run_id: str) -> list[tuple[float, int | None, str]]:
@@ -478,6 +495,11 @@ class Journal:
                 db.execute("UPDATE runs SET wish = '[]' WHERE run_id = ?", (run_id,))
             _note(db, now, run_id, None, event)
 
+    def note_progress(self, run_id: str, owner: str, points: Iterable[Point]) -> None:
+        """Write down how many rows of a run were done when, under its lease."""
+        with self._leased(run_id, owner) as db:
+            put_progress(db, run_id, points)
+
     # -- leases -----------------------------------------------------------------------------
 
     def take_lease(self, run_id: str, owner: str, now: float) -> bool:
@@ -581,7 +603,7 @@ def _explain(error: Exception, path: Path) -> str:
         return f"{path} is damaged ({said}); move it away and keep it: the answers are in runs/"
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return f"{path} is locked by another process ({error}); try again in a moment"
-    return f"{path}: {error}"
+    return f"{path}: {error}; restart the kernel, or choose another home: BATCH_MAGIC_HOME"
 
 
 def _kin(db: sqlite3.Connection, backend_id: str, model: str) -> list[tuple[str, bool]]:

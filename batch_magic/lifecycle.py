@@ -652,7 +652,7 @@ def after_sending(job: Job, answered: int, failed: int, status: str, now: float)
         failed=None if ended else failed,
     )
     stage = step(job, JobStage.ENDED if ended else JobStage.RUNNING)
-    is_news = job.remote is None or answered + failed > sum(_claimed(job.remote))
+    is_news = job.remote is None or answered + failed > sum(claimed(job.remote))
     return replace(
         job,
         stage=stage,
@@ -666,7 +666,8 @@ def after_sending(job: Job, answered: int, failed: int, status: str, now: float)
     )
 
 
-def _claimed(remote: RemoteJob) -> tuple[int, int]:
+def claimed(remote: RemoteJob) -> tuple[int, int]:
+    """Return how many rows a job says it has answered, and how many have failed."""
     return remote.completed or 0, remote.failed or 0
 
 

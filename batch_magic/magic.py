@@ -14,7 +14,7 @@ import difflib
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import Field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -26,13 +26,14 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 from IPython.display import display
 from traitlets import Dict, Float, Integer, Unicode
 
-from batch_magic import caps, cell_line, overview, session, settings
+from batch_magic import caps, cell_line, manual, overview, session, settings
 from batch_magic.card import clip, count_words, expected_words, size_words, time_words
 from batch_magic.drafting import Options
 from batch_magic.engine import METADATA_RUN
 from batch_magic.errors import BatchMagicError, CellError, Detached, StillRunning
 from batch_magic.explorer import Explorer
 from batch_magic.lifecycle import ENDED_STATUSES
+from batch_magic.matcher import Completions
 from batch_magic.panel import Shown, open_panel
 from batch_magic.prepare import DryRun
 from batch_magic.records import Ending, RemoteJob, RowStatus
@@ -53,7 +54,7 @@ VERBS = {
     "list": "all runs of this project",
     "status": "NAME the panel again; without NAME the list",
     "wait": "NAME [--timeout 10m] block until it has ended",
-    "cancel": "NAME … or --all: cancel; rows that finished are kept",
+    "cancel": "NAME … | --all cancel it; rows that finished are kept",
     "retry": "NAME [--status failed,…] [--live] send rows without an answer again, or these",
     "submit": "NAME give leave to a run that may cost more than confirm_above_usd",
     "finish": "NAME finish what is left through the realtime API: batches are cancelled first",
@@ -61,12 +62,12 @@ VERBS = {
     "errors": "NAME why rows have no answer: causes, how often, an example of each",
     "explore": "NAME look through its rows: sort, filter, search, one row whole, marks and notes",
     "cost": "[NAME] tokens and dollars of all runs, or of one, as paid and as if at once",
-    "attach": "NAME | run id | batch_… [-o NAME --frame FRAME --id COLUMN] go on with it",
+    "attach": "NAME | batch_… [-o NAME] [--frame FRAME] [--id COLUMN] [--on BACKEND] go on with it",
     "take": "NAME put the result in the namespace now",
     "show": "NAME template, parameters, latest events and one rendered request",
     "recover": "[--on BACKEND] jobs of ours at the service that no run knows: adopt or cancel them",
     "clean": "[NAME] [--remote] [--yes] delete a run's files here (and at the service); asks first",
-    "help": "this table",
+    "help": "[VERB] this table, or one verb in full",
 }
 
 
@@ -103,6 +104,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         self._handover = HandOver(shell)
         self._panels: dict[str, Shown] = {}
         self._reports: dict[str, Callable[[], None]] = {}  # of samples, until they have ended
+        self.completions = Completions(shell, VERBS, self._names_of_home)
 
     # -- the cell ---------------------------------------------------------------------------
 
@@ -140,7 +142,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         """Do the cell; return the run that it may have to wait for."""
         asked = cell_line.parse_cell(line)
         if asked.help:
-            print(cell_line.cell_parser().format_help())
+            print(manual.cell_help(VERBS))
             return None
         frame = self._frame(asked.frame)
         out = asked.out or _default_out(asked.frame)
@@ -208,14 +210,15 @@ class GPTBatch(_Configured):  # type: ignore[misc]
 
     def _frame(self, expression: str | None) -> object:
         if not expression:
-            raise CellError("%%gptbatch wants a DataFrame: %%gptbatch FRAME -o NAME -m MODEL")
+            raise CellError("%%gptbatch wants a DataFrame; write %%gptbatch FRAME -o NAME -m MODEL")
         if expression.isidentifier():
             return self._variable(expression)
         try:
             return eval(expression, self.shell.user_global_ns, self.shell.user_ns)
         except Exception as error:
             raise CellError(
-                f"FRAME {expression!r} fails: {type(error).__name__}: {error}"
+                f"FRAME {expression!r} fails: {type(error).__name__}: {error}; mend it, or"
+                " give it a name in a cell of its own"
             ) from None
 
     def _variable(self, name: str) -> object:
@@ -278,9 +281,14 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         return None
 
     def _do_help(self, words: list[str]) -> None:
-        for verb, what in VERBS.items():
-            print(f"%gptbatch {verb:8} {what}")
-        print("%%gptbatch --help   the options of the cell")
+        if not words:
+            print(manual.verbs_help(VERBS))
+            print("%%gptbatch --help has the options of the cell.")
+            return
+        _want(words, 1, "%gptbatch help [VERB]")
+        verb, _ = self._verb(words[0])
+        doc = getattr(getattr(self, f"_do_{verb}", None), "__doc__", None) or ""
+        print(manual.verb_help(verb, VERBS[verb], " ".join(doc.split())))
 
     def _do_status(self, words: list[str]) -> Any:
         if not words:
@@ -392,7 +400,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             if not words:
                 print("no run is going on")
         elif not words:
-            raise CellError("say which: %gptbatch cancel NAME, or --all")
+            raise CellError("no run is named; write %gptbatch cancel NAME, or --all")
         for run in [home.find(word) for word in words]:
             if run.snapshot().ending in (Ending.FINISHED, Ending.CANCELLED):
                 print(f"{run.name} has ended already")
@@ -430,7 +438,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         flags = {word for word in words if word.startswith("--")}
         names = [word for word in words if word not in flags]
         if flags - {"--remote", "--yes"} or len(names) > 1:
-            raise CellError("it is %gptbatch clean [NAME] [--remote] [--yes]")
+            raise CellError("the words do not fit; write %gptbatch clean [NAME] [--remote] [--yes]")
         home = self._session()
         runs = home.cleanable(names[0] if names else "")
         for run in runs:
@@ -562,9 +570,22 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             verb = "attach" if s.asks_usd is None else "submit"
             print(f"unfinished: {s.name} ({size}, {state}) · %gptbatch {verb} {word}")
 
+    def _names_of_home(self) -> Sequence[tuple[str, str, str | None, int, str, str]]:
+        """Return the names of this home's runs, if there is a home: a look makes none."""
+        if not (Path(self.home).expanduser() / "journal.db").exists():
+            return ()
+        return self._session().journal.names()
+
     def close(self) -> None:
         """Take the hooks out of the shell."""
+        self.completions.remove()
         self._handover.close()
+
+
+# What `%%gptbatch?`, `%gptbatch?` and Shift-Tab show: a page finds the line's by the bare name.
+_documented: tuple[Any, ...] = (GPTBatch.gptbatch, GPTBatch.gptbatch_line)
+for _magic in _documented:
+    _magic.__doc__ = manual.cell_help(VERBS)
 
 
 class HandOver:
@@ -768,7 +789,7 @@ def _described(job: RemoteJob) -> str:
 
 def _want(words: list[str], n: int, usage: str) -> None:
     if len(words) != n:
-        raise CellError(f"it is {usage}")
+        raise CellError(f"the words do not fit; write {usage}")
 
 
 def _option(words: list[str], name: str, wanted: str) -> tuple[list[str], str | None]:
@@ -778,7 +799,7 @@ def _option(words: list[str], name: str, wanted: str) -> tuple[list[str], str | 
             return words[:at] + words[at + 1 :], word.partition("=")[2]
         if word == name:
             if at + 1 == len(words):
-                raise CellError(f"{name} wants {wanted}")
+                raise CellError(f"{name} stands alone; it takes {wanted}")
             return words[:at] + words[at + 2 :], words[at + 1]
     return words, None
 
@@ -788,13 +809,15 @@ def _answer(question: str) -> str:
     try:
         return input(question).strip().lower()
     except (EOFError, NotImplementedError):
-        raise CellError(f"nobody is there to answer: {question}") from None
+        raise CellError(
+            f"nobody is there to answer: {question.strip()}; run it in a notebook"
+        ) from None
 
 
 def _default_out(frame: str | None) -> str:
     if frame and frame.isidentifier():
         return f"{frame}_out"
-    raise CellError("name the result with -o NAME: FRAME is no plain name")
+    raise CellError("FRAME is no plain name; name the result with -o NAME")
 
 
 # -- loading --------------------------------------------------------------------------------
@@ -811,6 +834,7 @@ def load(shell: InteractiveShell) -> None:
     cells, lines = async_cells(shell, magics)
     shell.input_transformers_cleanup.append(cells)
     shell.input_transformers_post.append(lines)
+    magics.completions.install()
     _loaded[shell] = (magics, cells, lines)
     magics.greet()
 

@@ -8,6 +8,8 @@ priced by itself, never the sum of their tokens.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -61,10 +63,58 @@ def prices_of(model: str, own: Mapping[str, Any], *, is_batch: bool, now: float)
     """
     if model in own:
         return _own(model, own[model], 1.0 if is_batch else 2.0)
-    found, full = _listed(model, _day(now), batch=True), _listed(model, _day(now), batch=False)
-    if not is_batch:
-        return full
-    return None if found == full else found
+    return _by_batch(model, _day(now)) if is_batch else _listed(model, _day(now), batch=False)
+
+
+_VERSION = re.compile(r"^(?:chatgpt|gpt)-(\d+(?:\.\d+)?)|^o(\d+)\b")
+_NO_TEXTS = re.compile(
+    r"audio|realtime|image|tts|transcribe|whisper|live|translate|search|computer|codex|research"
+    r"|vision|instruct|extended|oss|latest|preview|cyber|rosalind|32k|ft|:|\d{4}"
+)
+_OLDEST = 4.0  # of what is offered for texts
+
+
+def models(kind: str, now: float) -> tuple[tuple[str, Prices | None], ...]:
+    """Return OpenAI's models with their prices by batch: newest first, then the cheapest.
+
+    `kind` is `embeddings` or anything else, for texts. A model's age is told by its name alone:
+    the table has no dates.
+    """
+    return _models(kind == "embeddings", _day(now))
+
+
+@lru_cache(maxsize=4)
+def _models(is_for_vectors: bool, day: str) -> tuple[tuple[str, Prices | None], ...]:
+    from genai_prices.data import providers
+
+    known = next((one.models for one in providers if one.id == "openai"), [])
+    names = [one.id for one in known if not one.deprecated]
+    if is_for_vectors:
+        found = [(0.0, name) for name in names if name.startswith("text-embedding-")]
+    else:
+        aged = [(_version(name), name) for name in names if not _NO_TEXTS.search(name)]
+        found = [(age, name) for age, name in aged if age is not None and age >= _OLDEST]
+    priced = [(age, name, _by_batch(name, day)) for age, name in found]
+    priced.sort(key=lambda one: (-one[0], _dear(one[2])))
+    return tuple((name, prices) for _, name, prices in priced)
+
+
+def _by_batch(model: str, day: str) -> Prices | None:
+    found = _listed(model, day, batch=True)
+    return None if found == _listed(model, day, batch=False) else found
+
+
+def _dear(prices: Prices | None) -> float:
+    return math.inf if prices is None else prices.input.least + prices.output.least
+
+
+def _version(name: str) -> float | None:
+    """Return how new a model of texts is, by its name; None for what is no such model."""
+    found = _VERSION.match(name)
+    if found is None:
+        return None
+    # The reasoning models o1 to o4 came between 4.5 and 5.
+    return float(found[1]) if found[1] else 4.5 + int(found[2]) / 100
 
 
 def costs(
@@ -90,7 +140,10 @@ def _own(model: str, given: Any, times: float) -> Prices:
     for name, value in given.items():
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or not 0 <= value <= _DEAREST:
-            raise CellError(f"the {name} price of {model!r} is {value!r:.40}, no amount of dollars")
+            raise CellError(
+                f"the {name} price of {model!r} is {value!r:.40}, no amount of dollars;"
+                " write dollars for a million tokens"
+            )
     rates = {name: Rate(((0, times * given.get(name, 0.0)),)) for name in ("input", "output")}
     cached = given.get("cached", given["input"])
     return Prices(cached=Rate(((0, times * cached),)), **rates)

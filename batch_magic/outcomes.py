@@ -7,6 +7,7 @@ is to believe the status, or the service's counts, instead of the two result fil
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
@@ -385,23 +386,100 @@ class Cause:
 _PREVIEWED, _PREVIEW_CHARS = 5, 200
 
 
-def newest(folder: RunFolder, run: RunRecord) -> tuple[Preview, ...]:
-    """Return the first few outcomes of the job that was collected last; none of embeddings."""
-    jobs = [job for job in run.jobs if job.stage is JobStage.COLLECTED and not job.is_replaced]
-    last = max(jobs, key=lambda job: job.ended_at or 0.0, default=None)
-    table = None if last is None else folder.outcomes(f"job-{last.number:05}")
-    if table is None or run.request.endpoint == Endpoint.EMBEDDINGS:
+@dataclass(frozen=True, slots=True)
+class Glimpse:
+    """What is seen of a run that goes on: its newest answers, and its commonest error so far."""
+
+    newest: tuple[Preview, ...] = ()
+    complaint: str | None = None
+
+
+def glimpse(folder: RunFolder, run: RunRecord, *, is_resolved: bool) -> Glimpse:
+    """Look at what has come in of a run that goes on, in files and, live, as it comes.
+
+    With `is_resolved` the error is that of all rows in; else of the last answers alone, which is
+    all that a look costs next to nothing for: there is no end of what comes in live, and files of
+    outcomes are another's to make where another kernel drives the run.
+    """
+    lately = _lately(folder, run)
+    complaint = _complaint(resolve_run(folder, _as_collected(run))) if is_resolved else None
+    return Glimpse(_newest(run, lately), complaint or _complaint_of(lately))
+
+
+def _lately(folder: RunFolder, run: RunRecord) -> list[Outcomes]:
+    """Read the ends of what has come in last, oldest first, until there is enough to show."""
+    judge, found, rows = _Judge(run, None), list[Outcomes](), 0
+    for job in sorted(run.jobs, key=_came_at, reverse=True):
+        is_in = job.stage is JobStage.COLLECTED and not job.is_replaced
+        if rows < _PREVIEWED and (is_in or (job.is_live and job.stage is JobStage.RUNNING)):
+            parts = folder.lately(job.number, run.run_id, judge, run.request.endpoint)
+            rows += sum(len(part.positions) for part in parts)
+            found[:0] = parts
+    return found
+
+
+def _came_at(job: Job) -> float:
+    return job.ended_at if job.ended_at is not None else math.inf
+
+
+def _as_collected(run: RunRecord) -> RunRecord:
+    """Return a run whose open jobs have nothing to read: what they noted is not looked into."""
+    is_in = JobStage.COLLECTED
+    jobs = tuple(job if job.stage is is_in else replace(job, is_live=False) for job in run.jobs)
+    return replace(run, jobs=jobs)
+
+
+def _complaint_of(lately: Sequence[Outcomes]) -> str | None:
+    """Return the commonest error among the last answers."""
+    rows = sum(len(part.statuses) for part in lately)
+    causes: dict[str, list[str]] = {}
+    for part in lately:
+        for status, error in zip(part.statuses, part.error, strict=True):
+            if status not in _BLAMELESS:
+                said = error or "no reason was given"
+                causes.setdefault(_VARIES.sub("#", said.partition(_ANSWER)[0]), []).append(said)
+    if not causes:
+        return None
+    found = max(causes.values(), key=len)
+    return f"{len(found):,} of the last {counted(rows, 'answer')}: {found[-1]}"
+
+
+def _newest(run: RunRecord, lately: Sequence[Outcomes]) -> tuple[Preview, ...]:
+    """Return the few that came in last, newest first; none of embeddings."""
+    if run.request.endpoint == Endpoint.EMBEDDINGS:
         return ()
-    columns = ("position", "status", "text", "error")
-    rows = table.table.select(columns).slice(0, _PREVIEWED).to_pylist()
-    return tuple(
-        Preview(
-            row["position"] % (run.rows // len(run.request.models)),
-            RowStatus(row["status"]),
-            (row["text"] or row["error"] or b"").decode("utf-8", "replace")[:_PREVIEW_CHARS],
-        )
-        for row in rows
-    )
+    rows = [
+        row
+        for part in lately
+        for row in zip(part.positions, part.statuses, part.text, part.error, strict=True)
+    ]
+    return tuple(_preview(run, *row) for row in rows[::-1][:_PREVIEWED])
+
+
+def _preview(
+    run: RunRecord, position: int, status: int, text: str | None, error: str | None
+) -> Preview:
+    said = _fields(run, text) if text else error or ""
+    row = position % (run.rows // len(run.request.models))
+    return Preview(row, RowStatus(status), said[:_PREVIEW_CHARS])
+
+
+def _fields(run: RunRecord, text: str) -> str:
+    """Tell a typed answer as its fields; any other, and one in prose, as it is."""
+    shape = run.layout.shape
+    if shape is None or shape.schema is None:
+        return text
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if not isinstance(found, dict):
+        return text
+    return " · ".join(f"{name}: {_plainly(value)}" for name, value in found.items())
+
+
+def _plainly(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def lost_results(folder: RunFolder, run: RunRecord, *, verify: bool) -> list[Job]:

@@ -41,7 +41,10 @@ class Packer:
         count: Callable[[Lines], Sequence[int]] | None = None,
     ) -> None:
         if max_rows < 1 or max_bytes < 1:
-            raise CellError("a job must be allowed at least one row and one byte")
+            raise CellError(
+                "a job must be allowed at least one row and one byte; set"
+                " GPTBatch.max_rows_per_job and max_bytes_per_job higher"
+            )
         self._max_rows, self._max_bytes = max_rows, max_bytes
         self._count = count  # for how many rows each line counts, if not for one
         self._rows = self._bytes = 0  # of the open shard

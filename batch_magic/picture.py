@@ -73,7 +73,22 @@ def snapshot(
         estimate=run.estimate,
         asks_usd=run.asks_usd,
         saved=run.saved,
+        progress=tuple(point for point in run.progress if point.at >= (run.resumed_at or 0.0)),
     )
+
+
+def rows_done(s: Snapshot) -> int:
+    """Return how many rows are done, the service's claims included."""
+    pending = s.counts.get(RowStatus.PENDING, 0)
+    return s.rows - pending + min(pending, s.claimed_ok + s.claimed_failed)
+
+
+_TROUBLE = frozenset(set(RowStatus) - {RowStatus.OK, RowStatus.SKIPPED, RowStatus.PENDING})
+
+
+def is_troubled(s: Snapshot) -> bool:
+    """Tell whether rows have come out badly so far."""
+    return any(number and status in _TROUBLE for status, number in s.counts.items())
 
 
 def _real_jobs(run: RunRecord) -> list[Job]:

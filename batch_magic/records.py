@@ -537,6 +537,14 @@ class Job:
         return self.remote.status if self.remote else ""
 
 
+@dataclass(frozen=True, slots=True)
+class Point:
+    """How many rows of a run were done at an instant (Unix seconds): answered, or settled else."""
+
+    at: float
+    rows: int
+
+
 LIVE_FILE = "live"
 """What stands for the id of a live job's result file, which no service has."""
 
@@ -583,6 +591,7 @@ class RunRecord:
     counts: Mapping[RowStatus, int] = field(default_factory=dict)  # every row, once ended
     model_served: str | None = None
     saved: Mapping[str, float] = field(default_factory=dict)  # dollars not paid, by why; once ended
+    progress: tuple[Point, ...] = ()  # a few dozen, in order of time
 
     @property
     def round(self) -> int:
@@ -660,7 +669,10 @@ class Snapshot:
     estimate: Estimate | None = None
     asks_usd: float | None = None  # it waits for the user's word to spend as much as this
     saved: Mapping[str, float] = field(default_factory=dict)  # dollars not paid, by why; once ended
-    newest: tuple[Preview, ...] = ()  # of the job that came in last, while others run
+    newest: tuple[Preview, ...] = ()  # the answers that came in last, while others are to come
+    complaint: str | None = None  # the commonest error so far, while it goes on
+    progress: tuple[Point, ...] = ()  # since it began, or last went on
+    is_driven_elsewhere: bool = False  # another kernel works at it; this one looks on
 
     @property
     def is_ended(self) -> bool:

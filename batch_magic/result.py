@@ -44,7 +44,7 @@ def check_keep(keep: tuple[str, ...]) -> None:
     """Refuse a name that `--keep` does not know. Raises CellError."""
     for name in keep:
         if name not in KEEP:
-            raise CellError(f"--keep knows no {name!r}; it knows {', '.join(KEEP)}")
+            raise CellError(f"--keep knows no {name!r}; choose from {', '.join(KEEP)}")
 
 
 def added_columns(layout: Layout, models: tuple[str, ...]) -> list[str]:
@@ -66,7 +66,9 @@ def added_columns(layout: Layout, models: tuple[str, ...]) -> list[str]:
         if names.count(name) > 1:
             raise CellError(f"two columns of the result are called {name!r}; say --prefix")
         if name.startswith("gpt_"):
-            raise CellError(f"a column of answers is called {name!r}; gpt_… names are taken")
+            raise CellError(
+                f"a column of answers is called {name!r}, and gpt_… names are taken; say --prefix"
+            )
     return [*names, *frames.MARK_COLUMNS]
 
 

@@ -27,6 +27,7 @@ from batch_magic.records import (
     Layout,
     Limits,
     Mark,
+    Point,
     Request,
     RowStatus,
     RunRecord,
@@ -132,6 +133,15 @@ CREATE TABLE marks (
 );
 """
 
+PROGRESS = """
+CREATE TABLE progress (
+    run_id TEXT NOT NULL REFERENCES runs (run_id),
+    at     REAL NOT NULL,
+    rows   INTEGER NOT NULL,        -- done by then
+    PRIMARY KEY (run_id, at)
+) WITHOUT ROWID;
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("2026-11-22 first schema", SCHEMA),
     ("2026-11-22 rows to be sent again on request", WISHES),
@@ -141,6 +151,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("2026-11-22 leave to spend, and savings", MONEY),
     ("2026-11-22 a deadline that counts anew", DEADLINE),
     ("2026-11-22 marks on rows", MARKS),
+    ("2026-11-22 how many rows were done when", PROGRESS),
 )
 """Named steps, in order. A step is never edited once released; a change is a new step."""
 
@@ -284,7 +295,23 @@ def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
         counts=_read_counts(json.loads(counts)),
         model_served=model_served,
         saved=msgspec.convert(json.loads(saved), dict[str, float]),
+        progress=_read_progress(db, run_id),
     )
+
+
+def _read_progress(db: sqlite3.Connection, run_id: str) -> tuple[Point, ...]:
+    found = db.execute("SELECT at, rows FROM progress WHERE run_id = ? ORDER BY at", (run_id,))
+    return tuple(Point(*msgspec.convert(row, tuple[float, _Rows])) for row in found)
+
+
+def put_progress(db: sqlite3.Connection, run_id: str, points: Iterable[Point]) -> None:
+    """Write the points that a run has from now on: those that are not among them go."""
+    wanted = {(point.at, point.rows) for point in points}
+    known = set(db.execute("SELECT at, rows FROM progress WHERE run_id = ?", (run_id,)))
+    forget = "DELETE FROM progress WHERE run_id = ? AND at = ?"
+    db.executemany(forget, [(run_id, at) for at, _ in known - wanted])
+    add = "INSERT INTO progress (run_id, at, rows) VALUES (?,?,?)"
+    db.executemany(add, [(run_id, at, rows) for at, rows in sorted(wanted - known)])
 
 
 def read_files(db: sqlite3.Connection, run_id: str) -> dict[str, str]:

@@ -286,7 +286,9 @@ class Session:
         self._use(use)
         run = self.find(word)
         if run.snapshot().asks_usd is None:
-            raise CellError(f"{run.name} does not wait for leave to be submitted")
+            raise CellError(
+                f"{run.name} does not wait for leave; `%gptbatch status {run.name}` shows how it is"
+            )
         run._said = None
         self._services.check(run.snapshot().backend)
         self._reopen(run.run_id, gives_leave=True)
@@ -411,7 +413,9 @@ class Session:
     def cancel_orphan(self, job: RemoteJob, use: Settings, on: str = "") -> None:
         """Cancel a job that no run knows; one that has ended is left as it is."""
         if self._knows(job):
-            raise CellError(f"{job.batch_id} is a job of a run of this home by now")
+            raise CellError(
+                f"{job.batch_id} is a job of a run here by now; `%gptbatch attach {job.batch_id}`"
+            )
         self._heartbeat.submit(self._cancel_orphan(self._backend(use, on), job)).result()
 
     def _backend(self, use: Settings, on: str) -> Backend:
@@ -666,7 +670,10 @@ class Session:
             )
         if not any(s.counts.get(status) for status in statuses):
             named = ", ".join(sorted(status.label for status in statuses))
-            raise CellError(f"{s.name} has no row that is {named}; nothing is sent again")
+            raise CellError(
+                f"{s.name} has no row that is {named}: nothing is sent again;"
+                f" `%gptbatch status {s.name}` counts its rows"
+            )
         self._services.check(s.backend)
         record = self.journal.run(run.run_id)
         self._check_again(record, statuses, max_cost, live=caps.lane_again(record, live=live))
@@ -784,7 +791,7 @@ def session_for(home: str) -> Session:
         path = Path(home).expanduser().resolve()
         str(path).encode()
     except (RuntimeError, ValueError, OSError) as error:
-        raise CellError(f"the home folder {home!r} cannot be: {error}") from None
+        raise CellError(f"the home folder {home!r} cannot be: {error}; name another") from None
     if path not in _sessions:
         _sessions[path] = Session(path)
     return _sessions[path]
@@ -994,7 +1001,7 @@ def _retried(labels: Sequence[str]) -> frozenset[RowStatus]:
     known = {status.label: status for status in sorted(_RETRIED)}
     for label in labels:
         if label not in known:
-            raise CellError(f"--status knows {', '.join(known)}, not {label!r}")
+            raise CellError(f"--status {label!r} cannot be retried; choose from {', '.join(known)}")
     return frozenset(known[label] for label in labels) or UNANSWERED
 
 

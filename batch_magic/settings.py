@@ -81,9 +81,13 @@ class Settings:
         try:
             table = json.loads(self.prices or "{}")
         except ValueError as error:
-            raise CellError(f"prices is no JSON: {error}") from None
+            raise CellError(
+                f'prices is no JSON: {error}; write {{"m": {{"input": 0.1, "output": 0.4}}}}'
+            ) from None
         if not isinstance(table, dict):
-            raise CellError("prices is by model: {'m': {'input': 0.1, 'output': 0.4}}")
+            raise CellError(
+                "prices is no table; write it by model: {'m': {'input': 0.1, 'output': 0.4}}"
+            )
         return table
 
     def limits(self, retries: int | None = None) -> Limits:
@@ -131,20 +135,20 @@ def _read(name: str, text: str, kind: type) -> Any:
         return kind(text)
     except ValueError:
         wanted = "a whole number" if kind is int else "a number"
-        raise CellError(f"BATCH_MAGIC_{name.upper()} is {text!r}, not {wanted}") from None
+        raise CellError(f"BATCH_MAGIC_{name.upper()} is {text!r}; set it to {wanted}") from None
 
 
 def check(settings: Settings) -> Settings:
     """Refuse settings that make no sense. Raises CellError naming the setting."""
     if settings.wait not in _WAITS:
-        raise CellError(f"GPTBatch.wait is {settings.wait!r}; it is one of {', '.join(_WAITS)}")
+        raise CellError(f"GPTBatch.wait is {settings.wait!r}; choose from {', '.join(_WAITS)}")
     for one in fields(settings):
         value = getattr(settings, one.name)
         if isinstance(value, float) and not math.isfinite(value):
-            raise CellError(f"GPTBatch.{one.name} is {value}; it must be a finite number")
+            raise CellError(f"GPTBatch.{one.name} is {value}; set it to a finite number")
     for name in ("poll_first_s", "poll_max_s", "retry_base_s"):
         if not getattr(settings, name) > 0:
-            raise CellError(f"GPTBatch.{name} must be more than 0")
+            raise CellError(f"GPTBatch.{name} is {getattr(settings, name)}; set it to more than 0")
     for name in (
         "doubt_grace_s",
         "collect_timeout_s",
@@ -155,14 +159,16 @@ def check(settings: Settings) -> Settings:
         "sandbox_time_scale",
     ):
         if getattr(settings, name) < 0:
-            raise CellError(f"GPTBatch.{name} must not be negative")
+            raise CellError(f"GPTBatch.{name} is {getattr(settings, name)}; set it to 0 or more")
     if not 1 <= settings.max_rows_per_job <= 50_000:
-        raise CellError("GPTBatch.max_rows_per_job is from 1 to 50000, the service's own limit")
+        raise CellError("GPTBatch.max_rows_per_job is out of bounds; set it from 1 to 50000")
     if not 1 <= settings.live_concurrency <= _MOST_LIVE:
-        raise CellError(f"GPTBatch.live_concurrency is from 1 to {_MOST_LIVE}")
+        raise CellError(
+            f"GPTBatch.live_concurrency is out of bounds; set it from 1 to {_MOST_LIVE}"
+        )
     if not _MIN_BYTES <= settings.max_bytes_per_job <= 209_715_200:
         raise CellError(
-            f"GPTBatch.max_bytes_per_job is from {_MIN_BYTES} to 209715200, the service's own limit"
+            f"GPTBatch.max_bytes_per_job is out of bounds; set it from {_MIN_BYTES} to 209715200"
         )
     if not settings.home.strip():
         raise CellError("GPTBatch.home is empty; name a folder")
@@ -177,7 +183,7 @@ def environment(folder: Path) -> dict[str, str]:
     try:
         added = dotenv_values(path) if path.is_file() else {}
     except (OSError, UnicodeDecodeError) as error:
-        raise CellError(f"{path} cannot be read: {error}") from None
+        raise CellError(f"{path} cannot be read: {error}; mend it, or move it away") from None
     return {**{key: value for key, value in added.items() if value is not None}, **os.environ}
 
 
@@ -189,7 +195,7 @@ def find_backend(word: str, environ: Mapping[str, str]) -> Backend:
     if not word:
         if not environ.get("OPENAI_API_KEY"):
             raise CellError(
-                "no key: set OPENAI_API_KEY in the environment or in a .env file,"
+                "there is no key; set OPENAI_API_KEY in the environment or in a .env file,"
                 " or try without one: --on sandbox"
             )
         word = "openai"
@@ -200,7 +206,7 @@ def find_backend(word: str, environ: Mapping[str, str]) -> Backend:
     if word.startswith(("http://", "https://")):
         url = _base_url(word)
         return Backend(url, url)
-    raise CellError(f"--on knows openai, sandbox and base URLs (https://…), not {word!r}")
+    raise CellError(f"--on knows openai, sandbox and base URLs, not {word!r}; name one (https://…)")
 
 
 def _base_url(url: str) -> str:
@@ -211,7 +217,7 @@ def _base_url(url: str) -> str:
     except ValueError:
         is_usable = False
     if not is_usable or not url.isascii() or not url.isprintable() or " " in url:
-        raise CellError(f"the base URL {url!r} cannot be used; it is like https://host:port/v1")
+        raise CellError(f"the base URL {url!r} cannot be used; write it like https://host:port/v1")
     if parts.username or parts.password or parts.query:
         raise CellError("the base URL holds a secret; put the key into OPENAI_API_KEY instead")
     return url.rstrip("/")
@@ -229,7 +235,7 @@ def find_credentials(backend: Backend, environ: Mapping[str, str]) -> Credential
     if backend.is_sandbox:
         return Credentials("sandbox")
     if not key and backend.name == "openai":
-        raise CellError("no key: set OPENAI_API_KEY in the environment or in a .env file")
+        raise CellError("there is no key; set OPENAI_API_KEY in the environment or in a .env file")
     return Credentials(
         key or "none",
         environ.get("OPENAI_ORG_ID") or None,

@@ -33,6 +33,7 @@ from batch_magic.exact_json import UnwritableError
 
 _FORMAT = b"batch_magic.frame.3"
 _FACTS = b"batch_magic"
+_CURE = "put a good copy back, or run the cell again: its answers are taken over"
 _GROUP_BYTES = 1 << 20  # written at a time, so that memory does not grow with the frame
 # Lists keep the name of their items, which is part of a dtype's name. Texts are too long and too
 # various for a dictionary to pay.
@@ -81,10 +82,11 @@ def load(path: Path, live: pd.DataFrame | None = None) -> tuple[pd.DataFrame, li
         table = pq.read_table(path)
         metadata = table.schema.metadata or {}
         if metadata.get(b"format") != _FORMAT:
-            raise JournalError(f"{path.name} is no frame snapshot of this version")
+            raise JournalError(f"{path.name} is no frame snapshot of this version; {_CURE}")
         return _rebuilt(table, json.loads(metadata[_FACTS]), live)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise JournalError(f"the frame snapshot {path.name} cannot be read: {error}") from error
+        said = f"the frame snapshot {path.name} cannot be read: {error}"
+        raise JournalError(f"{said}; {_CURE}") from error
 
 
 # --- a frame in pieces, and together again --------------------------------------------------

@@ -29,14 +29,14 @@ _MOST_ENUM_VALUES = 1_000
 _LONG_ENUM, _LONG_ENUM_CHARS = 250, 15_000
 
 _CANNOT = {
-    "oneOf": "is a union told apart by a discriminator (oneOf): write a plain union (anyOf)",
-    "allOf": "combines schemas (allOf): write one object with all the fields",
-    "not": "says what must not be (not): check it afterwards",
-    "if": "is conditional (if): write a union (anyOf)",
-    "patternProperties": "has fields of any name: write a list of objects with a name and a value",
-    "prefixItems": "is a tuple: write an object with a field for each place",
-    "dependentRequired": "makes fields depend on others: write a union (anyOf)",
-    "dependentSchemas": "makes fields depend on others: write a union (anyOf)",
+    "oneOf": "is a union told apart by a discriminator (oneOf); write a plain union (anyOf)",
+    "allOf": "combines schemas (allOf); write one object with all the fields",
+    "not": "says what must not be (not); check it afterwards",
+    "if": "is conditional (if); write a union (anyOf)",
+    "patternProperties": "has fields of any name; write a list of objects with a name and a value",
+    "prefixItems": "is a tuple; write an object with a field for each place",
+    "dependentRequired": "makes fields depend on others; write a union (anyOf)",
+    "dependentSchemas": "makes fields depend on others; write a union (anyOf)",
 }
 _OURS_TO_CHECK = ("minLength", "maxLength", "uniqueItems", "minProperties", "maxProperties")
 _TOLD = ("title", "examples", "deprecated", "readOnly", "$schema", "$id", "$comment")
@@ -112,7 +112,9 @@ def _schema_by_pydantic(given: type, name: str) -> dict[str, Any]:
         return TypeAdapter(given).json_schema()
     except (PydanticUserError, TypeError, ValueError) as error:
         said = str(error).splitlines()[0]
-        raise CellError(f"--schema {name} cannot be written as JSON Schema: {said}") from None
+        raise CellError(
+            f"--schema {name} cannot be written as JSON Schema: {said}; make it simpler"
+        ) from None
 
 
 # -- strict mode ----------------------------------------------------------------------------
@@ -152,7 +154,9 @@ def _kind(schema: Mapping[str, Any]) -> str:
 
 def _known(ref: object, seen: list[object], name: str) -> object:
     if ref in seen:
-        raise CellError(f"--schema {name}: {str(ref)[:80]!r} refers to nothing but itself")
+        raise CellError(
+            f"--schema {name}: {str(ref)[:80]!r} refers to nothing but itself; write it out"
+        )
     return ref
 
 
@@ -162,7 +166,7 @@ def _target(root: Mapping[str, Any], ref: object, name: str) -> dict[str, Any]:
         step = step.replace("~1", "/").replace("~0", "~")
         at = at.get(step) if isinstance(at, Mapping) else None
     if not isinstance(ref, str) or not ref.startswith("#") or not isinstance(at, Mapping):
-        raise CellError(f"--schema {name}: nothing is at {str(ref)[:80]!r}")
+        raise CellError(f"--schema {name}: nothing is at {str(ref)[:80]!r}; mend the $ref")
     return dict(at)
 
 
@@ -199,7 +203,9 @@ class _Strict:
         for step, part in _parts(schema):
             if not isinstance(part, dict):
                 words = _words((*path, step))
-                raise CellError(f"--schema {self._name}: {words} is no schema: {part!r:.40}")
+                raise CellError(
+                    f"--schema {self._name}: {words} is no schema: {part!r:.40}; write a dict"
+                )
             self.tighten(part, (*path, step), within)
 
     def _follow(self, schema: dict[str, Any], within: tuple[str, ...]) -> tuple[str, ...]:
@@ -248,7 +254,9 @@ def _check_words(schema: dict[str, Any], where: str) -> None:
             f"{where} says {unknown[0]!r}, which strict mode does not know; leave it out"
         )
     if any(kind not in _KINDS for kind in _kinds(schema)):
-        raise CellError(f"{where} is of no known type: {schema['type']!r:.40}")
+        raise CellError(
+            f"{where} is of no known type: {schema['type']!r:.40}; write one of JSON Schema's"
+        )
     if schema.get("format") not in (None, *_FORMATS):
         del schema["format"]
     if "enum" in schema:
@@ -258,24 +266,29 @@ def _check_words(schema: dict[str, Any], where: str) -> None:
     for least, most in _BOUNDS:
         low, high = schema.get(least), schema.get(most)
         if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low > high:
-            raise CellError(f"{where} goes from {low} to {high}: turn it round")
+            raise CellError(f"{where} goes from {low} to {high}; turn it round")
     if "integer" in _kinds(schema):
         for key in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"):
             if isinstance(schema.get(key), float) and not schema[key].is_integer():
-                raise CellError(f"{where} is a whole number, but its {key} is {schema[key]}")
+                raise CellError(
+                    f"{where} is a whole number, but its {key} is {schema[key]};"
+                    " make that whole, too"
+                )
     try:
         re.compile(schema.get("pattern", ""))
     except (re.error, TypeError) as error:
         # Letters by their class and groups by name are written otherwise in other dialects.
         if not re.search(r"\\[pP]\{|\(\?<[a-zA-Z]", str(schema["pattern"])):
-            raise CellError(f"{where} has a pattern that cannot be read: {error}") from None
+            raise CellError(
+                f"{where} has a pattern that cannot be read: {error}; mend it"
+            ) from None
 
 
 def _check_choices(choices: object, where: str) -> None:
     if not isinstance(choices, list) or not choices:
         raise CellError(f"{where} is a choice of nothing; write enum: ['a', 'b']")
     if len({(type(one), str(one)) for one in choices}) < len(choices):
-        raise CellError(f"{where} has the same choice twice")
+        raise CellError(f"{where} has the same choice twice; leave one out")
 
 
 def _close(schema: dict[str, Any], where: str) -> None:
@@ -289,7 +302,7 @@ def _close(schema: dict[str, Any], where: str) -> None:
             " objects with a key and a value"
         )
     if any(not isinstance(key, str) for key in properties):
-        raise CellError(f"{where} has a field whose name is no text")
+        raise CellError(f"{where} has a field whose name is no text; name it by a string")
     schema["additionalProperties"] = False
     schema["required"] = list(properties)
 
@@ -329,7 +342,9 @@ def _check_sizes(schema: Mapping[str, Any], name: str) -> None:
         (longest, _LONG_ENUM_CHARS, f"characters in one choice of over {_LONG_ENUM} values"),
     ):
         if found > most:
-            raise CellError(f"--schema {name} has {found:,} {what}; strict mode takes {most:,}")
+            raise CellError(
+                f"--schema {name} has {found:,} {what}; strict mode takes {most:,}: use fewer"
+            )
 
 
 def _all_parts(schema: Mapping[str, Any], depth: int) -> Iterator[tuple[Mapping[str, Any], int]]:
@@ -369,14 +384,14 @@ def inline_schema(text: str) -> dict[str, Any]:
         found = _FIELD.fullmatch(field)
         if found is None and ":" not in text:
             raise CellError(
-                f"--schema: {text.strip()!r} is neither a class or dict of the notebook nor a line"
-                " of fields, such as 'label: good|bad, score: float'"
+                f"--schema: {text.strip()!r} is no class or dict of the notebook and no line of"
+                " fields; write one such as 'label: good|bad, score: float'"
             )
         if found is None:
             raise CellError(f"--schema: {field.strip()!r} is no field; write name: type")
         name, kind = _unquoted(found[1]), found[2]
         if name in properties:
-            raise CellError(f"--schema: field {name!r} is there twice")
+            raise CellError(f"--schema: field {name!r} is there twice; leave one out")
         properties[name] = _type_of(kind, name)
     if not properties:
         raise CellError("--schema is empty; write fields: 'label: good|bad, score: float'")
@@ -392,14 +407,16 @@ def _type_of(text: str, name: str) -> dict[str, Any]:
     if found := _RANGE.fullmatch(text):
         least, most = (_number(part, name) for part in (found[2], found[3]))
         if found[1] in ("int", "integer") and isinstance(least + most, float):
-            raise CellError(f"--schema: field {name!r} is a whole number; its range must be, too")
+            raise CellError(f"--schema: field {name!r} is a whole number; make its range so, too")
         if least > most:
-            raise CellError(f"--schema: field {name!r} goes from {least} to {most}: turn it round")
+            raise CellError(f"--schema: field {name!r} goes from {least} to {most}; turn it round")
         return {**_TYPES[found[1]], "minimum": least, "maximum": most}
     if "|" in text:
         values = [_unquoted(part) for part in _split(text, "|")]
         if "" in values or len(set(values)) < len(values):
-            raise CellError(f"--schema: field {name!r} has an empty or repeated choice: {text}")
+            raise CellError(
+                f"--schema: field {name!r} has an empty or repeated choice: {text}; take it away"
+            )
         return {"type": "string", "enum": values}
     if text in _TYPES:
         return dict(_TYPES[text])
@@ -412,7 +429,9 @@ def _number(text: str, name: str) -> float:
     try:
         return read(text)
     except ValueError:
-        raise CellError(f"--schema: field {name!r}: {text!r} is no number") from None
+        raise CellError(
+            f"--schema: field {name!r}: {text!r} is no number; write a range like 0..1"
+        ) from None
 
 
 def _unquoted(text: str) -> str:

@@ -230,7 +230,7 @@ class _ColumnSlot:
         except Exception as error:
             raise TemplateError(
                 f"row {position}: column {self.column!r} cannot be written as text: "
-                f"{_cause(error)} (template line {self.line})"
+                f"{_cause(error)} (template line {self.line}); mend the value, or use a filter"
             ) from error
 
 
@@ -271,7 +271,8 @@ class _JinjaSlot:
         except Exception as error:
             line = _line_of(self.template, error.__traceback__) or self.line
             raise TemplateError(
-                f"row {position}: {_cause(error)} (template line {line})"
+                f"row {position}: {_cause(error)} (template line {line}); mend the expression,"
+                " or the row"
             ) from error
 
 
@@ -384,6 +385,9 @@ def _as_inputs(value: object) -> str:
                 f"its input {n} is {'missing' if not one else f'{one!r:.40}, no text'}"
             )
     return _dumped(value)
+
+
+_MEND = "mend the expression: what stands between its braces is Jinja2"
 
 
 def _without_line(error: TemplateError) -> str:
@@ -533,7 +537,7 @@ class _Compiler:
             return language.run(slot.template, dict(slot.constants))
         except Exception as error:
             line = _line_of(slot.template, error.__traceback__) or line
-            raise TemplateError(f"{_cause(error)} (template line {line})") from error
+            raise TemplateError(f"{_cause(error)} (template line {line}); {_MEND}") from error
 
     def _slot(self, tree: nodes.Template, line: int) -> _JinjaSlot:
         constants: dict[str, object] = {}
@@ -561,7 +565,8 @@ class _Compiler:
             _refuse_syntax(error, 0)
         except (RecursionError, SyntaxError, MemoryError) as error:
             raise TemplateError(
-                f"the template is too complex (template line {line}): {_cause(error)}"
+                f"the template is too complex (template line {line}): {_cause(error)};"
+                " make it simpler"
             ) from error
 
 
@@ -606,5 +611,6 @@ def _line_of_name(tree: nodes.Template, name: str, otherwise: int) -> int:
 def _refuse_syntax(error: TemplateSyntaxError, offset: int) -> NoReturn:
     said = " ".join((error.message or "it cannot be read").split()).rstrip(".")
     raise TemplateError(
-        f"the template cannot be read: {said} (template line {error.lineno + offset})"
+        f"the template cannot be read: {said} (template line {error.lineno + offset}); mend it: an"
+        " expression is {{ column }}, a condition {% if column %}…{% endif %}"
     ) from None

@@ -35,8 +35,8 @@ _ESCAPES = ((b"\\", b"\\\\"), (b'"', b'\\"'), (b"\n", b"\\n"), (b"\t", b"\\t"), 
 _MARKS = [bytes([code]) for code in range(0x20) if code not in b"\t\n\r"]
 _REFUSED_PARAMS: Mapping[str, str] = MappingProxyType(
     {
-        "model": "the model is given by -m",
-        **dict.fromkeys(("messages", "input", "prompt"), "it comes from the cell's body"),
+        "model": "say it with -m",
+        **dict.fromkeys(("messages", "input", "prompt"), "write it in the cell's body"),
         "stream": "the Batch API refuses streaming; leave it out",
         "stream_options": "the Batch API refuses streaming; leave it out",
     }
@@ -56,7 +56,7 @@ def check_params(params: Mapping[str, Any]) -> None:
     """Raise `CellError` for a parameter that no request of ours may hold."""
     for name, why in _REFUSED_PARAMS.items():
         if name in params:
-            raise CellError(f"parameter {name!r} cannot be set: {why}")
+            raise CellError(f"parameter {name!r} cannot be set here; {why}")
     n = params.get("n")
     if n is not None and not (isinstance(n, int) and n == 1):
         raise CellError(
@@ -116,7 +116,7 @@ def asking_for(
         return {**params, "text": {**text, "format": {"type": "json_schema", **form}}}, ()
     if endpoint != Endpoint.CHAT:
         word = Endpoint(endpoint).name.lower()
-        raise CellError(f"--schema is for chat and responses; {word} has no structured output")
+        raise CellError(f"--schema is for chat and responses; leave it out for {word}")
     if "response_format" in params:
         raise CellError("--schema sets response_format; leave it out of -p")
     return {**params, "response_format": {"type": "json_schema", "json_schema": form}}, ()
@@ -299,7 +299,7 @@ def check_one_text(endpoint: str, messages: Sequence[Message]) -> None:
         )
     has_images = any(isinstance(piece, Parts) for piece in messages[0].pieces)
     if has_images and endpoint != Endpoint.MODERATIONS:
-        raise CellError(f"{name} takes no images; chat, responses and moderations do")
+        raise CellError(f"{name} takes no images; say -e chat, responses or moderations")
 
 
 def _dialogue(messages: Sequence[Message], endpoint: str) -> list[_Piece]:
@@ -366,7 +366,9 @@ def _constant(value: object) -> bytes:
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
-        raise CellError(f"a request parameter cannot be written as JSON: {error}") from error
+        raise CellError(
+            f"a request parameter cannot be written as JSON: {error}; give plain values alone"
+        ) from error
     try:
         return text.encode()
     except UnicodeEncodeError:

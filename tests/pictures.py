@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from batch_magic.records import (
@@ -13,6 +14,8 @@ from batch_magic.records import (
     Ending,
     Job,
     JobStage,
+    Point,
+    Preview,
     RemoteJob,
     Request,
     RowStatus,
@@ -75,6 +78,13 @@ def collected(number: int = 0, **changes: Any) -> Job:
     return job(number, **(facts | changes))
 
 
+def points(seconds: float, rows: int, n: int = 24) -> tuple[Point, ...]:
+    """So many rows in so many seconds from the start, in waves."""
+    shares = [max(0.0, 1 + 0.9 * math.sin(k / 2.5) - (k < 3)) for k in range(n)]
+    done = [sum(shares[:k]) / sum(shares) for k in range(n + 1)]
+    return tuple(Point(START + 12 + seconds * k / n, round(rows * done[k])) for k in range(n + 1))
+
+
 def _finished(**changes: Any) -> Snapshot:
     facts: dict[str, Any] = {
         "stage": Stage.DONE,
@@ -85,9 +95,12 @@ def _finished(**changes: Any) -> Snapshot:
         "model_served": "gpt-5-mini-2025-08-07",
         "usage": Usage(input=3_412_877, cached=0, output=412_090),
         "counts": {RowStatus.OK: 12_000},
+        "progress": points(1_480, 12_000),
     }
     return picture(**(facts | changes))
 
+
+_LIVE = RemoteJob(batch_id="", status="in_progress", created_at=START + 12)
 
 ALBUM = {
     "preparing": picture(
@@ -106,14 +119,85 @@ ALBUM = {
             job(1, batch_id=None, stage=JobStage.UPLOADING),
         ),
     ),
+    "validating": picture(
+        stage=Stage.VALIDATING, as_of=START + 40, jobs=(job(0, status="validating"),)
+    ),
+    "queued": picture(as_of=START + 5_000, jobs=(job(0), job(1)), queue_s=4_988.0),
     "in progress": picture(
         backend=SANDBOX,
+        progress=points(240, 5_154),
         model_served="smollm2-135m-instruct",
         claimed_ok=5_142,
         claimed_failed=12,
         eta_s=336.0,
         jobs=(job(0), job(1, status="finalizing")),
         notes=("1,204 rows were answered before and are reused: about 0.31 USD saved",),
+    ),
+    "half in": picture(
+        counts={RowStatus.OK: 5_871, RowStatus.FAILED: 88, RowStatus.UNPARSED: 41},
+        claimed_ok=1_204,
+        jobs=(collected(0), job(1)),
+        eta_s=900.0,
+        as_of=START + 1_900,
+        progress=points(1_800, 7_204),
+        complaint="61 of 129 rows without a good answer: 400 context_length_exceeded: This model's"
+        " maximum context length is 128000 tokens, your messages resulted in 131204 tokens.",
+        newest=(
+            Preview(5_120, RowStatus.OK, 'label: positive · score: 0.93 · tags: ["light"]'),
+            Preview(17, RowStatus.OK, "label: mixed · score: 0.41 · tags: []"),
+            Preview(5_119, RowStatus.UNPARSED, "the answer does not fit the pattern"),
+            Preview(88, RowStatus.OK, "label: 긍정 · note: 조명이 아주 밝아요"),
+            Preview(1_204, RowStatus.OK, "<b>bold</b> costs $5 to $6"),
+        ),
+    ),
+    "collecting": picture(
+        stage=Stage.COLLECTING,
+        as_of=START + 1_500,
+        jobs=(
+            collected(0),
+            job(1, stage=JobStage.ENDED, status="completed", ended_at=START + 1_499),
+        ),
+        counts={RowStatus.OK: 6_000},
+    ),
+    "waits for another run": picture(
+        lenders=("20251122-025011-a1b2c3",), counts={RowStatus.OK: 2_000}, as_of=START + 60
+    ),
+    "live": picture(
+        request=Request("/v1/chat/completions", "gpt-5-mini", "Rate: {{ body }}", live=True),
+        goes_live_at=START,
+        claimed_ok=3_012,
+        claimed_failed=3,
+        as_of=START + 190,
+        progress=points(178, 3_015),
+        eta_s=520.0,
+        jobs=(job(0, rows=12_000, batch_id=None, is_live=True, remote=_LIVE),),
+        complaint="3 of the last 100 answers: 429 rate_limit_exceeded: Rate limit reached",
+    ),
+    "deadline near": picture(
+        request=Request(
+            "/v1/chat/completions", "gpt-5-mini", "Rate: {{ body }}", deadline_s=10_800.0
+        ),
+        goes_live_at=START + 10_800,
+        as_of=START + 10_500,
+        claimed_ok=6_800,
+        jobs=(job(0), job(1)),
+        progress=points(10_480, 6_800),
+    ),
+    "goes live": picture(
+        goes_live_at=START + 240,
+        claimed_ok=4_100,
+        stage=Stage.FINALIZING,
+        jobs=(job(0, status="cancelling"), job(1, status="cancelling")),
+    ),
+    "driven elsewhere": picture(
+        claimed_ok=310, jobs=(job(0), job(1)), is_driven_elsewhere=True, progress=points(200, 310)
+    ),
+    "retry round": picture(
+        round=2,
+        counts={RowStatus.OK: 11_700},
+        as_of=START + 3_000,
+        jobs=(collected(0), collected(1), job(2, rows=300, round=2)),
+        progress=(*points(1_480, 11_700), Point(START + 3_000, 11_700)),
     ),
     "many jobs": picture(
         name="corpus",
@@ -142,6 +226,15 @@ ALBUM = {
         claimed_ok=7_400,
         jobs=(job(0, status="cancelling"), job(1, status="cancelling")),
     ),
+    "held for leave": picture(
+        stage=Stage.UPLOADING,
+        ending=Ending.STOPPED,
+        ended_at=START + 2,
+        as_of=START + 2,
+        fault="not submitted: it may cost up to $12.30, and confirm_above_usd is $10.00",
+        asks_usd=12.3,
+        jobs=(job(0, batch_id=None, stage=JobStage.PLANNED),),
+    ),
     "finished": _finished(),
     "finished with failures": _finished(
         counts={
@@ -152,6 +245,8 @@ ALBUM = {
             RowStatus.EXPIRED: 60,
             RowStatus.SKIPPED: 15,
         },
+        fault="60 of 112 rows without a good answer: batch_expired: This request could not be"
+        " executed before the completion window expired.",
         notes=("15 rows have nothing to send", "answers in code fences were read as JSON"),
     ),
     "cancelled": _finished(

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "batch_magic"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("records", "errors", "wording"),
+    ("records", "errors", "wording", "cures"),
     (
         "durable_files",
         "cell_body",
@@ -22,6 +22,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "images",
         "money",
         "pacing",
+        "progress",
+        "guide",
         "tokens",
         "exact_json",
         "value_words",
@@ -47,11 +49,22 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "answers",
         "strict_schema",
     ),
-    ("journal", "folder", "api", "heartbeat", "bell", "caps", "overview", "clicks"),
+    (
+        "journal",
+        "folder",
+        "api",
+        "heartbeat",
+        "bell",
+        "caps",
+        "overview",
+        "clicks",
+        "completion",
+        "manual",
+    ),
     ("outcomes", "services", "live"),
     ("prepare", "engine", "result", "cleaning", "adoption", "closeup"),
     ("run", "drafting", "buttons", "explorer"),
-    ("session", "panel"),
+    ("session", "panel", "matcher"),
     ("magic",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -61,7 +74,7 @@ KEYS: dict[str, frozenset[str]] = {
     "openai": frozenset({"api"}),
     "pandas": frozenset(
         {"exact_json", "frame", "stored_frame", "result", "adoption", "drafting", "run"}
-        | {"session", "magic", "overview", "browse", "value_words", "explorer"}
+        | {"session", "magic", "overview", "browse", "value_words", "explorer", "matcher"}
     ),
     "pyarrow": frozenset({"frame", "stored_frame", "folder", "result", "browse"}),
     "markupsafe": frozenset({"prompt_language"}),
@@ -75,7 +88,7 @@ KEYS: dict[str, frozenset[str]] = {
     "typing_extensions": frozenset({"strict_schema"}),
     "parse": frozenset({"answers"}),
     "ipywidgets": frozenset({"panel", "buttons"}),
-    "IPython": frozenset({"magic", "panel", "explorer"}),
+    "IPython": frozenset({"magic", "panel", "explorer", "matcher"}),
     "anywidget": frozenset({"bell", "explorer"}),
     "traitlets": frozenset({"magic", "bell", "explorer"}),
     "dotenv": frozenset({"settings"}),
@@ -111,7 +124,7 @@ KEYS: dict[str, frozenset[str]] = {
     "threading": frozenset({"heartbeat", "journal", "engine", "answers", "run", "session"})
     | {"panel", "live", "explorer"},
     # Clocks and dice are handed down: `run` waits by the monotonic clock.
-    "time": frozenset({"heartbeat", "run", "session", "panel", "magic"}),
+    "time": frozenset({"heartbeat", "run", "session", "panel", "magic", "matcher"}),
     "secrets": frozenset({"session"}),
     "uuid": frozenset(),
     "random": frozenset(),

@@ -181,5 +181,5 @@ def test_a_size_is_a_number_of_pixels() -> None:
     """Anything else is refused before a row is read."""
     check_max_side(1024)
     for wrong in (-1, 1.5, "10", True):
-        with pytest.raises(CellError, match="--image-max is a number of pixels"):
+        with pytest.raises(CellError, match="say a number of pixels"):
             check_max_side(wrong)  # type: ignore[arg-type]

@@ -269,7 +269,7 @@ def test_a_cell_gives_typed_columns_and_reparse_others(notebook: Kernel) -> None
     seen = notebook.run("print(set(split.gpt_status))\n%gptbatch reparse split --parse 'stub {a}'")
     assert seen.printed.splitlines() == ["{'unparsed'}", "split: 5 answers of 5 rows fit"]
     assert notebook.run("print(split.a.notna().all())").printed.strip() == "True"
-    assert "say by what" in (notebook.run("%gptbatch reparse split").error or "")
+    assert "say --parse PATTERN" in (notebook.run("%gptbatch reparse split").error or "")
 
 
 def test_a_job_made_elsewhere_is_attached_by_its_id(notebook: Kernel) -> None:

@@ -633,7 +633,8 @@ def test_a_home_of_the_first_version_is_brought_up_to_date(home: Path, frame: pd
     submit(frame, out="more").wait(timeout_s=30)
     session.close_sessions()
     with sqlite3.connect(home / "journal.db") as db:  # take back what came after the first step
-        db.execute("DROP TABLE files")
+        for table in ("files", "progress"):
+            db.execute(f"DROP TABLE {table}")
         db.execute("ALTER TABLE runs DROP COLUMN wish")
         for column in ("live_at", "asks_usd", "saved", "deadline_from"):
             db.execute(f"ALTER TABLE runs DROP COLUMN {column}")

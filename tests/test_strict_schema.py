@@ -174,9 +174,9 @@ def test_objects_too_deep_are_refused() -> None:
     ("text", "said"),
     [
         ("", "is empty"),
-        ("a", "'a' is neither a class or dict of the notebook nor a line of fields"),
+        ("a", "'a' is no class or dict of the notebook and no line of fields"),
         ("a: int, b", "'b' is no field; write name: type"),
-        ("a: int 1.5..2", "is a whole number; its range must be, too"),
+        ("a: int 1.5..2", "is a whole number; make its range so, too"),
         ("a: b", "of no known type 'b'"),
         ("a: x|", "an empty or repeated choice"),
         ("a: x|x", "an empty or repeated choice"),

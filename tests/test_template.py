@@ -563,7 +563,7 @@ def test_bytes_are_no_text() -> None:
     """A guess at their encoding would be sent and paid for."""
     assert refusal("{{ a }}\n{{ b }}", {"a": ["x"], "b": [b"x"]}) == (
         "row 0: column 'b' cannot be written as text: TypeError: bytes are no text; "
-        "decode them first (template line 2)"
+        "decode them first (template line 2); mend the value, or use a filter"
     )
 
 

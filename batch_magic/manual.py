@@ -1,0 +1,175 @@
+"""The manual that a notebook shows: the cell's options, the verbs, and one verb in full.
+
+It knows how the magic is explained to somebody who has it before them, and refuses to know what
+the options do: names and meanings are those of `cell_line`, glosses those of the magic. The trap
+is a page that is true of an older version: what is listed here is made of what there is, and a test
+asks for a page for each verb.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from textwrap import fill
+
+from batch_magic.cell_line import Option, cell_parser, usage_of
+
+_WIDTH = 88
+_LEFT = 26
+
+_INTRO = """\
+%%gptbatch FRAME -o NAME -m MODEL [options]
+the prompt, with {{ column }} where a row's text belongs
+
+Sends every row of a DataFrame through the prompt, by OpenAI's Batch API at half price,
+and gives the frame back with the answers. The cell returns at once; its panel says how
+far it is, and NAME is the frame when the run has ended. Nothing is paid twice: the same
+cell again goes on with the same run. --dry-run says what it will cost before a cent is
+spent."""
+
+_EXAMPLES = """\
+Label reviews:
+
+    %%gptbatch reviews -o labelled -m gpt-5-mini -s "label: good|bad, score: float"
+    system:
+    You label product reviews.
+    user:
+    {{ title }}
+    {{ body }}
+
+Try twenty rows first, and see what all of them would cost:
+
+    %%gptbatch reviews -o labelled -m gpt-5-mini --sample 20
+    Is this review positive? {{ body }}
+
+Without a key, on this machine, for nothing:
+
+    %%gptbatch "reviews[reviews.lang == 'ko']" -o english -m gpt-5-mini --on sandbox
+    Translate into English: {{ body }}"""
+
+_BODY = """\
+Jinja2: {{ column }}, {{ column | lower }}, {% if column %}…{% endif %}. row["any name"]
+reaches a column whose name is no identifier. A line of its own `system:`, `user:`,
+`assistant:` or `developer:` begins a message; ![any]({{ photo }}) on a line of its own is
+an image. A missing value is nothing; a row without any value that the prompt reads is not
+sent. Tab completes all of this."""
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "What is asked": ("out", "model", "endpoint", "param", "extras", "image_max", "on"),
+    "What comes back": (*("column", "schema", "parse", "prefix", "flatten", "keep", "on_clash"),),
+    "What it costs": ("dry_run", "sample", "max_cost", "fresh"),
+    "When, and how": ("live", "tier", "deadline", "retries", "wait", "help"),
+}
+"""The options by what a person wonders, each named once."""
+
+_PAGES = {
+    "list": "A DataFrame with one row a run, newest first: name, state, rows, ok, pending, jobs,"
+    " backend, model and when it was made. `%gptbatch cost` has the money.",
+    "status": "Shows the panel of a run once more, in this cell. Both panels are kept up to date."
+    " It starts nothing: `%gptbatch attach NAME` goes on with a run of an earlier kernel.",
+    "wait": "Goes on with the run, if it has stopped, and blocks the cell until it has ended; then"
+    " NAME is the frame. Interrupting the cell stops the waiting, never the run. In a cell with"
+    " other code, `await NAME` does the same.\n\n    %gptbatch wait labelled --timeout 10m",
+    "cancel": "Asks the service to cancel. Rows that finish until then are kept and billed; the"
+    " others are `cancelled`, and `%gptbatch retry NAME --status cancelled` sends them after all."
+    " A service may take ten minutes over it.\n\n    %gptbatch cancel labelled\n"
+    "    %gptbatch cancel --all",
+    "retry": "Sends rows again: those without an answer (failed, expired, cancelled, missing), or"
+    " those of the statuses you name. An answer is replaced only by one as good or better."
+    " --live asks them through the realtime API, at its price. The run's --max-cost holds, and"
+    " confirm_above_usd asks, unless you say another --max-cost.\n\n"
+    "    %gptbatch retry labelled\n    %gptbatch retry labelled --status unparsed,truncated --live",
+    "submit": "Submits a run that was held because it may cost more than confirm_above_usd, as the"
+    " button in its panel does. Its deadline counts from now on.",
+    "finish": "Cancels the batches, keeps what they have answered and asks the rest through the"
+    " realtime API, at its price; no row is paid for twice. The run's --max-cost holds, and"
+    " confirm_above_usd asks, unless you say another --max-cost.\n\n"
+    "    %gptbatch finish labelled --max-cost 5",
+    "reparse": "Reads the answers of an ended run anew, by another pattern or schema, for nothing:"
+    " no row is asked again. NAME is the new frame.\n\n"
+    '    %gptbatch reparse labelled --parse "{korean} | {english}"\n'
+    "    %gptbatch reparse labelled --schema Label --prefix second_",
+    "errors": "A DataFrame with one row a cause, the commonest first: status, how many rows, one"
+    " error in full, and the first such row. Errors that differ in numbers and ids alone are one"
+    " cause. `%gptbatch retry NAME --status …` sends rows again.",
+    "cost": "Prints what was paid, by day, and gives a DataFrame with one row a run: estimated"
+    " and paid dollars, what the same answers cost at once, what was saved by batch, by rows"
+    " alike and by answers taken over, and tokens. A price that is not known is null.",
+    "attach": "Goes on with a run of an earlier kernel, or of another one that has died: binds its"
+    " name, shows its panel, fetches what is there. batch_… of a job that was made elsewhere is"
+    " taken in as a run called by -o: --frame and --id say whose rows its custom_ids are. --on URL"
+    " says that a service may have your key.\n\n    %gptbatch attach labelled\n"
+    "    %gptbatch attach batch_abc123 -o labelled --frame reviews --id review_id",
+    "take": "Binds NAME to the frame of an ended run, whatever NAME holds by now. The panel says"
+    " when that is needed: the name was bound to something else meanwhile.",
+    "show": "Prints the run as it was asked for: backend, endpoint, model, parameters, template,"
+    " its latest events, and its first request as it was sent.",
+    "recover": "Looks at the service for jobs that batch_magic made and no run of this home knows:"
+    " after a folder was lost, say. Each can be adopted as a run, cancelled, or left alone; it"
+    " asks.",
+    "clean": "Deletes the files of runs that have ended and whose result was taken: of NAME, or of"
+    " all. Their rows would be paid for again. --remote deletes those at the service, too; result"
+    " files that have not come here are never deleted. It asks first; --yes answers.",
+    "help": "Without a verb: all of them. `%%gptbatch --help` has the cell's options.",
+}
+
+
+_OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
+
+
+def cell_help(verbs: Mapping[str, str]) -> str:
+    """Return the cell's manual: what it does, examples, options, and the verbs behind it."""
+    parts = [_INTRO, f"Examples\n\n{_EXAMPLES}", f"Options\n\n{_options()}"]
+    parts += [f"The prompt\n\n{_BODY}", f"Afterwards\n\n{verbs_help(verbs)}"]
+    return "\n\n".join(parts)
+
+
+def verbs_help(verbs: Mapping[str, str]) -> str:
+    """Return the verbs of `%gptbatch` with what each does, a paragraph each."""
+    lines = [_entry(f"%gptbatch {verb}", usage_of(told)[1]) for verb, told in verbs.items()]
+    return "\n".join([*lines, "", "%gptbatch help VERB tells one of them in full."])
+
+
+def verb_help(verb: str, told: str, more: str = "") -> str:
+    """Return one verb in full. `more` is told where this manual has no page for it."""
+    usage, gloss = usage_of(told)
+    page = _PAGES.get(verb, more)
+    head = f"%gptbatch {verb} {usage}".strip()
+    paragraphs = [gloss, *page.split("\n\n")] if page else [gloss]
+    return "\n\n".join([head, *map(_paragraph, paragraphs)])
+
+
+def options_of(verb: str, told: str) -> tuple[str, ...]:
+    """Return the options of a verb, as they are told of: in its line, and on its page."""
+    return tuple(dict.fromkeys(_OPTION.findall(f"{told} {_PAGES.get(verb, '')}")))
+
+
+def has_page(verb: str) -> bool:
+    """Tell whether the manual has more to say of a verb than its gloss."""
+    return verb in _PAGES
+
+
+def _options() -> str:
+    by_dest: dict[str, list[Option]] = {}
+    for option in cell_parser().taken():
+        by_dest.setdefault(option.dest, []).append(option)
+    groups = []
+    for title, dests in GROUPS.items():
+        lines = [_entry(_named(one), one.meaning, "  ") for dest in dests for one in by_dest[dest]]
+        groups.append("\n".join([title, *lines]))
+    return "\n\n".join(groups)
+
+
+def _named(option: Option) -> str:
+    return f"{', '.join(option.names)} {option.value}".strip()
+
+
+def _entry(name: str, meaning: str, before: str = "") -> str:
+    """One name and its meaning, side by side as far as they fit."""
+    left = f"{before}{name}"
+    left = f"{left:{_LEFT}}" if len(left) < _LEFT else f"{left}  "
+    return fill(meaning, _WIDTH, initial_indent=left, subsequent_indent=" " * _LEFT)
+
+
+def _paragraph(text: str) -> str:
+    return text if text.startswith("    ") else fill(text, _WIDTH)

@@ -1,0 +1,112 @@
+"""How a run moves on: points of rows done over time, thinned, as a rate and as a line of blocks.
+
+It knows how few points tell enough, and what a person reads from them; it refuses to know jobs,
+and who writes the points down. The traps: a service that has said nothing new for an hour has not
+been slow for an hour, so the last look before a change is kept as a point of its own; and a
+line of blocks is a picture, so whoever shows it also says the rate in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from batch_magic.records import Point
+
+MOST = 60  # points of a run
+STRETCHES = 24  # blocks in the line, at most
+BLOCKS = "▁▂▃▄▅▆▇"
+_LEAST_GAP_S = 0.2
+_LATELY_S = 60.0
+_MINUTE_S = 60.0
+_LEAST_SPAN_S = 1.0
+
+
+def is_due(points: Sequence[Point], now: float, rows: int, *, is_last: bool = False) -> bool:
+    """Tell whether another point is worth a write: a sixtieth of the run's age is.
+
+    `is_last`: nothing comes after it, so that any change is.
+    """
+    if not points:
+        return True
+    gap_s = max(_LEAST_GAP_S, (now - points[0].at) / MOST)
+    is_new = rows != points[-1].rows
+    return (is_last and is_new) or not 0 <= now - points[-1].at < gap_s
+
+
+def noted(points: Sequence[Point], now: float, rows: int) -> tuple[Point, ...]:
+    """Return the points with another one, no more than `MOST`; those of a clock set back go."""
+    known = [point for point in points if point.at < now]
+    is_still = len(known) > 1 and known[-1].rows == known[-2].rows == rows
+    known[-1 if is_still else len(known) :] = [Point(now, rows)]
+    while len(known) > MOST:
+        del known[_least_missed(known)]
+    return tuple(known)
+
+
+def _least_missed(points: Sequence[Point]) -> int:
+    """Return the place of the point whose neighbours are nearest to each other."""
+    gaps = [after.at - before.at for before, after in zip(points, points[2:], strict=False)]
+    return 1 + gaps.index(min(gaps))
+
+
+def rates(points: Sequence[Point]) -> tuple[float, ...]:
+    """Return rows a minute in equal stretches of time from the first point to the last.
+
+    Between two points rows are taken to have come evenly. Nothing where there is too little to
+    tell: less than a second, or no row. Rows that are asked for again count as none.
+    """
+    if len(points) < 2 or points[-1].at - points[0].at < _LEAST_SPAN_S:
+        return ()
+    n = min(STRETCHES, len(points) - 1)
+    start, width_s = points[0].at, (points[-1].at - points[0].at) / n
+    came = [0.0] * n
+    for before, after in pairwise(points):
+        _spread(came, before, after, start, width_s)
+    return tuple(rows / width_s * _MINUTE_S for rows in came) if any(came) else ()
+
+
+def _spread(came: list[float], before: Point, after: Point, start: float, width_s: float) -> None:
+    """Share the rows that came between two points among the stretches that lie there."""
+    rows, span_s = max(0, after.rows - before.rows), after.at - before.at
+    for n in range(len(came)):
+        begins = max(before.at, start + n * width_s)
+        ends = min(after.at, start + (n + 1) * width_s)
+        if rows and ends > begins:
+            came[n] += rows * (ends - begins) / span_s
+
+
+def blocks(found: Sequence[float]) -> str:
+    """Draw rates as a line of blocks; the lowest is for nothing alone."""
+    most = max(found, default=0.0)
+    if not most:
+        return BLOCKS[0] * len(found)
+    top = len(BLOCKS) - 1
+    return "".join(
+        BLOCKS[max(1, round(rate / most * top))] if rate else BLOCKS[0] for rate in found
+    )
+
+
+def rate_lately(points: Sequence[Point], now: float) -> float | None:
+    """Return rows a minute over the last minute or more; None where there is too little to tell."""
+    if not points:
+        return None
+    before = [point for point in points if point.at <= now - _LATELY_S]
+    start = before[-1] if before else points[0]
+    span_s = now - start.at
+    came = sum(max(0, b.rows - a.rows) for a, b in pairwise(points) if a.at >= start.at)
+    return came / span_s * _MINUTE_S if span_s >= _LEAST_SPAN_S else None
+
+
+def rate_overall(points: Sequence[Point]) -> float:
+    """Return rows a minute from the first point to the last; 0 where there are no two."""
+    span_s = points[-1].at - points[0].at if points else 0.0
+    came = sum(max(0, after.rows - before.rows) for before, after in pairwise(points))
+    return came / span_s * _MINUTE_S if span_s else 0.0
+
+
+def silent_s(points: Sequence[Point], now: float) -> float:
+    """Return for how long no row has come, since the first point at most."""
+    came = [after.at for before, after in pairwise(points) if after.rows > before.rows]
+    since = came[-1] if came else points[0].at if points else now
+    return max(0.0, now - since)

@@ -7,13 +7,16 @@ the list down, the rooms tell the way of a row.
     floor 8  magic           %%gptbatch, %gptbatch; puts results into the namespace  (IPython)
     floor 7  session         submit, attach, runs: one home of this process put together
              panel           draws a snapshot in the cell                         (ipywidgets)
+             clinic          draws a diagnosis in the cell, with buttons          (ipywidgets)
     floor 6  run             the handle: waits, gives the frame
              buttons         what a person may do to a run just now               (ipywidgets)
+             case_sheet      a diagnosis as HTML and as text
              drafting        what a cell asks for, checked and drafted as a run
     floor 5  prepare         rows out: render, encode, leave out, cut shards, one commit
              engine          intent meets effect: journal → lifecycle → api → journal (asyncio)
              result          outcomes put onto the frame
              adoption        a job that was made elsewhere, taken in as a run
+             diagnosis       why rows have no answer: causes, cures, prices       (pandas)
              cleaning        when a run may be forgotten
     floor 4  outcomes        what became of each row; which lines go out again
              live            the live lane: lines through the realtime API            (asyncio)
@@ -52,6 +55,7 @@ the list down, the rooms tell the way of a row.
              money           what tokens cost                                  (genai-prices)
              tokens          how many tokens request lines have                      (toktok)
              exact_json      a cell's value as JSON that gives it back                 (pandas)
+             cures           what usually helps a row without an answer
     floor 0  records         the nouns
              errors          one root, families by whose move is next
              wording         numbers in sentences

@@ -410,7 +410,7 @@ def _leftovers(s: Snapshot) -> Iterator[str]:
         yield "rows that finished are kept"
     if left := sum(s.counts.get(status, 0) for status in UNANSWERED):
         yield (
-            f"{counted(left, 'row')} without an answer: `%gptbatch errors {name}` says why,"
+            f"{counted(left, 'row')} without an answer: `%gptbatch clinic {name}` says why,"
             f" `%gptbatch retry {name}` asks for {'it' if left == 1 else 'them'} again"
         )
     odd = [status for status in QUESTIONABLE if s.counts.get(status, 0)]
@@ -418,7 +418,7 @@ def _leftovers(s: Snapshot) -> Iterator[str]:
         rows = counted(sum(s.counts[status] for status in odd), "row")
         labels = ",".join(status.label for status in odd)
         yield (
-            f"{rows} to look at: the reason is in the column `gpt_error`;"
+            f"{rows} to look at: the reason is in the column `gpt_error` and in the clinic;"
             f" `%gptbatch retry {name} --status {labels}` pays for another answer"
         )
 
@@ -797,3 +797,7 @@ def _list(word: str, entries: list[str], tone: str = "") -> Html:
     style = "flex:1 1 180px;list-style:none;margin:0;padding:0"
     outer = f"display:flex;gap:8px;margin:8px 0 0;font-size:12px;{tone}"
     return _tag("div", outer, label, " ", _tag("ul", style, *listed))
+
+
+# For rooms that draw other things in the same style.
+tag, coded, square = _tag, _coded, _square

@@ -26,7 +26,7 @@ AGAIN = "mend the row or the template and run the cell again: the others are not
 """The way on where the request itself is at fault."""
 
 _PASSES = "it passes by itself: retry these"
-_SLOWER = "the service was asked too fast: retry these, live with a lower live_concurrency"
+_SLOWER = "the service had too much to do just then: retry these (live: lower live_concurrency)"
 _ACCOUNT = "mend the account (key, billing, quota), then retry these"
 _TEXT = "shorten the row's text or the template, or name a model with a larger context (-m)"
 _WORDING = "reword the row's text or the template, or drop these rows"

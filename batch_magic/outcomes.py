@@ -619,7 +619,8 @@ def _complaint(run: RunRecord, resolved: Resolved) -> str | None:
     rows = counted(sum(one.rows for one in found), "row")
     first = found[0]
     error, cure = first.error.partition(ANSWER)[0], cure_of(run, first.status, first.error).words
-    said = error if cure in error else f"{error:.{_COMPLAINT_CHARS}}; {cure}"
+    told = f"{error:.{_COMPLAINT_CHARS}}".rstrip(". ")
+    said = error if cure in error else f"{told}; {cure}"
     return f"{first.rows:,} of {rows} without a good answer: {said}"
 
 

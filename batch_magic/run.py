@@ -95,7 +95,7 @@ class Run:
         """
         frame = self._made()
         self.taken()
-        return self.without(frame, self._keys(drop)) if drop else frame
+        return self.without(frame, self.causes_of(drop)) if drop else frame
 
     def without(self, frame: pd.DataFrame, keys: Collection[str]) -> pd.DataFrame:
         """Return a result of this run (n rows) without its rows of these causes, by their keys.
@@ -178,10 +178,11 @@ class Run:
         record = self._journal.run(self._run_id)
         return record, self._folder(record)
 
-    def _keys(self, numbers: int | Sequence[int]) -> tuple[str, ...]:
-        """Return the causes that these numbers mean: as they were last told by this handle.
+    def causes_of(self, numbers: int | Sequence[int]) -> tuple[str, ...]:
+        """Return the keys of the causes that these numbers mean, as this handle last told them.
 
-        Numbers may shift when rows are answered; whoever has read one means what it said.
+        Numbers shift when rows are answered; whoever has read one means what it said then. Raises
+        CellError for a number that no cause has.
         """
         if self._numbered is None:
             record, folder = self._recorded()
@@ -211,7 +212,7 @@ class Run:
         replaced only by one as good or better. Raises CellError for a status that cannot be
         retried, and when no row has one.
         """
-        causes = self._keys(cause) if cause != () else ()
+        causes = self.causes_of(cause) if cause != () else ()
         self._retry(self, status, causes, live, max_cost)
 
     def in_background(self, work: Callable[[], None]) -> None:

@@ -25,6 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "tokens",
         "exact_json",
         "queueing",
+        "cures",
     ),
     (
         "frame",
@@ -47,9 +48,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("journal", "folder", "api", "heartbeat", "bell", "caps", "overview"),
     ("outcomes", "services", "live"),
-    ("prepare", "engine", "result", "cleaning", "adoption"),
-    ("run", "drafting", "buttons"),
-    ("session", "panel"),
+    ("prepare", "engine", "result", "cleaning", "adoption", "diagnosis"),
+    ("run", "drafting", "buttons", "case_sheet"),
+    ("session", "panel", "clinic"),
     ("magic",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -59,7 +60,7 @@ KEYS: dict[str, frozenset[str]] = {
     "openai": frozenset({"api"}),
     "pandas": frozenset(
         {"exact_json", "frame", "stored_frame", "result", "adoption", "drafting", "run"}
-        | {"session", "magic", "overview"}
+        | {"session", "magic", "overview", "diagnosis"}
     ),
     "pyarrow": frozenset({"frame", "stored_frame", "folder", "result"}),
     "markupsafe": frozenset({"prompt_language"}),
@@ -72,8 +73,8 @@ KEYS: dict[str, frozenset[str]] = {
     "pydantic": frozenset({"strict_schema", "answers"}),
     "typing_extensions": frozenset({"strict_schema"}),
     "parse": frozenset({"answers"}),
-    "ipywidgets": frozenset({"panel", "buttons"}),
-    "IPython": frozenset({"magic", "panel"}),
+    "ipywidgets": frozenset({"panel", "buttons", "clinic"}),
+    "IPython": frozenset({"magic", "panel", "clinic"}),
     "anywidget": frozenset({"bell"}),
     "traitlets": frozenset({"magic", "bell"}),
     "dotenv": frozenset({"settings"}),
@@ -97,12 +98,13 @@ KEYS: dict[str, frozenset[str]] = {
             "tokens",
             "prepare",
             "result",
+            "diagnosis",
         }
     ),
     # A thread, a connection per thread, an event that other threads wait for, a lock on traits.
     # The engine asks whether its process is ending; types of answers are made one at a time.
     "threading": frozenset({"heartbeat", "journal", "engine", "answers", "run", "session"})
-    | {"panel", "live"},
+    | {"panel", "live", "clinic"},
     # Clocks and dice are handed down: `run` waits by the monotonic clock.
     "time": frozenset({"heartbeat", "run", "session", "panel", "magic"}),
     "secrets": frozenset({"session"}),

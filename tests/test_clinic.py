@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
@@ -431,6 +434,30 @@ def test_a_run_that_goes_on_is_told_of() -> None:
     s: Snapshot = picture()
     assert "the run goes on: in progress" in going_words(s)
     assert "`%gptbatch status labelled`" in going_words(s)
+
+
+# -- in a terminal --------------------------------------------------------------------------
+
+TERMINAL = """
+import pandas as pd
+get_ipython().run_line_magic("load_ext", "batch_magic")
+frame = pd.DataFrame({"text": ["a", "b [[fault:400]]"]})
+line = "frame -o labelled -m gpt-5-mini --on sandbox --retries 0 --wait"
+get_ipython().run_cell_magic("gptbatch", line, "{{ text }}")
+get_ipython().run_line_magic("gptbatch", "clinic labelled")
+get_ipython().run_line_magic("gptbatch", "take labelled --drop 1")
+"""
+
+
+def test_a_terminal_tells_the_same_as_text(home: Path, tmp_path: Path) -> None:
+    """There is no page for buttons: each has its line to type."""
+    command = [sys.executable, "-m", "IPython", "--no-banner", "-c", TERMINAL]
+    words = os.environ | {"IPYTHONDIR": str(tmp_path / "ipython")}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=90, env=words)
+    assert "labelled: 1 of 2 rows without a good answer, 1 cause" in ended.stdout, ended
+    assert "leave them out: %gptbatch take labelled --drop 1" in ended.stdout
+    assert "has 1 of 2 rows: the run keeps the others" in ended.stdout
+    assert "VBox" not in ended.stdout
 
 
 # -- in a kernel ----------------------------------------------------------------------------

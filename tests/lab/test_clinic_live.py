@@ -140,8 +140,10 @@ def test_clicks_are_answered_while_a_cell_blocks(lab: Lab, notebook: Notebook) -
     assert "[*]" in notebook.cell(3).inner_text()
     notebook.interrupt()
     notebook.wait_for("KeyboardInterrupt", 3)
+    notebook.wait_idle()
     notebook.run(4)
     notebook.wait_for("rows 220 ok 180", 4)
+    notebook.shoot("clinic_busy")
 
 
 def test_a_saved_clinic_reads_well_without_its_kernel(lab: Lab, notebook: Notebook) -> None:

@@ -216,7 +216,7 @@ class Run:
         self._retry(self, status, causes, live, max_cost)
 
     def in_background(self, work: Callable[[], None]) -> None:
-        """Do some work in another thread; what it raises is logged."""
+        """Do some work in another thread, which catches what it raises."""
         self._spawn(work)
 
     def finish(self, max_cost: str | float | None = None) -> None:

@@ -36,7 +36,7 @@ from batch_magic.case_sheet import (
     question,
     title_html,
 )
-from batch_magic.diagnosis import Case, Diagnosis
+from batch_magic.diagnosis import EXAMPLES, Case, Diagnosis
 from batch_magic.records import Snapshot
 from batch_magic.wording import counted
 
@@ -146,7 +146,7 @@ class Clinic:
     def _draw(self) -> None:
         """Write the pieces; rows of causes that are there still keep their place and their fold."""
         d = self._diagnosis
-        cases = d.cases[: self._shown]
+        cases = d.cases[: min(self._shown, EXAMPLES)]
         known, self._rows = self._rows, {}
         for case in cases:
             row = known.pop(case.key, None) or _Row(self._deeds, d, case)
@@ -156,8 +156,9 @@ class Clinic:
         self._title.value = title_html(d)
         self._going.value = going_html(self._snapshot)
         self._cases.children = tuple(row.box for row in self._rows.values())
-        self._more.value = more_html(d, self._shown)
-        self._more_button.layout.display = None if len(d.cases) > self._shown else "none"
+        self._more.value = more_html(d, len(cases))
+        has_more = len(d.cases[:EXAMPLES]) > self._shown
+        self._more_button.layout.display = None if has_more else "none"
         for row in known.values():
             row.box.close()
         self._draw_foot()

@@ -8,15 +8,18 @@ the list down, the rooms tell the way of a row.
     floor 7  matcher         what Tab offers in this shell                        (IPython, pandas)
              session         submit, attach, runs: one home of this process put together
              panel           draws a snapshot in the cell                         (ipywidgets)
+             clinic          draws a diagnosis in the cell, with buttons          (ipywidgets)
     floor 6  run             the handle: waits, gives the frame
              buttons         what a person may do to a run just now               (ipywidgets)
              explorer        a frame to look through, in the page  (anywidget, traitlets, IPython)
+             case_sheet      a diagnosis as HTML and as text
              drafting        what a cell asks for, checked and drafted as a run
     floor 5  prepare         rows out: render, encode, leave out, cut shards, one commit
              engine          intent meets effect: journal → lifecycle → api → journal (asyncio)
              result          outcomes put onto the frame
              closeup         one row seen whole: its request and its answer, as they went
              adoption        a job that was made elsewhere, taken in as a run
+             diagnosis       why rows have no answer: causes, cures, prices       (pandas)
              cleaning        when a run may be forgotten
     floor 4  outcomes        what became of each row; which lines go out again
              live            the live lane: lines through the realtime API            (asyncio)
@@ -62,10 +65,10 @@ the list down, the rooms tell the way of a row.
              tokens          how many tokens request lines have                      (toktok)
              value_words     any value of a frame as words                   (pandas, numpy)
              exact_json      a cell's value as JSON that gives it back                 (pandas)
+             cures           what usually helps a row without an answer
     floor 0  records         the nouns
              errors          one root, families by whose move is next
              wording         numbers in sentences
-             cures           what usually cures an error of rows
     –        sandbox/        an island: a local service that speaks the same API
 
 The words: a *run* is one cell's execution over one frame; a *row* is known by its position,

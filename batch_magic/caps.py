@@ -169,15 +169,16 @@ def check_again(
     *,
     live: bool,
     by_batch: float = 0.0,
+    coming_usd: float = 0.0,
 ) -> None:
     """Refuse to ask lines of a run once more where that may cost more than it may.
 
     `found` is the estimate of these lines, of which the share `by_batch` is answered by batch.
     `cap_usd` is the one that is named now, which is leave; else the run's own holds, for all that
-    the run has come to cost. Raises CellError.
+    the run has come to cost and by `coming_usd`, what is under way, may come to. Raises CellError.
     """
     cap = run.request.max_cost_usd if cap_usd is None else cap_usd
-    spent_usd = (s.cost.paid_usd if s.cost else 0.0) or 0.0
+    spent_usd = ((s.cost.paid_usd if s.cost else 0.0) or 0.0) + coming_usd
     most = _most(found.usd_of(run.request, live=live))
     if by_batch:
         most = most * (1 - by_batch) + _most(found.batch_usd) * by_batch

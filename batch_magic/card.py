@@ -25,7 +25,6 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from batch_magic import progress
-from batch_magic.cures import cure_of
 from batch_magic.guide import is_in_vain, next_steps, now_words
 from batch_magic.records import (
     OPENAI_URL,
@@ -401,18 +400,12 @@ def messages(s: Snapshot) -> Iterator[tuple[str, str]]:
     elif s.fault and s.ending is Ending.STOPPED:
         yield "stopped", clip(s.fault, TEXT_LENGTH)
     elif s.fault:
-        yield "commonest error", _with_cure(s, s.fault)
+        yield "commonest error", clip(s.fault, TEXT_LENGTH)
     elif s.ending is None:
         if s.problem:
             yield "waiting", clip(s.problem, TEXT_LENGTH)
         if s.complaint:
-            yield "commonest error so far", _with_cure(s, s.complaint)
-
-
-def _with_cure(s: Snapshot, error: str) -> str:
-    """An error of rows, and what usually cures it."""
-    told = clip(error, ERROR_LENGTH).replace("`", "'")  # a backtick begins code
-    return f"{told} → {cure_of(error, clip(s.name, NAME_LENGTH))}"
+            yield "commonest error so far", clip(s.complaint, TEXT_LENGTH)
 
 
 def notes(s: Snapshot) -> list[str]:
@@ -800,3 +793,7 @@ def table_html(
     title = _tag("strong", "font-weight:600", caption)
     inside = (title, wrapped, *below)
     return _tag("section", f"{FRAME};{PROSE}", *inside, class_="gptbatch-card", lang="en")
+
+
+# For rooms that draw other things in the same style.
+tag, coded, square = _tag, _coded, _square

@@ -1,78 +1,140 @@
-"""What usually cures an error of rows: one line in words, found by what the error says.
+"""What usually cures a row without an answer: its status and its error in, a way on out.
 
-It knows the service's error codes, and the words that this package has for answers that are none;
-it refuses to know runs and rows. The trap is a cure that costs money or loses answers: what is said
-here first is to mend, then to ask again, and reading anew comes before asking anew.
+It knows the words of services and of this package by which a failure is recognised, and refuses to
+know rows, files or prices. The trap is a retry that looks like a cure: the same request goes out
+again, byte for byte, so what lies in the request itself fails in the same way and may cost again.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-_CURES: tuple[tuple[str, str], ...] = (
+from batch_magic.records import Endpoint, RowStatus, RunRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Cure:
+    """What to do about a cause, in a few words; `may_pass`: to send the same once more may help."""
+
+    words: str
+    may_pass: bool
+
+
+AGAIN = "mend the row or the template and run the cell again: the others are not paid again"
+"""The way on where the request itself is at fault."""
+
+_PASSES = "it passes by itself: retry these"
+_SLOWER = "the service had too much to do just then: retry these (live: lower live_concurrency)"
+_ACCOUNT = "mend the account (key, billing, quota), then retry these"
+_TEXT = "shorten the row's text or the template, or name a model with a larger context (-m)"
+_WORDING = "reword the row's text or the template, or drop these rows"
+
+# The first that is found in the error counts: the more telling come first.
+_FAILED: tuple[tuple[str, Cure], ...] = (
     (
-        r"context_length_exceeded|maximum context|string_above_max_length|too large|a job holds",
-        "shorten the prompt, as {{ text | truncate(8000) }} does, or name a model that takes more",
+        r"insufficient_quota|billing|exceeded your current quota|invalid_api_key|^40[13]\b",
+        Cure(_ACCOUNT, may_pass=True),
     ),
     (
-        r"insufficient_quota|billing",
-        "add credit at the service; then `%gptbatch retry {name}`",
+        r"context_length_exceeded|context length|maximum context|max_tokens_per_request"
+        r"|string_above_max|too many tokens|Request too large|has [\d,]+ bytes, a job holds",
+        Cure(f"{_TEXT}, and run the cell again", may_pass=False),
     ),
     (
-        r"model_not_found",
-        "name another model with -m and run the cell again",
+        r"content_policy|content_filter|content management policy|moderation_blocked"
+        r"|invalid_prompt|safety",
+        Cure(_WORDING, may_pass=False),
     ),
     (
-        r"invalid_api_key|^\D*401\b",
-        "set OPENAI_API_KEY to a valid key; then `%gptbatch retry {name}`",
+        r"model_not_found|does not exist or you do not have access|DeploymentNotFound",
+        Cure("name another model with -m and run the cell again", may_pass=False),
     ),
     (
-        r"^\D*429\b|rate_limit|request_timeout|^\D*(?:0|408|409|5\d\d)\b|status 0",
-        "such trouble passes: rows are sent again by themselves, or by `%gptbatch retry {name}`",
+        r"invalid_json_schema|Invalid schema|response_format|json_schema",
+        Cure("make the schema simpler (-s) and run the cell again", may_pass=False),
     ),
     (
-        r"content_filter|content filter|content_policy|safety",
-        "reword the prompt or take such rows out; `%gptbatch retry {name} --status refused` pays"
-        " for another answer",
+        r"unsupported_parameter|unknown_parameter|unsupported_value|(?i:unsupported parameter)",
+        Cure("leave that -p out or change it, and run the cell again", may_pass=False),
     ),
     (
-        r"token limit|max_output_tokens",
-        "allow longer answers, as -p max_completion_tokens=4000 does, or ask for shorter ones",
+        r"(?i:\bimages?\b)",
+        Cure("mend the image or its column and run the cell again", may_pass=False),
     ),
+    (r"^429\b|rate_limit|resource_unavailable", Cure(_SLOWER, may_pass=True)),
     (
-        r"unsupported_(?:parameter|value)|unknown_parameter|invalid_value",
-        "leave the parameter that it names out of -p and run the cell again",
+        r"^(?:408|409|425|5\d\d)\b|request_timeout|server_error|overloaded|no HTTP answer"
+        r"|timed? ?out|no_answer|neither a response nor an error",
+        Cure(_PASSES, may_pass=True),
     ),
+    (r"(?i:retry asks for it again)", Cure(_PASSES, may_pass=True)),
+    (re.escape(AGAIN), Cure(AGAIN, may_pass=False)),
     (
-        r"image",
-        "mend the address or the path in that column and run the cell again",
-    ),
-    (
-        r"expired|was not run in time",
-        "`%gptbatch retry {name}` sends such rows again; --deadline 3h finishes them live",
-    ),
-    (
-        r"neither result file|is lost",
-        "`%gptbatch retry {name}` asks for such rows again",
-    ),
-    (
-        r"; the answer:|called a tool|holds no text|is no JSON|does not (?:fit|match)|\bpattern\b",
-        "once it has ended, `%gptbatch reparse {name}` reads them by another shape for nothing,"
-        " `%gptbatch retry {name} --status unparsed` pays for other answers",
-    ),
-    (
-        r"^\D*4\d\d\b",
-        "mend the row or the template and run the cell again: the others are not paid again",
+        r"its job was refused",
+        Cure("mend what the service names, then retry these", may_pass=True),
     ),
 )
-_HOW_MANY = re.compile(r"^[\d,]+ of (?:the last )?[\d,]+ [a-z ]+: ")  # how a complaint begins
-_KNOWN = tuple((re.compile(pattern, re.IGNORECASE), cure) for pattern, cure in _CURES)
+
+_CAPPED_BY: Mapping[str, str] = {
+    Endpoint.RESPONSES: "max_output_tokens",
+    Endpoint.COMPLETIONS: "max_tokens",
+}
 
 
-def cure_of(error: str, name: str) -> str:
-    """Return what usually cures an error of rows of run `name`; code stands in backticks."""
-    said = _HOW_MANY.sub("", error)
-    found = next((cure for pattern, cure in _KNOWN if pattern.search(said)), None)
-    return (found or "`%gptbatch errors {name}` shows an example of each cause").replace(
-        "{name}", name
+def cure_of(run: RunRecord, status: RowStatus, error: str) -> Cure:
+    """Return what usually cures rows of a run with this status and error."""
+    match status:
+        case RowStatus.EXPIRED:
+            return Cure("the service had no time for them: retry these, or live at once", True)
+        case RowStatus.CANCELLED:
+            return Cure("they were cut off: retry these when they are wanted after all", True)
+        case RowStatus.MISSING:
+            return Cure(
+                "the service lost them: retry these (result files are looked for once more first)",
+                may_pass=True,
+            )
+        case RowStatus.TRUNCATED:
+            return Cure(_of_truncated(run), may_pass=False)
+        case RowStatus.REFUSED:
+            return Cure(_of_refused(error), may_pass=False)
+        case RowStatus.UNPARSED:
+            return _of_unparsed(run, error)
+    found = (cure for words, cure in _FAILED if re.search(words, error))
+    return next(found, Cure(AGAIN, may_pass=False))
+
+
+def _of_truncated(run: RunRecord) -> str:
+    name = _CAPPED_BY.get(run.request.endpoint, "max_completion_tokens")
+    more = f"allow more: -p {name}=…" if _is_capped(run) else "ask for a shorter answer"
+    return f"{more}, and run the cell again with --fresh for these rows"
+
+
+def _is_capped(run: RunRecord) -> bool:
+    names = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+    return any(name in run.request.params for name in names)
+
+
+def _of_refused(error: str) -> str:
+    if "content filter" in error:
+        return f"the content filter stopped the answer: {_WORDING}"
+    return f"the model will not answer this: {_WORDING}, or name another model (-m)"
+
+
+def _of_unparsed(run: RunRecord, error: str) -> Cure:
+    if "called a tool" in error:
+        return Cure("leave the tools out (-p), and run the cell again with --fresh", may_pass=False)
+    if re.search(r"holds? no (?:text|choices|vector|result)|vectors? for", error):
+        return Cure("there is nothing to read in the answer: retry these", may_pass=True)
+    if run.layout.shape is not None and run.layout.shape.pattern is not None:
+        return Cure(
+            f"read the answers by a better pattern, for nothing: `%gptbatch reparse {run.name}"
+            " --parse PATTERN`; or retry these",
+            may_pass=True,
+        )
+    return Cure(
+        "widen the schema and read the answers anew, for nothing: `%gptbatch reparse"
+        f" {run.name} --schema X`; or retry these",
+        may_pass=True,
     )

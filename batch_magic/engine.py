@@ -59,6 +59,7 @@ from batch_magic.records import (
     RunRecord,
     Shard,
     Snapshot,
+    Wish,
     result_files,
 )
 from batch_magic.wording import counted
@@ -611,7 +612,7 @@ class Engine:
         self,
         run: RunRecord,
         round: int,
-        wish: tuple[RowStatus, ...],
+        wish: Wish,
         cut_off: tuple[RowStatus, ...],
     ) -> None:
         """Send rows again; what other runs were answered meanwhile is taken over first."""
@@ -626,7 +627,7 @@ class Engine:
             return
         rows = counted(sum(shard.rows for shard in shards), "row")
         taken = f", {counted(filled.rows, 'row')} taken over from other runs"
-        is_asked = wish or cut_off
+        is_asked = bool(wish or cut_off)
         wait_s = 0.0 if is_asked else run.limits.retry_base_s * 2 ** (round - 1)
         self._journal.add_work(
             run.run_id,
@@ -639,7 +640,7 @@ class Engine:
             ),
             settled=filled.change,
             files=filled.files,
-            grants_wish=bool(wish),
+            granted=wish,
         )
 
     def _kin(self, run: RunRecord) -> list[tuple[RunFolder, RunRecord]]:

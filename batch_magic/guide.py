@@ -170,7 +170,7 @@ def _leftovers(s: Snapshot) -> Iterator[str]:
         yield "rows that finished are kept"
     if left := sum(s.counts.get(status, 0) for status in UNANSWERED):
         yield (
-            f"{counted(left, 'row')} without an answer: `%gptbatch errors {name}` says why,"
+            f"{counted(left, 'row')} without an answer: `%gptbatch clinic {name}` says why,"
             f" `%gptbatch retry {name}` asks for {'it' if left == 1 else 'them'} again"
         )
     odd = [status for status in QUESTIONABLE if s.counts.get(status, 0)]
@@ -178,7 +178,7 @@ def _leftovers(s: Snapshot) -> Iterator[str]:
         rows = counted(sum(s.counts[status] for status in odd), "row")
         labels = ",".join(status.label for status in odd)
         yield (
-            f"{rows} to look at: the reason is in the column `gpt_error`;"
+            f"{rows} to look at: the reason is in the column `gpt_error` and in the clinic;"
             f" `%gptbatch retry {name} --status {labels}` pays for another answer"
         )
 

@@ -25,6 +25,7 @@ from types import MappingProxyType
 
 from batch_magic.errors import JournalError
 from batch_magic.records import (
+    NO_WISH,
     Ending,
     Job,
     JobStage,
@@ -33,6 +34,7 @@ from batch_magic.records import (
     RowStatus,
     RunRecord,
     Shard,
+    Wish,
 )
 from batch_magic.schema import (
     SELECT_RUNS,
@@ -47,9 +49,11 @@ from batch_magic.schema import (
     put_progress,
     read_marks,
     read_run,
+    read_wish,
     roll_back,
     run_facts,
     transaction,
+    wish_json,
 )
 from batch_magic.wording import counted
 
@@ -342,22 +346,30 @@ class Journal:
                     _note(db, now, one, None, "goes on after it had stopped")
 
     def ask_retry(
-        self, run_id: str, statuses: Iterable[RowStatus], now: float, *, live: bool = False
+        self,
+        run_id: str,
+        statuses: Iterable[RowStatus],
+        now: float,
+        *,
+        causes: Iterable[str] = (),
+        live: bool = False,
     ) -> None:
-        """Write down that rows of these statuses are to be sent again, once the run's jobs are in.
+        """Write down that rows are to be sent again, once the run's jobs are in.
 
-        An ended run goes on for it, with a deadline that counts from now on; `live`: through the
-        live lane.
+        Those of these statuses, and those of these causes (keys), besides what was asked for and is
+        not granted yet. An ended run goes on for it, with a deadline that counts from now on;
+        `live`: through the live lane.
         """
-        labels = sorted(status.label for status in statuses)
+        asked = Wish(frozenset(statuses), frozenset(causes))
         with self._write() as db:
+            wish = asked | _pending_wish(db, run_id)
             db.execute(
                 "UPDATE runs SET wish = ?, cancel_at = NULL, ending = NULL, ended_at = NULL,"
                 f" fault = NULL, counts = '{{}}', resumed_at = ?, {_LANE_ANEW} WHERE run_id = ?",
-                (json.dumps(labels), now, now if live else None, now, run_id),
+                (wish_json(wish), now, now if live else None, now, run_id),
             )
             how = " live" if live else ""
-            _note(db, now, run_id, None, f"retry{how} asked for: {', '.join(labels)}")
+            _note(db, now, run_id, None, f"retry{how} asked for: {_wish_words(asked)}")
             _forget_result(db, run_id)
 
     def refetch(self, run_id: str, jobs: Sequence[Job], now: float) -> None:
@@ -471,13 +483,14 @@ class Journal:
         settled: Mapping[RowStatus, int] = MappingProxyType({}),
         files: Mapping[str, str] = _NO_FILES,
         repays: bool = False,
-        grants_wish: bool = False,
+        granted: Wish = NO_WISH,
     ) -> None:
         """Add shards and jobs to a run, closing the job that they replace, in one commit.
 
         `settled` is added to the counts of rows settled without a job. The jobs get the next free
         numbers: others may have been added since they were thought of. `repays` says that nothing
-        is waited for any more, `grants_wish` that this is what the user asked to be sent again.
+        is waited for any more, `granted` what of the user's wish this is: more may have been wished
+        for since.
         """
         with self._leased(run_id, owner) as db:
             if closed is not None:
@@ -491,8 +504,9 @@ class Journal:
             put_files(db, run_id, files)
             if repays:
                 db.execute("UPDATE runs SET lenders = '[]' WHERE run_id = ?", (run_id,))
-            if grants_wish:
-                db.execute("UPDATE runs SET wish = '[]' WHERE run_id = ?", (run_id,))
+            if granted:
+                left = _pending_wish(db, run_id) - granted
+                db.execute("UPDATE runs SET wish = ? WHERE run_id = ?", (wish_json(left), run_id))
             _note(db, now, run_id, None, event)
 
     def note_progress(self, run_id: str, owner: str, points: Iterable[Point]) -> None:
@@ -614,6 +628,18 @@ def _kin(db: sqlite3.Connection, backend_id: str, model: str) -> list[tuple[str,
         (Ending.STOPPED.value, Ending.STOPPED.value, backend_id, model, _is_many(model)),
     ).fetchall()
     return [(str(row[0]), bool(row[1])) for row in found]
+
+
+def _pending_wish(db: sqlite3.Connection, run_id: str) -> Wish:
+    """Return what a run is still to send again; a cancel has put an end to all of that."""
+    query = "SELECT wish FROM runs WHERE run_id = ? AND cancel_at IS NULL"
+    found = db.execute(query, (run_id,)).fetchone()
+    return NO_WISH if found is None else read_wish(found[0])
+
+
+def _wish_words(wish: Wish) -> str:
+    causes = [counted(len(wish.causes), "cause")] if wish.causes else []
+    return ", ".join([*sorted(status.label for status in wish.statuses), *causes])
 
 
 def _is_as_it_was(db: sqlite3.Connection, run_id: str, jobs: Iterable[Job]) -> bool:

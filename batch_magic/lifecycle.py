@@ -36,6 +36,7 @@ from batch_magic.queueing import (
 )
 from batch_magic.records import (
     LIVE_FILE,
+    NO_WISH,
     PAID,
     Ending,
     Job,
@@ -45,6 +46,7 @@ from batch_magic.records import (
     RemoteJob,
     RowStatus,
     RunRecord,
+    Wish,
 )
 
 TRANSITIONS: Mapping[JobStage, frozenset[JobStage]] = {
@@ -241,7 +243,7 @@ class Resubmit:
     """
 
     round: int
-    wish: tuple[RowStatus, ...] = ()
+    wish: Wish = NO_WISH
     leftovers: bool = False
 
 

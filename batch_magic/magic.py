@@ -14,7 +14,8 @@ import difflib
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import Field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,8 @@ from traitlets import Dict, Float, Integer, Unicode
 
 from batch_magic import caps, cell_line, manual, overview, session, settings
 from batch_magic.card import clip, count_words, expected_words, size_words, time_words
+from batch_magic.case_sheet import clinic_text
+from batch_magic.clinic import Clinic, Deeds, is_possible
 from batch_magic.drafting import Options
 from batch_magic.engine import METADATA_RUN
 from batch_magic.errors import BatchMagicError, CellError, Detached, StillRunning
@@ -55,15 +58,16 @@ VERBS = {
     "status": "NAME the panel again; without NAME the list",
     "wait": "NAME [--timeout 10m] block until it has ended",
     "cancel": "NAME … | --all cancel it; rows that finished are kept",
-    "retry": "NAME [--status failed,…] [--live] send rows without an answer again, or these",
+    "retry": "NAME [--status failed,… | --cause 1,…] [--live] send rows without an answer again",
     "submit": "NAME give leave to a run that may cost more than confirm_above_usd",
     "finish": "NAME finish what is left through the realtime API: batches are cancelled first",
     "reparse": "NAME --parse PATTERN | --schema X [--prefix P] read its answers anew, for nothing",
     "errors": "NAME why rows have no answer: causes, how often, an example of each",
     "explore": "NAME look through its rows: sort, filter, search, one row whole, marks and notes",
+    "clinic": "NAME the same with what cures each cause, what a retry costs, and buttons",
     "cost": "[NAME] tokens and dollars of all runs, or of one, as paid and as if at once",
     "attach": "NAME | batch_… [-o NAME] [--frame FRAME] [--id COLUMN] [--on BACKEND] go on with it",
-    "take": "NAME put the result in the namespace now",
+    "take": "NAME [--drop 1,…] put the result in the namespace now, without rows of these causes",
     "show": "NAME template, parameters, latest events and one rendered request",
     "recover": "[--on BACKEND] jobs of ours at the service that no run knows: adopt or cancel them",
     "clean": "[NAME] [--remote] [--yes] delete a run's files here (and at the service); asks first",
@@ -300,12 +304,15 @@ class GPTBatch(_Configured):  # type: ignore[misc]
 
     def _do_retry(self, words: list[str]) -> None:
         words, given = _option(words, "--status", "names, such as failed,expired")
+        words, causes = _option(words, "--cause", "numbers as `errors` has them, such as 1,2")
         words, cap = _option(words, "--max-cost", "US dollars, or any")
         live, words = "--live" in words, [word for word in words if word != "--live"]
-        _want(words, 1, "%gptbatch retry NAME [--status failed,expired] [--live]")
+        _want(words, 1, "%gptbatch retry NAME [--status failed,expired | --cause 1,2] [--live]")
         labels = [label.strip() for label in (given or "").split(",") if label.strip()]
+        numbers = _numbers("--cause", causes)
         home, use = self._session(), self._settings()
-        self._present(home.retry(words[0], labels, use, live=live, max_cost=cap))
+        run = home.retry(words[0], labels, use, cause=numbers, live=live, max_cost=cap)
+        self._present(run)
 
     def _do_submit(self, words: list[str]) -> None:
         _want(words, 1, "%gptbatch submit NAME")
@@ -344,6 +351,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         _want(words, 1, "%gptbatch errors NAME")
         run = self._session().find(words[0])
         if len(errors := run.errors()):
+            print(f"%gptbatch clinic {run.name} shows what a retry of each costs, with buttons")
             return errors
         print(f"{run.name}: every row that was asked for and has come in has an answer")
         return None
@@ -355,6 +363,28 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         if isinstance(held, pd.DataFrame) and home.journal.find(words[0]) is None:
             return session.explore(held, home=self._settings().home)
         return home.explore(words[0])
+
+    def _do_clinic(self, words: list[str]) -> None:
+        _want(words, 1, "%gptbatch clinic NAME")
+        run = self._session().find(words[0])
+        found = run.diagnosis()
+        if not is_possible():
+            print(clinic_text(found))
+            return
+        deeds = Deeds(
+            retry=lambda key, live: self._retry_cause(run, key, live, shown.say),
+            drop=lambda key: self._handover.drop(run, key, shown.say),
+            diagnose=run.diagnosis,
+            in_background=run.in_background,
+        )
+        shown = Clinic(found, run.snapshot(), deeds)
+        shown.show()
+        run.listen(shown.update)
+
+    def _retry_cause(self, run: Run, key: str, live: bool, say: Callable[[str], None]) -> None:
+        """Send the rows of a cause again; when they are in, the name holds the new result."""
+        self._session().retry_cause(run, key, self._settings(), live=live)
+        self._handover.renew(run, say)
 
     def _do_cost(self, words: list[str]) -> pd.DataFrame | None:
         home = self._session()
@@ -388,10 +418,14 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             self._handover.give(run, run.result())
 
     def _do_take(self, words: list[str]) -> None:
-        _want(words, 1, "%gptbatch take NAME")
-        run = self._session().find(words[0])
-        self._handover.give(run, run.result())
+        words, given = _option(words, "--drop", "numbers as `errors` has them, such as 1,2")
+        _want(words, 1, "%gptbatch take NAME [--drop 1,2]")
+        run, numbers = self._session().find(words[0]), _numbers("--drop", given)
+        frame = run.result(drop=numbers)
+        self._handover.give(run, frame, run.causes_of(numbers) if numbers else ())
         print(f"the result is in {run.name}")
+        if numbers:
+            print(f"  {_left_words(run, frame)}")
 
     def _do_cancel(self, words: list[str]) -> None:
         home = self._session()
@@ -591,13 +625,16 @@ for _magic in _documented:
 class HandOver:
     """Puts results in the namespace: when the kernel is idle, or just before the next cell.
 
-    A background thread only ever leaves a result here and asks the main thread to look.
+    A background thread, or a click, only ever leaves here what is to be done to the namespace and
+    asks the main thread to look. A name is left alone that holds something else by then.
     """
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
         self.is_busy = True  # the cell that loads the extension is running
-        self._ready: list[tuple[Run, pd.DataFrame | BatchMagicError, Shown]] = []
+        self._ready: list[Callable[[], None]] = []
+        self._given: dict[str, weakref.ref[pd.DataFrame]] = {}  # run id → the frame it has given
+        self._left_out: dict[str, set[str]] = {}  # run id → causes whose rows the frame lacks
         try:
             self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:
@@ -608,14 +645,30 @@ class HandOver:
     def promise(self, run: Run, panel: Shown) -> None:
         """Bind the run's name to its handle now, and to its frame once there is one."""
         self._shell.user_ns[run.name] = run
-        run.when_ended(lambda result: self._deliver(run, result, panel))
+        self._left_out.pop(run.run_id, None)
+        run.when_ended(lambda result: self._deliver(partial(self._put, run, result, panel)))
 
-    def give(self, run: Run, frame: pd.DataFrame) -> None:
-        """Bind a frame at once: the running cell has asked for it."""
+    def give(self, run: Run, frame: pd.DataFrame, left_out: Iterable[str] = ()) -> None:
+        """Bind a frame at once, that lacks the rows of these causes: the running cell wants it."""
+        self._left_out[run.run_id] = set(left_out)
+        self._bind(run, frame)
+
+    def renew(self, run: Run, say: Callable[[str], None]) -> None:
+        """Bind the run's name to its new frame once there is one, if it holds the old one still."""
+        run.when_ended(lambda result: self._deliver(partial(self._put_again, run, result, say)))
+
+    def drop(self, run: Run, key: str, say: Callable[[str], None]) -> None:
+        """Take the rows of a cause out of the frame that the run's name holds."""
+        if self.is_busy:
+            say(f"they leave `{run.name}` when the running cell has ended")
+        self._deliver(partial(self._drop, run, key, say))
+
+    def _bind(self, run: Run, frame: pd.DataFrame) -> None:
         self._shell.user_ns[run.name] = frame
+        self._given[run.run_id] = weakref.ref(frame)
 
-    def _deliver(self, run: Run, result: pd.DataFrame | BatchMagicError, panel: Shown) -> None:
-        self._ready.append((run, result, panel))
+    def _deliver(self, deed: Callable[[], None]) -> None:
+        self._ready.append(deed)
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._when_idle)
 
@@ -633,20 +686,61 @@ class HandOver:
 
     def _swap(self) -> None:
         while self._ready:
-            run, result, panel = self._ready.pop(0)
-            bound = self._shell.user_ns.get(run.name)
-            if isinstance(result, BatchMagicError):
-                if run.snapshot().fault is None:  # a fault stands in the card by itself
-                    panel.say(str(result))
-            elif isinstance(bound, Run) and bound.run_id == run.run_id:
-                self._shell.user_ns[run.name] = result
-                run.taken()
-                panel.say(f"the result is in `{run.name}`")
-            elif not isinstance(bound, pd.DataFrame) or "gptbatch" not in bound.attrs:
-                panel.say(
-                    f"`{run.name}` was bound to something else; the result is one line away:"
-                    f" `%gptbatch take {run.name}`"
-                )
+            self._ready.pop(0)()
+
+    def _put(self, run: Run, result: pd.DataFrame | BatchMagicError, panel: Shown) -> None:
+        bound = self._shell.user_ns.get(run.name)
+        if isinstance(result, BatchMagicError):
+            if run.snapshot().fault is None:  # a fault stands in the card by itself
+                panel.say(str(result))
+        elif isinstance(bound, Run) and bound.run_id == run.run_id:
+            self._bind(run, result)
+            run.taken()
+            panel.say(f"the result is in `{run.name}`")
+        elif not isinstance(bound, pd.DataFrame) or "gptbatch" not in bound.attrs:
+            panel.say(
+                f"`{run.name}` was bound to something else; the result is one line away:"
+                f" `%gptbatch take {run.name}`"
+            )
+
+    def _put_again(
+        self, run: Run, result: pd.DataFrame | BatchMagicError, say: Callable[[str], None]
+    ) -> None:
+        if isinstance(result, BatchMagicError):
+            say(str(result))
+            return
+        bound, given = self._shell.user_ns.get(run.name), self._given.get(run.run_id)
+        is_handle = isinstance(bound, Run) and bound.run_id == run.run_id
+        if not is_handle and (given is None or bound is not given()):
+            say(
+                f"`{run.name}` was changed since or holds something else; the new result is one"
+                f" line away: `%gptbatch take {run.name}`"
+            )
+            return
+        left_out = self._left_out.get(run.run_id, set())
+        frame = run.without(result, left_out) if left_out else result
+        self._bind(run, frame)
+        run.taken()
+        say(_left_words(run, frame) if left_out else f"the new result is in `{run.name}`")
+
+    def _drop(self, run: Run, key: str, say: Callable[[str], None]) -> None:
+        bound = self._shell.user_ns.get(run.name)
+        facts = bound.attrs.get("gptbatch", {}) if isinstance(bound, pd.DataFrame) else {}
+        if facts.get("run_id") != run.run_id:
+            say(
+                f"nothing was dropped: `{run.name}` does not hold the run's result;"
+                f" `%gptbatch take {run.name}` puts it there"
+            )
+            return
+        assert isinstance(bound, pd.DataFrame)
+        try:
+            frame = run.without(bound, {key})
+        except BatchMagicError as error:
+            say(f"nothing was dropped: {error}")
+            return
+        self._left_out.setdefault(run.run_id, set()).add(key)
+        self._bind(run, frame)
+        say(_left_words(run, frame))
 
     def close(self) -> None:
         """Take the hooks out of the shell."""
@@ -802,6 +896,23 @@ def _option(words: list[str], name: str, wanted: str) -> tuple[list[str], str | 
                 raise CellError(f"{name} stands alone; it takes {wanted}")
             return words[:at] + words[at + 2 :], words[at + 1]
     return words, None
+
+
+def _numbers(name: str, given: str | None) -> list[int]:
+    """Read `1,2`. Raises CellError for what is no number."""
+    words = [word.strip() for word in (given or "").split(",") if word.strip()]
+    if given is not None and (not words or not all(word.isdecimal() for word in words)):
+        raise CellError(f"{name} wants numbers as `%gptbatch errors NAME` has them, not {given!r}")
+    return [int(word) for word in words]
+
+
+def _left_words(run: Run, frame: pd.DataFrame) -> str:
+    """Say what a result without some rows holds, and how to have them back."""
+    whole = run.snapshot().rows // len(run.snapshot().request.models)
+    return (
+        f"`{run.name}` has {len(frame):,} of {counted(whole, 'row')}: the run keeps the others,"
+        f" `%gptbatch take {run.name}` brings them back"
+    )
 
 
 def _answer(question: str) -> str:

@@ -11,9 +11,10 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from hashlib import blake2b
+from itertools import accumulate, count, islice
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from batch_magic import wire
 from batch_magic.answers import reader_of
 from batch_magic.costs import is_half_price, row_costs, usage_cost
+from batch_magic.cures import AGAIN, cure_of
 from batch_magic.digests import DIGEST, SortedDigests, as_digests
 from batch_magic.errors import JournalError
 from batch_magic.folder import (
@@ -36,7 +38,7 @@ from batch_magic.folder import (
     ShardWriters,
 )
 from batch_magic.records import (
-    PAID,
+    NO_WISH,
     Cost,
     Ending,
     Endpoint,
@@ -50,6 +52,7 @@ from batch_magic.records import (
     Shard,
     Spent,
     Usage,
+    Wish,
     result_files,
 )
 from batch_magic.resolution import Resolution, Source, resolve
@@ -282,7 +285,8 @@ class _Judge:
 
 
 _RAW_CHARS = 1_000
-_ANSWER = "; the answer: "  # what stands before it is the cause
+NO_REASON = "no reason was given"
+ANSWER = "; the answer: "  # what stands before it is the cause
 
 
 def _verdict(
@@ -290,10 +294,10 @@ def _verdict(
 ) -> tuple[int, str | None, str | None]:
     """What is said of one row: an answer cut short, or a misfit, is told in its error."""
     if status != RowStatus.OK:
-        return status, None, f"{error}{_ANSWER}{text:.{_RAW_CHARS}}" if text else error
+        return status, None, f"{error}{ANSWER}{text:.{_RAW_CHARS}}" if text else error
     if misfit is None:
         return status, text, error
-    return int(RowStatus.UNPARSED), None, f"{misfit}{_ANSWER}{text:.{_RAW_CHARS}}"
+    return int(RowStatus.UNPARSED), None, f"{misfit}{ANSWER}{text:.{_RAW_CHARS}}"
 
 
 def judge_again(folder: RunFolder, run: RunRecord, reshaped: RunRecord) -> RunRecord:
@@ -319,7 +323,7 @@ def judge_again(folder: RunFolder, run: RunRecord, reshaped: RunRecord) -> RunRe
         notes=(*notes, *unwrapped_words(unwrapped)),
         decided=dict(decided),
         counts=resolved.resolution.counts(),
-        fault=_complaint(resolved),
+        fault=_complaint(reshaped, resolved),
     )
 
 
@@ -367,20 +371,24 @@ def settle(folder: RunFolder, run: RunRecord) -> Settled:
     _write_answered(folder, run, resolved)
     files = folder.hashes("answered.npy", "answered.json")
     saved = _savings(folder, run, resolved)
-    return Settled(resolved.resolution.counts(), _complaint(resolved), saved, files)
+    return Settled(resolved.resolution.counts(), _complaint(run, resolved), saved, files)
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
     """A reason why rows have no answer: their status, one of their errors, and the first of them.
 
-    Errors that differ in numbers and ids alone are one cause.
+    Errors that differ in numbers and ids alone are one cause; those of each model are apart.
+    `key` is its name for good, whatever else becomes of the run; `requests` are those that go out
+    if its rows are sent again: rows alike share one, and some rows have none.
     """
 
     status: RowStatus
     error: str
     rows: int
     position: int
+    key: str
+    requests: int = 0
 
 
 _PREVIEWED, _PREVIEW_CHARS = 5, 200
@@ -402,8 +410,8 @@ def glimpse(folder: RunFolder, run: RunRecord, *, is_resolved: bool) -> Glimpse:
     outcomes are another's to make where another kernel drives the run.
     """
     lately = _lately(folder, run)
-    complaint = _complaint(resolve_run(folder, _as_collected(run))) if is_resolved else None
-    return Glimpse(_newest(run, lately), complaint or _complaint_of(lately))
+    complaint = _complaint(run, resolve_run(folder, _as_collected(run))) if is_resolved else None
+    return Glimpse(_newest(run, lately), complaint or _complaint_of(run, lately))
 
 
 def _lately(folder: RunFolder, run: RunRecord) -> list[Outcomes]:
@@ -429,19 +437,27 @@ def _as_collected(run: RunRecord) -> RunRecord:
     return replace(run, jobs=jobs)
 
 
-def _complaint_of(lately: Sequence[Outcomes]) -> str | None:
-    """Return the commonest error among the last answers."""
+def _complaint_of(run: RunRecord, lately: Sequence[Outcomes]) -> str | None:
+    """Return the commonest error among the last answers, and its cure."""
     rows = sum(len(part.statuses) for part in lately)
-    causes: dict[str, list[str]] = {}
+    causes: dict[str, list[tuple[RowStatus, str]]] = {}
     for part in lately:
         for status, error in zip(part.statuses, part.error, strict=True):
             if status not in _BLAMELESS:
                 said = error or "no reason was given"
-                causes.setdefault(_VARIES.sub("#", said.partition(_ANSWER)[0]), []).append(said)
+                cause = _VARIES.sub("#", said.partition(ANSWER)[0])
+                causes.setdefault(cause, []).append((RowStatus(status), said))
     if not causes:
         return None
     found = max(causes.values(), key=len)
-    return f"{len(found):,} of the last {counted(rows, 'answer')}: {found[-1]}"
+    of_rows = f"{len(found):,} of the last {counted(rows, 'answer')}"
+    return f"{of_rows}: {_with_cure(run, *found[-1])}"
+
+
+def _with_cure(run: RunRecord, status: RowStatus, error: str) -> str:
+    cause, cure = error.partition(ANSWER)[0], cure_of(run, status, error).words
+    told = f"{cause:.{_COMPLAINT_CHARS}}".rstrip(". ")
+    return cause if cure in cause else f"{told}; {cure}"
 
 
 def _newest(run: RunRecord, lately: Sequence[Outcomes]) -> tuple[Preview, ...]:
@@ -514,34 +530,158 @@ _VARIES = re.compile(r"\b(?:req|batch|file|org|resp|chatcmpl)[-_]\w+|\d[\d,.]*")
 def causes(folder: RunFolder, run: RunRecord) -> list[Cause]:
     """Group the rows that came out badly by cause, the commonest first."""
     resolved = resolve_run(folder, run)
-    rows = run.rows // len(run.request.models)
-    return _causes(resolved, ~_is_of(resolved.resolution, _BLAMELESS), rows)
+    wanted = ~_is_of(resolved.resolution, _BLAMELESS)
+    return _causes(resolved, wanted, _rows_of_frame(run), _has_request(folder, run))
+
+
+def requests_again(folder: RunFolder, run: RunRecord, wish: Wish) -> int:
+    """Count the requests that go out if a wish is granted now."""
+    wished = _is_wished(resolve_run(folder, run), run, wish)
+    return int((wished & _has_request(folder, run)).sum())
+
+
+def cause_key(model: int, status: RowStatus, error: str) -> str:
+    """Return the name of a cause: 16 hexadecimal digits of what its rows have in common.
+
+    `model` is the place of the model among those of the run. What stands in an answer, numbers and
+    ids are no part of it.
+    """
+    kind = f"{model}\0{status.label}\0{_VARIES.sub('#', error.partition(ANSWER)[0])}"
+    return blake2b(kind.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What was asked of a row and what came back, each None where it is not there.
+
+    The request line as it was sent, the answer's text, the raw result line.
+    """
+
+    line: bytes | None = None
+    text: str | None = None
+    raw: bytes | None = None
+
+
+def exchanges(folder: RunFolder, run: RunRecord, positions: Collection[int]) -> dict[int, Exchange]:
+    """Return what was asked of a few rows, and what came back, by position.
+
+    A row that shares another's line has that one; one whose answer was taken over from another run
+    has no line here.
+    """
+    resolved = resolve_run(folder, run)
+    shared = {int(row): int(other) for row, other in folder.twins()}
+    lines = _lines_of(folder, run, {shared.get(one, one) for one in positions})
+    return {
+        one: replace(_received(folder, resolved, one), line=lines.get(shared.get(one, one)))
+        for one in positions
+    }
+
+
+def _lines_of(folder: RunFolder, run: RunRecord, wanted: set[int]) -> dict[int, bytes]:
+    """Return the request lines of these rows, as far as they stand in shards of the run."""
+    found: dict[int, bytes] = {}
+    for shard in run.shards:
+        rows = folder.manifest(shard)["position"]
+        is_mine = np.isin(rows, [one for one in wanted if one not in found])
+        lines = folder.request_lines(shard, is_mine)
+        mine = islice(lines, int(is_mine.sum()))  # the rest of the file is not read
+        found |= dict(zip(rows[is_mine].tolist(), mine, strict=True))
+    return found
+
+
+def _received(folder: RunFolder, resolved: Resolved, position: int) -> Exchange:
+    entry = int(resolved.resolution.entry[position])
+    first = 0
+    for table in resolved.tables:
+        if 0 <= entry - first < len(table.table):
+            (row,) = table.table.slice(entry - first, 1).to_pylist()
+            text = None if row["text"] is None else row["text"].decode("utf-8", "replace")
+            if not table.files:
+                return Exchange(text=text)  # it was never sent
+            span = (row["offset"], row["length"])
+            (raw,) = folder.raw_lines(table.files[row["file"]], [span])
+            return Exchange(text=text, raw=raw)
+        first += len(table.table)
+    return Exchange()
+
+
+def _is_wished(resolved: Resolved, run: RunRecord, wish: Wish) -> NDArray[np.bool_]:
+    """Tell which rows a wish means, as they came out so far."""
+    found = _is_of(resolved.resolution, wish.statuses)
+    if wish.causes:
+        bad = np.flatnonzero(~_is_of(resolved.resolution, _BLAMELESS))
+        keys = [key for _, key in _errors_and_keys(resolved, bad, _rows_of_frame(run))]
+        found[bad] |= np.isin(np.array(keys, dtype="U16"), sorted(wish.causes))
+    return found
+
+
+def _rows_of_frame(run: RunRecord) -> int:
+    return run.rows // len(run.request.models)
+
+
+def _has_request(folder: RunFolder, run: RunRecord) -> NDArray[np.bool_]:
+    """Tell which rows have a request of their own: some share another's, some were never sent."""
+    found = np.zeros(run.rows, dtype=bool)
+    for _, positions in _all_lines(folder, run):
+        found[positions] = True
+    found[folder.twins()[:, 0]] = False
+    return found
 
 
 def _is_of(resolution: Resolution, statuses: Iterable[RowStatus]) -> NDArray[np.bool_]:
     return np.isin(resolution.statuses, [int(status) for status in statuses])
 
 
-def _causes(resolved: Resolved, wanted: NDArray[np.bool_], rows: int | None = None) -> list[Cause]:
+def _causes(
+    resolved: Resolved,
+    wanted: NDArray[np.bool_],
+    rows: int,
+    requests: NDArray[np.bool_] | None = None,
+) -> list[Cause]:
     """Group the errors of the wanted rows, every `rows` of them (those of a model) apart."""
     bad = np.flatnonzero(wanted)
-    statuses, said = resolved.resolution.statuses[bad].tolist(), _errors_of(resolved, bad)
-    found: dict[tuple[int, int, str], Cause] = {}
-    for position, status, error in zip(bad.tolist(), statuses, said, strict=True):
-        key = (
-            position // rows if rows else 0,
-            status,
-            _VARIES.sub("#", error.partition(_ANSWER)[0]),
-        )
-        known = found.get(key) or Cause(RowStatus(status), error, 0, position)
-        found[key] = replace(known, rows=known.rows + 1)
-    return sorted(found.values(), key=lambda cause: (-cause.rows, cause.position))
+    goes_out = np.zeros(len(bad), dtype=bool) if requests is None else requests[bad]
+    said = _errors_and_keys(resolved, bad, rows)
+    found: dict[str, _Group] = {}
+    for position, (error, key), is_sent in zip(bad.tolist(), said, goes_out.tolist(), strict=True):
+        group = found.setdefault(key, _Group(position, error))
+        group.rows += 1
+        group.requests += is_sent
+    statuses = resolved.resolution.statuses
+    causes = [
+        Cause(RowStatus(int(statuses[g.first])), g.error, g.rows, g.first, key, g.requests)
+        for key, g in found.items()
+    ]
+    return sorted(causes, key=lambda cause: (-cause.rows, cause.position))
+
+
+@dataclass(slots=True)
+class _Group:
+    """A cause while its rows are counted."""
+
+    first: int
+    error: str
+    rows: int = 0
+    requests: int = 0
+
+
+def _errors_and_keys(
+    resolved: Resolved, bad: NDArray[np.int64], rows: int
+) -> Iterator[tuple[str, str]]:
+    """Yield what is said of each of these rows, and the key of its cause."""
+    statuses, models = resolved.resolution.statuses[bad].tolist(), (bad // max(rows, 1)).tolist()
+    known: dict[tuple[int, int, str], str] = {}
+    for kind in zip(models, statuses, _errors_of(resolved, bad), strict=True):
+        model, status, error = kind
+        if kind not in known:
+            known[kind] = cause_key(model, RowStatus(status), error)
+        yield error, known[kind]
 
 
 def _errors_of(resolved: Resolved, rows: NDArray[np.int64]) -> list[str]:
     """Return what is said of each of these rows."""
     entry, notes = resolved.resolution.entry[rows], resolved.resolution.notes[rows]
-    said = [resolved.notes[note] if note >= 0 else "no reason was given" for note in notes.tolist()]
+    said = [resolved.notes[note] if note >= 0 else NO_REASON for note in notes.tolist()]
     first = 0
     for table in resolved.tables:
         size = len(table.table)
@@ -553,25 +693,29 @@ def _errors_of(resolved: Resolved, rows: NDArray[np.int64]) -> list[str]:
     return said
 
 
-def _complaint(resolved: Resolved) -> str | None:
-    """Return the commonest error of the rows that came out badly, with how often it stands."""
+_COMPLAINT_CHARS = 300  # of the error: what cures it is not to be cut off
+
+
+def _complaint(run: RunRecord, resolved: Resolved) -> str | None:
+    """Return the commonest error of the rows that came out badly, how often, and its cure."""
     blameless = _BLAMELESS | {RowStatus.CANCELLED}
-    found = _causes(resolved, ~_is_of(resolved.resolution, blameless))
+    found = _causes(resolved, ~_is_of(resolved.resolution, blameless), run.rows)
     if not found:
         return None
-    rows = counted(sum(one.rows for one in found), "row")
-    return f"{found[0].rows:,} of {rows} without a good answer: {found[0].error}"
+    rows, first = counted(sum(one.rows for one in found), "row"), found[0]
+    said = _with_cure(run, first.status, first.error)
+    return f"{first.rows:,} of {rows} without a good answer: {said}"
 
 
 def resend(
     folder: RunFolder,
     run: RunRecord,
     round: int,
-    wish: Collection[RowStatus] = (),
+    wish: Wish = NO_WISH,
     kin: Sequence[tuple[RunFolder, RunRecord]] = (),
     cut_off: Collection[RowStatus] = (),
 ) -> tuple[list[Shard], str]:
-    """Write lines into new shards of `round`: of rows of a status in `wish`, else what may pass.
+    """Write lines into new shards of `round`: of rows that are wished for, else what may pass.
 
     Besides what may pass, rows of a status in `cut_off` go out.
 
@@ -583,13 +727,13 @@ def resend(
     resolved = resolve_run(folder, run)
     left = resolved.resolution.retryable | _is_of(resolved.resolution, cut_off)
     if wish:
-        left = _is_of(resolved.resolution, wish)
+        left = _is_wished(resolved, run, wish)
     left[folder.twins()[:, 0]] = False  # they have the line of another row, and its fate
     others = [one for one in kin if one[1].run_id != run.run_id]
     for digests, positions in _all_lines(folder, run) if others else ():
         for other, record in others:
             left[positions[_is_sending(other, record, digests)]] = False
-    reasons = _reasons(_causes(resolved, left))
+    reasons = _reasons(_causes(resolved, left, run.rows))
     writer = _writers(folder, run, round)
     _each_line(folder, run, left, others, writer.write)
     return writer.close(), reasons
@@ -598,14 +742,48 @@ def resend(
 def tell_lines(
     folder: RunFolder,
     run: RunRecord,
-    statuses: Collection[RowStatus],
+    wish: Wish,
     kin: Sequence[tuple[RunFolder, RunRecord]],
     tell: Tell,
 ) -> None:
-    """Tell the lines of rows of these statuses, as `resend` would write them: each line once."""
-    left = _is_of(resolve_run(folder, run).resolution, statuses)
+    """Tell the lines of rows that are wished for, as `resend` would write them: each line once."""
+    left = _is_wished(resolve_run(folder, run), run, wish)
     left[folder.twins()[:, 0]] = False
     _each_line(folder, run, left, [one for one in kin if one[1].run_id != run.run_id], tell)
+
+
+def tell_causes(
+    folder: RunFolder,
+    run: RunRecord,
+    keys: Sequence[str],
+    kin: Sequence[tuple[RunFolder, RunRecord]],
+    tell: Callable[[str, str, Lines], object],
+) -> None:
+    """Tell the lines of these causes in one reading, each line once: (key, model, lines)."""
+    resolved = resolve_run(folder, run)
+    bad = np.flatnonzero(~_is_of(resolved.resolution, _BLAMELESS))
+    place = {key: n for n, key in enumerate(keys)}
+    cause_of = np.full(run.rows, -1, dtype=np.int64)
+    said = _errors_and_keys(resolved, bad, _rows_of_frame(run))
+    cause_of[bad] = [place.get(key, -1) for _, key in said]
+    cause_of[folder.twins()[:, 0]] = -1
+
+    def tell_each(model: str, lines: Lines) -> None:
+        causes = cause_of[np.asarray(lines.positions, dtype=np.int64)]
+        for n in np.unique(causes).tolist():
+            tell(keys[n], model, _some(lines, np.flatnonzero(causes == n).tolist()))
+
+    others = [one for one in kin if one[1].run_id != run.run_id]
+    _each_line(folder, run, cause_of >= 0, others, tell_each)
+
+
+def _some(lines: Lines, places: Sequence[int]) -> Lines:
+    """Return the lines at these places."""
+    ends = list(accumulate(lines.sizes))
+    data = b"".join(lines.data[ends[n] - lines.sizes[n] : ends[n]] for n in places)
+    digests = b"".join(lines.digests[16 * n : 16 * n + 16] for n in places)
+    positions, sizes = ([one[n] for n in places] for one in (lines.positions, lines.sizes))
+    return Lines(positions, data, sizes, digests)
 
 
 def _each_line(
@@ -669,15 +847,16 @@ class Filled:
 def fill(
     folder: RunFolder,
     run: RunRecord,
-    wish: Collection[RowStatus],
+    wish: Wish,
     kin: Sequence[tuple[RunFolder, RunRecord]],
 ) -> Filled:
     """Take over what other runs were answered of the rows that are to be sent again.
 
     Rows that have an answer of their own are asked anew all the same.
     """
-    resolution = resolve_run(folder, run).resolution
-    statuses, wanted = resolution.statuses, _is_of(resolution, set(wish) - set(PAID))
+    resolved = resolve_run(folder, run)
+    statuses = resolved.resolution.statuses
+    wanted = _is_wished(resolved, run, wish) & ~resolved.resolution.paid
     wanted[folder.twins()[:, 0]] = False
     kept = _kept_writer(folder)
     change: Counter[RowStatus] = Counter()
@@ -862,7 +1041,7 @@ class _Reader:
         self._add(name, rows, default, note, may_pass=may_pass, full_price=full)
         for fault in job.remote.faults if job.remote and default is RowStatus.FAILED else ():
             if fault.line is not None and 0 < fault.line <= len(rows):
-                said = f"{fault.code}: {fault.message} (line {fault.line} of its job); {_CURE}"
+                said = f"{fault.code}: {fault.message} (line {fault.line} of its job); {AGAIN}"
                 self._add(None, rows[fault.line - 1 : fault.line], RowStatus.FAILED, said)
 
     def _noted(self, job: Job) -> str:
@@ -940,7 +1119,6 @@ def _known(positions: NDArray[np.int64], rows: NDArray[np.int64], n: int) -> NDA
     return np.where((inside >= 0) & is_asked[inside], inside, -1)
 
 
-_CURE = "mend the row or the template and run the cell again: the others are not paid again"
 _MAY_PASS = (RowStatus.MISSING, RowStatus.EXPIRED)
 _CUT_OFF = {"cancelled": RowStatus.CANCELLED, "expired": RowStatus.EXPIRED}
 

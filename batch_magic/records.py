@@ -91,6 +91,29 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Wish:
+    """Which rows the user wants sent again: all of some statuses, and all of some causes.
+
+    A cause is named by the key that `outcomes.Cause` has. Nothing wished for is false.
+    """
+
+    statuses: frozenset[RowStatus] = frozenset()
+    causes: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.statuses or self.causes)
+
+    def __or__(self, other: Wish) -> Wish:
+        return Wish(self.statuses | other.statuses, self.causes | other.causes)
+
+    def __sub__(self, other: Wish) -> Wish:
+        return Wish(self.statuses - other.statuses, self.causes - other.causes)
+
+
+NO_WISH = Wish()
+
+
+@dataclass(frozen=True, slots=True)
 class Slot:
     """A place in a prompt that each row fills with its own text: number `n` of the row's values."""
 
@@ -580,7 +603,7 @@ class RunRecord:
     shards: tuple[Shard, ...] = ()
     jobs: tuple[Job, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of other files, by name
-    wish: tuple[RowStatus, ...] = ()  # statuses whose rows the user wants sent again
+    wish: Wish = NO_WISH  # rows that the user wants sent again and that are not yet
     cancel_at: float | None = None
     live_at: float | None = None  # when the user asked for the rest to be finished live
     deadline_from: float | None = None  # when leave was given, or rows were asked for again

@@ -20,7 +20,7 @@ from batch_magic import picture
 from batch_magic.answers import reader_of
 from batch_magic.errors import CellError
 from batch_magic.folder import RunFolder
-from batch_magic.outcomes import Resolved, causes, entry_costs, resolve_run
+from batch_magic.outcomes import Resolved, entry_costs, resolve_run
 from batch_magic.records import Endpoint, Layout, Mark, RowStatus, RunRecord
 from batch_magic.resolution import Resolution
 from batch_magic.stored_frame import load
@@ -165,48 +165,6 @@ def _answers(run: RunRecord, resolved: Resolved) -> dict[str, Any]:
             part.append(frames.typed_column(column.kind, found, column.choices))
     named = zip(reader.columns, parts, strict=True)
     return {column.name: pd.concat(part, ignore_index=True) for column, part in named}
-
-
-def errors_frame(folder: RunFolder, run: RunRecord, live: pd.DataFrame | None) -> pd.DataFrame:
-    """Return the causes of a run's rows without an answer, the commonest first: one row each."""
-    frame, models = frame_of(folder, live), run.request.models
-    rows = []
-    for cause in causes(folder, run):
-        nth, position = divmod(cause.position, max(len(frame), 1))
-        rows.append(
-            {
-                "status": cause.status.label,
-                "rows": cause.rows,
-                "model": models[nth],
-                "error": cause.error,
-                "position": position,
-                "index": frame.index[position],
-                "row": _shortened(frame.iloc[position]),
-            }
-        )
-    model = ["model"] if len(models) > 1 else []
-    return _Wide(rows, columns=["status", "rows", *model, "error", "position", "index", "row"])
-
-
-class _Wide(pd.DataFrame):
-    """A frame that shows its texts whole: pandas cuts them at 50 characters."""
-
-    def __repr__(self) -> str:
-        with pd.option_context("display.max_colwidth", None):
-            return super().__repr__()
-
-    def _repr_html_(self) -> Any:
-        plain: Any = super()
-        with pd.option_context("display.max_colwidth", None):
-            return plain._repr_html_()
-
-
-_ROW_CHARS = 200
-
-
-def _shortened(row: pd.Series[Any]) -> str:
-    text = " · ".join(" ".join(str(value).split()) for value in row.tolist())
-    return text if len(text) <= _ROW_CHARS else text[: _ROW_CHARS - 1] + "…"
 
 
 def _taken(resolved: Resolved, name: str) -> Any:

@@ -14,13 +14,14 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
 import pandas as pd
 
-from batch_magic import picture, result
+from batch_magic import diagnosis, outcomes, picture, result
+from batch_magic.diagnosis import Diagnosis
 from batch_magic.errors import BatchMagicError, CellError, ServiceError, StillRunning
 from batch_magic.folder import Home, RunFolder
 from batch_magic.journal import Journal
@@ -46,7 +47,7 @@ class Run:
         held: pd.DataFrame | None,
         is_recorded: bool,
         cancel: Callable[[str], None],
-        retry: Callable[[Run, Sequence[str], bool, str | float | None], None],
+        retry: Callable[[Run, Sequence[str], Sequence[str], bool, str | float | None], None],
         finish: Callable[[Run, str | float | None], None],
         spawn: Callable[[Callable[[], None]], None],
     ) -> None:
@@ -59,6 +60,7 @@ class Run:
         self._is_recorded = is_recorded
         self._is_abandoned = False
         self._said: str | None = None
+        self._numbered: tuple[str, ...] | None = None  # the causes, as they were last told
         self._ended = threading.Event()
         self._listeners: list[Callable[[Snapshot], None]] = []
         self._callbacks: list[Callable[[pd.DataFrame | BatchMagicError], None]] = []
@@ -84,14 +86,23 @@ class Run:
         """Return what the run may take, as was said before it was sent; None while it prepares."""
         return self._snapshot.estimate
 
-    def result(self) -> pd.DataFrame:
+    def result(self, drop: int | Sequence[int] = ()) -> pd.DataFrame:
         """Return the frame with its answers: n rows as at submit, same order, index and dtypes.
 
-        Raises StillRunning before the end, ServiceError when the run has stopped on a fault.
+        `drop` leaves out the rows of these causes, by their numbers in `errors`; the run keeps
+        them. Raises StillRunning before the end, ServiceError when the run has stopped on a fault,
+        CellError for a number that no cause has.
         """
         frame = self._made()
         self.taken()
-        return frame
+        return self.without(frame, self.causes_of(drop)) if drop else frame
+
+    def without(self, frame: pd.DataFrame, keys: Collection[str]) -> pd.DataFrame:
+        """Return a result of this run (n rows) without its rows of these causes, by their keys.
+
+        Raises CellError for a frame whose `gpt_status` or `gpt_error` is gone.
+        """
+        return diagnosis.without(frame, self._journal.run(self._run_id), keys)
 
     def _made(self) -> pd.DataFrame:
         s = self._snapshot
@@ -140,30 +151,74 @@ class Run:
     def errors(self) -> pd.DataFrame:
         """Return why rows have no answer: a cause in each row, the commonest first.
 
-        Columns: `status`, `rows` (how many), `error` (one of them in full), `position` and
-        `index` (of the first such row), `row` (its values, cut short). Errors that differ in
+        The index `cause` numbers them, for `retry` and `result`. Columns: `status`, `rows` (how
+        many), `error` (one of them in full), `cure`, `position` and `index` (of the first such
+        row), `row` (its values, cut short); of several models also `model`. Errors that differ in
         numbers and ids alone are one cause.
         """
+        record, folder = self._recorded()
+        found = outcomes.causes(folder, record)
+        self._numbered = tuple(cause.key for cause in found)
+        return diagnosis.errors_frame(record, found, result.frame_of(folder, self._held))
+
+    def diagnosis(self) -> Diagnosis:
+        """Return the same as values, with what each cause may cost to retry and an example whole.
+
+        Dollars by batch and live. This is what `%gptbatch clinic` shows.
+        """
+        record, folder = self._recorded()
+        names = self._journal.kin(record.backend.identity, record.request.model)
+        kin = [(self._folder(one), one) for one in (self._journal.run(name) for name, _ in names)]
+        found = diagnosis.diagnose(folder, record, result.frame_of(folder, self._held), kin)
+        self._numbered = tuple(case.key for case in found.cases)
+        return found
+
+    def _recorded(self) -> tuple[RunRecord, RunFolder]:
         if not self._is_recorded:
             raise StillRunning(self.hint())
         record = self._journal.run(self._run_id)
-        return result.errors_frame(self._folder(record), record, self._held)
+        return record, self._folder(record)
+
+    def causes_of(self, numbers: int | Sequence[int]) -> tuple[str, ...]:
+        """Return the keys of the causes that these numbers mean, as this handle last told them.
+
+        Numbers shift when rows are answered; whoever has read one means what it said then. Raises
+        CellError for a number that no cause has.
+        """
+        if self._numbered is None:
+            record, folder = self._recorded()
+            self._numbered = tuple(cause.key for cause in outcomes.causes(folder, record))
+        known = self._numbered
+        for number in (asked := [numbers] if isinstance(numbers, int) else list(numbers)):
+            if not isinstance(number, int) or not 0 < number <= len(known):
+                size = f"it has 1 to {len(known)}" if known else "it has none"
+                raise CellError(
+                    f"{self._name} has no cause {number}; {size}: `%gptbatch errors {self._name}`"
+                )
+        return tuple(known[number - 1] for number in asked)
 
     def retry(
         self,
         status: Sequence[str] = (),
         *,
+        cause: int | Sequence[int] = (),
         live: bool = False,
         max_cost: str | float | None = None,
     ) -> None:
         """Send rows again that came out with one of these statuses; returns at once.
 
-        `live`: through the realtime API, at its price. `max_cost` as in `finish`.
+        `cause`: those of these causes instead, by their numbers in `errors`. `live`: through the
+        realtime API, at its price. `max_cost` as in `finish`.
         By default those without an answer: failed, expired, cancelled, missing. An answer is
         replaced only by one as good or better. Raises CellError for a status that cannot be
         retried, and when no row has one.
         """
-        self._retry(self, status, live, max_cost)
+        causes = self.causes_of(cause) if cause != () else ()
+        self._retry(self, status, causes, live, max_cost)
+
+    def in_background(self, work: Callable[[], None]) -> None:
+        """Do some work in another thread, which catches what it raises."""
+        self._spawn(work)
 
     def finish(self, max_cost: str | float | None = None) -> None:
         """Finish what is left through the realtime API, at its price; returns at once.

@@ -32,6 +32,7 @@ from batch_magic.records import (
     RowStatus,
     RunRecord,
     Shard,
+    Wish,
 )
 
 APPLICATION_ID = 0x67707462  # "gptb": how `file` and we know the database as ours
@@ -284,7 +285,7 @@ def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
         shards=tuple(_read_shard(*one) for one in shards),
         jobs=tuple(_read_job(*one) for one in jobs),
         files=read_files(db, run_id),
-        wish=tuple(RowStatus[label.upper()] for label in json.loads(wish)),
+        wish=read_wish(wish),
         cancel_at=cancel_at,
         live_at=live_at,
         deadline_from=deadline_from,
@@ -397,6 +398,30 @@ def counts_json(counts: Mapping[RowStatus, int]) -> str:
 def _read_counts(counts: Any) -> dict[RowStatus, int]:
     numbers = msgspec.convert(counts, dict[str, int])
     return {RowStatus[label.upper()]: n for label, n in numbers.items()}
+
+
+_CAUSE = "cause:"
+_KEY = re.compile(r"[0-9a-f]{16}")
+
+
+def wish_json(wish: Wish) -> str:
+    """Write a wish as a list of statuses and, marked, of causes.
+
+    They stand in one list so that a version which knows statuses alone cannot read, and so cannot
+    half grant, a wish for some rows of a status.
+    """
+    labels = sorted(status.label for status in wish.statuses)
+    return json.dumps([*labels, *(f"{_CAUSE}{key}" for key in sorted(wish.causes))])
+
+
+def read_wish(text: str) -> Wish:
+    """Read what `wish_json` wrote. Raises ValueError and its kin for anything else."""
+    words = msgspec.convert(json.loads(text), list[str])
+    keys = frozenset(word.removeprefix(_CAUSE) for word in words if word.startswith(_CAUSE))
+    if not all(_KEY.fullmatch(key) for key in keys):
+        raise ValueError(f"a cause is called {min(keys)!r}")
+    labels = [word for word in words if not word.startswith(_CAUSE)]
+    return Wish(frozenset(RowStatus[label.upper()] for label in labels), keys)
 
 
 def add_decided(db: sqlite3.Connection, run_id: str, more: Mapping[RowStatus, int]) -> None:

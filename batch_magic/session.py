@@ -13,9 +13,10 @@ import asyncio
 import atexit
 import contextlib
 import logging
+import math
 import secrets
 import time
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -63,6 +64,7 @@ from batch_magic.heartbeat import Heartbeat
 from batch_magic.journal import Journal, Outdated
 from batch_magic.prepare import DryRun, Known, Preparation, Tallies, known_answers, rehearse
 from batch_magic.records import (
+    NO_WISH,
     PAID,
     UNANSWERED,
     Backend,
@@ -74,6 +76,7 @@ from batch_magic.records import (
     RowStatus,
     RunRecord,
     Snapshot,
+    Wish,
 )
 from batch_magic.run import Run
 from batch_magic.services import Services
@@ -546,7 +549,7 @@ class Session:
             held=held,
             is_recorded=is_recorded,
             cancel=self._ask_cancel,
-            retry=self._ask_retry,
+            retry=self._retry,
             finish=self._ask_live,
             spawn=self._spawn,
         )
@@ -594,14 +597,24 @@ class Session:
         labels: Sequence[str],
         use: Settings,
         *,
+        cause: Sequence[int] = (),
         live: bool = False,
         max_cost: str | float | None = None,
     ) -> Run:
         """Send rows of a run again; see `Run.retry`."""
         self._use(use)
         run = self.find(word)
-        run.retry(labels, live=live, max_cost=max_cost)
+        run.retry(labels, cause=cause, live=live, max_cost=max_cost)
         return run
+
+    def retry_cause(self, run: Run, key: str, use: Settings, *, live: bool) -> None:
+        """Send the rows of one cause again that its user was told the price of.
+
+        That is leave, but no more than the run's own cap. Raises as `Run.retry`.
+        """
+        self._use(use)
+        is_capped = self.journal.run(run.run_id).request.max_cost_usd is not None
+        self._ask_retry(run, Wish(causes=frozenset({key})), live, None if is_capped else "any")
 
     def finish(self, word: str, use: Settings, *, max_cost: str | float | None = None) -> Run:
         """Finish what is left of a run live; see `Run.finish`."""
@@ -611,28 +624,46 @@ class Session:
         return run
 
     def _check_again(
-        self,
-        record: RunRecord,
-        statuses: Collection[RowStatus],
-        max_cost: str | float | None,
-        *,
-        live: bool,
+        self, record: RunRecord, wish: Wish, max_cost: str | float | None, *, live: bool
     ) -> None:
         """Refuse to ask rows (again) that may cost more than they may. Raises CellError."""
         cap_usd = max_cost_usd(max_cost)
         if not caps.is_limited(record, cap_usd, self._leave):
             return
-        s, tallies = picture.snapshot(record, time.time()), Tallies(record)
+        s, found = picture.snapshot(record, time.time()), self._estimate_again(record, wish)
+        pending = s.counts.get(RowStatus.PENDING, 0)
+        is_pending = RowStatus.PENDING in wish.statuses and not record.request.live
+        by_batch = min(1.0, s.claimed_ok / pending) if is_pending and pending else 0.0
+        asked = NO_WISH if record.cancel_at is not None else record.wish
+        under_way = (Wish(frozenset({RowStatus.PENDING})) | asked) - wish
+        coming_usd = self._most_usd(record, under_way) if pending or asked else 0.0
+        caps.check_again(
+            record,
+            s,
+            found,
+            cap_usd,
+            self._leave,
+            live=live,
+            by_batch=by_batch,
+            coming_usd=coming_usd,
+        )
+
+    def _estimate_again(self, record: RunRecord, wish: Wish) -> Estimate:
+        """Say what the rows of a wish may take, line by line."""
         names = [one for one, _ in self.journal.kin(record.backend.identity, record.request.model)]
         kin = [self.journal.run(one) for one in names]
         folders = [(self.home.run_folder(one.run_id, one.files), one) for one in kin]
-        folder = self.home.run_folder(record.run_id, record.files)
-        outcomes.tell_lines(folder, record, statuses, folders, tallies.add)
-        found = tallies.estimate(costs.spent_before(kin, record.request))
-        pending = s.counts.get(RowStatus.PENDING, 0)
-        is_pending = RowStatus.PENDING in statuses and not record.request.live
-        by_batch = min(1.0, s.claimed_ok / pending) if is_pending and pending else 0.0
-        caps.check_again(record, s, found, cap_usd, self._leave, live=live, by_batch=by_batch)
+        folder, tallies = self.home.run_folder(record.run_id, record.files), Tallies(record)
+        outcomes.tell_lines(folder, record, wish, folders, tallies.add)
+        return tallies.estimate(costs.spent_before(kin, record.request))
+
+    def _most_usd(self, record: RunRecord, wish: Wish) -> float:
+        """Return the dollars that rows which are asked for already may come to."""
+        found = self._estimate_again(record, wish)
+        span = found.usd_of(record.request, live=caps.lane_again(record, live=False))
+        if not found.requests:
+            return 0.0
+        return math.inf if span is None or span.high is None else span.high
 
     def _ask_live(self, run: Run, max_cost: str | float | None) -> None:
         """Write the wish down and see to it that it is carried out."""
@@ -647,17 +678,24 @@ class Session:
             )
         self._services.check(s.backend)
         record = self.journal.run(run.run_id)
-        self._check_again(record, [RowStatus.PENDING], max_cost, live=True)
+        self._check_again(record, Wish(frozenset({RowStatus.PENDING})), max_cost, live=True)
         if has_stopped:
             self._reopen(run.run_id)
         self.journal.ask_live(run.run_id, time.time())
         self._drive(run)
 
-    def _ask_retry(
-        self, run: Run, labels: Sequence[str], live: bool, max_cost: str | float | None
+    def _retry(
+        self,
+        run: Run,
+        labels: Sequence[str],
+        causes: Sequence[str],
+        live: bool,
+        max_cost: str | float | None,
     ) -> None:
+        self._ask_retry(run, _wished(labels, causes), live, max_cost)
+
+    def _ask_retry(self, run: Run, wish: Wish, live: bool, max_cost: str | float | None) -> None:
         """Write the wish down, if there is a row for it, and see to it."""
-        statuses = _retried(labels)
         s = self._now(run)
         caps.check_leave(s)
         has_stopped = run._is_recorded and s.ending is Ending.STOPPED
@@ -668,18 +706,14 @@ class Session:
                 f"{s.name} has rows under way: `%gptbatch finish {s.name}` asks all of them live,"
                 " or wait for its end and retry then"
             )
-        if not any(s.counts.get(status) for status in statuses):
-            named = ", ".join(sorted(status.label for status in statuses))
-            raise CellError(
-                f"{s.name} has no row that is {named}: nothing is sent again;"
-                f" `%gptbatch status {s.name}` counts its rows"
-            )
+        self._check_rows(run, s, wish)
         self._services.check(s.backend)
         record = self.journal.run(run.run_id)
-        self._check_again(record, statuses, max_cost, live=caps.lane_again(record, live=live))
+        self._check_again(record, wish, max_cost, live=caps.lane_again(record, live=live))
         if has_stopped:
             self._reopen(run.run_id)
-        self.journal.ask_retry(run.run_id, statuses, time.time(), live=live)
+        asked = wish.statuses
+        self.journal.ask_retry(run.run_id, asked, time.time(), causes=wish.causes, live=live)
         self._refetch(self.journal.run(run.run_id), verify=True)  # before anything is paid again
         self._drive(run)
 
@@ -688,6 +722,20 @@ class Session:
         if not run._is_recorded:
             return run.snapshot()
         return picture.snapshot(self.journal.run(run.run_id), time.time())
+
+    def _check_rows(self, run: Run, s: Snapshot, wish: Wish) -> None:
+        """Refuse a wish that no row fits. Raises CellError."""
+        if wish.causes:
+            record = self.journal.run(run.run_id)
+            folder = self.home.run_folder(record.run_id, record.files)
+            if not outcomes.requests_again(folder, record, wish):
+                raise CellError(
+                    f"{s.name} has no row now that can be sent again for that;"
+                    f" `%gptbatch errors {s.name}` shows what there is"
+                )
+        elif not any(s.counts.get(status) for status in wish.statuses):
+            named = ", ".join(sorted(status.label for status in wish.statuses))
+            raise CellError(f"{s.name} has no row that is {named}; nothing is sent again")
 
     def cleanable(self, word: str) -> list[RunRecord]:
         """Return the run that `word` means, or all for "", as far as they may be cleaned away.
@@ -994,6 +1042,13 @@ def _is_ours(label: Hashable, added: set[str]) -> bool:
 
 
 _RETRIED = UNANSWERED | PAID - {RowStatus.OK}
+
+
+def _wished(labels: Sequence[str], causes: Sequence[str]) -> Wish:
+    """Return which rows are meant; without any word, those without an answer."""
+    if labels and causes:
+        raise CellError("say --status or --cause, not both: a cause has its status")
+    return Wish(causes=frozenset(causes)) if causes else Wish(_retried(labels))
 
 
 def _retried(labels: Sequence[str]) -> frozenset[RowStatus]:

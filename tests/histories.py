@@ -24,8 +24,8 @@ from campaign import CALL_FAULTS, ROW_FAULTS, _answered, _noted_live, _texts_of
 from lives import Clock, Life
 from service import Service, stub_answer
 
-from batch_magic import picture
-from batch_magic.records import Ending, JobStage, RowStatus, RunRecord
+from batch_magic import outcomes, picture
+from batch_magic.records import UNANSWERED, Ending, JobStage, RowStatus, RunRecord
 
 CHAPTER_STEPS = 400
 POOL = 40  # different texts in a chapter: runs overlap
@@ -73,6 +73,7 @@ class History:
             self.kill: 2,
             self.cancel: 1,
             self.retry: 1,
+            self.retry_causes: 1,
             self.finish_live: 1,
             self.attach: 4,
         }
@@ -125,6 +126,20 @@ class History:
             wish = self.dice.sample(list(RowStatus)[4:8], 2)
             live = self.dice.random() < 0.3
             self.life.journal.ask_retry(run_id, wish, self.clock(), live=live)
+            self.life.engine.drive(run_id)
+
+    def retry_causes(self) -> None:
+        """Ask for some causes of rows without an answer, once or twice, of whichever run."""
+        ended = [one for one in self.asked if self.life.run(one).ending in ENDED]
+        if ended:
+            run_id = self.dice.choice(ended)
+            run = self.life.run(run_id)
+            found = outcomes.causes(self.life.home.run_folder(run_id, run.files), run)
+            keys = [cause.key for cause in found if cause.status in UNANSWERED]
+            for _ in range(self.dice.randint(1, 2)):
+                some = self.dice.sample(keys, self.dice.randint(0, len(keys)))
+                live = self.dice.random() < 0.3
+                self.life.journal.ask_retry(run_id, [], self.clock(), causes=some, live=live)
             self.life.engine.drive(run_id)
 
     def finish_live(self) -> None:

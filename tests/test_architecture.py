@@ -28,6 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "exact_json",
         "value_words",
         "queueing",
+        "cures",
     ),
     (
         "frame",
@@ -62,9 +63,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "manual",
     ),
     ("outcomes", "services", "live"),
-    ("prepare", "engine", "result", "cleaning", "adoption", "closeup"),
-    ("run", "drafting", "buttons", "explorer"),
-    ("session", "panel", "matcher"),
+    ("prepare", "engine", "result", "cleaning", "adoption", "closeup", "diagnosis"),
+    ("run", "drafting", "buttons", "explorer", "case_sheet"),
+    ("session", "panel", "matcher", "clinic"),
     ("magic",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -75,6 +76,7 @@ KEYS: dict[str, frozenset[str]] = {
     "pandas": frozenset(
         {"exact_json", "frame", "stored_frame", "result", "adoption", "drafting", "run"}
         | {"session", "magic", "overview", "browse", "value_words", "explorer", "matcher"}
+        | {"diagnosis"}
     ),
     "pyarrow": frozenset({"frame", "stored_frame", "folder", "result", "browse"}),
     "markupsafe": frozenset({"prompt_language"}),
@@ -87,8 +89,8 @@ KEYS: dict[str, frozenset[str]] = {
     "pydantic": frozenset({"strict_schema", "answers"}),
     "typing_extensions": frozenset({"strict_schema"}),
     "parse": frozenset({"answers"}),
-    "ipywidgets": frozenset({"panel", "buttons"}),
-    "IPython": frozenset({"magic", "panel", "explorer", "matcher"}),
+    "ipywidgets": frozenset({"panel", "buttons", "clinic"}),
+    "IPython": frozenset({"magic", "panel", "explorer", "matcher", "clinic"}),
     "anywidget": frozenset({"bell", "explorer"}),
     "traitlets": frozenset({"magic", "bell", "explorer"}),
     "dotenv": frozenset({"settings"}),
@@ -117,12 +119,13 @@ KEYS: dict[str, frozenset[str]] = {
             "closeup",
             "explorer",
             "session",
+            "diagnosis",
         }
     ),
     # A thread, a connection per thread, an event that other threads wait for, a lock on traits.
     # The engine asks whether its process is ending; types of answers are made one at a time.
     "threading": frozenset({"heartbeat", "journal", "engine", "answers", "run", "session"})
-    | {"panel", "live", "explorer"},
+    | {"panel", "live", "explorer", "clinic"},
     # Clocks and dice are handed down: `run` waits by the monotonic clock.
     "time": frozenset({"heartbeat", "run", "session", "panel", "magic", "matcher"}),
     "secrets": frozenset({"session"}),

@@ -255,7 +255,7 @@ def test_failed_rows_say_how_to_send_only_them() -> None:
     """The way on costs no second payment for what is there."""
     told = card_text(ALBUM["finished with failures"])
     assert "use the frame `labelled`" in told
-    assert "72 rows without an answer: `%gptbatch errors labelled` says why" in told
+    assert "72 rows without an answer: `%gptbatch clinic labelled` says why" in told
     assert "`%gptbatch retry labelled` asks for them again" in told
     assert "40 rows to look at: the reason is in the column `gpt_error`" in told
 

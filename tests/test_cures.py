@@ -1,4 +1,4 @@
-"""Every error ends with the cure: held for all messages, and tried for errors of rows."""
+"""Every error ends with the cure, held for all messages as they are written."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
-
-from batch_magic.cures import cure_of
 
 PACKAGE = Path(__file__).parent.parent / "batch_magic"
 ERRORS = {"CellError", "FrameError", "TemplateError", "JournalError", "ServiceError"}
@@ -68,28 +64,3 @@ def test_no_reason_outlives_its_message() -> None:
     """The list says nothing that is not so."""
     said = {message for _, message in raised()}
     assert sorted(ELSEWHERE.keys() - said) == []
-
-
-@pytest.mark.parametrize(
-    ("error", "cure"),
-    [
-        ("12 of 40 rows without a good answer: 400 context_length_exceeded: too long", "shorten"),
-        ("429 rate_limit_exceeded: Rate limit reached", "sent again by themselves"),
-        ("3 of the last 100 answers: 503 server_error: Overloaded", "sent again by themselves"),
-        ("no HTTP answer (status 0)", "sent again by themselves"),
-        ("400 unsupported_value: 'temperature' does not support 2", "leave the parameter"),
-        ("400 invalid_request: no", "mend the row or the template"),
-        ("400 invalid_image_url: cannot be fetched", "mend the address"),
-        ("404 model_not_found: gpt-9", "name another model"),
-        ("stopped by the content filter", "reword the prompt"),
-        ("stopped at the token limit", "allow longer answers"),
-        ("the answer does not fit the pattern; the answer: none", "`%gptbatch reparse it`"),
-        ("field score: Expected `float`, got `str`; the answer: {}", "`%gptbatch reparse it`"),
-        ("batch_expired: not executed before the window expired", "`%gptbatch retry it`"),
-        ("in neither result file of batch_1", "`%gptbatch retry it`"),
-        ("something that nobody has seen", "`%gptbatch errors it`"),
-    ],
-)
-def test_an_error_of_rows_has_its_usual_cure(error: str, cure: str) -> None:
-    """What a first-time user reads beside it; numbers of rows are no HTTP status."""
-    assert cure in cure_of(error, "it")

@@ -1,0 +1,309 @@
+"""Rows of one cause sent again: what a wish means, who may lose it, and what is paid for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lives import Life
+from service import Service, stub_answer
+
+from batch_magic import outcomes
+from batch_magic.errors import JournalError
+from batch_magic.outcomes import Cause, cause_key
+from batch_magic.records import Ending, JobStage, RowStatus, RunRecord, Wish
+from batch_magic.schema import read_wish, wish_json
+
+Lives = Callable[..., Life]
+TWO_FAULTS = [{"status": 400, "every": 3}, {"status": 404, "every": 5}]
+
+
+def found(life: Life, run_id: str) -> list[Cause]:
+    run = life.run(run_id)
+    return outcomes.causes(life.home.run_folder(run_id, run.files), run)
+
+
+def retry(life: Life, run_id: str, *keys: str, live: bool = False) -> None:
+    life.journal.ask_retry(run_id, [], life.clock(), causes=keys, live=live)
+    life.engine.drive(run_id)
+
+
+def sent(life: Life, run_id: str, round: int) -> list[int]:
+    """Return the positions of all rows that went out in a round."""
+    run = life.run(run_id)
+    folder = life.home.run_folder(run_id, run.files)
+    shards = [shard for shard in run.shards if shard.round == round]
+    return sorted(n for shard in shards for n in folder.manifest(shard)["position"].tolist())
+
+
+@pytest.fixture
+def failed(life: Life, service: Service, reviews: Any) -> str:
+    """A run that has ended: rows 2, 5, 8, 11 failed with 400, rows 4 and 9 with 404."""
+    service.faults(row_status=TWO_FAULTS)
+    run_id = life.submit(reviews)
+    life.until_ended(run_id)
+    service.clear_faults()
+    return run_id
+
+
+# -- what is sent ---------------------------------------------------------------------------
+
+
+def test_rows_of_the_picked_cause_alone_are_sent_again(
+    life: Life, service: Service, reviews: Any, failed: str
+) -> None:
+    """They have one status with the others; their reason is what tells them apart."""
+    first, second = found(life, failed)
+    assert [(one.rows, one.requests) for one in (first, second)] == [(4, 4), (2, 2)]
+    retry(life, failed, second.key)
+    assert life.until_ended(failed).counts == {RowStatus.OK: 8, RowStatus.FAILED: 4}
+    assert sent(life, failed, 1) == [4, 9]
+    assert [one.key for one in found(life, failed)] == [first.key]
+    retry(life, failed, first.key)
+    assert life.until_ended(failed).counts == {RowStatus.OK: 12}
+    assert life.result(failed)["answer"].tolist() == [stub_answer(one) for one in reviews["text"]]
+    assert service.rows_paid(failed) == 12
+
+
+def test_a_cause_is_sent_again_live(life: Life, service: Service, failed: str) -> None:
+    """A wish by cause takes the lane that was asked for."""
+    _, second = found(life, failed)
+    retry(life, failed, second.key, live=True)
+    run = life.until_ended(failed)
+    assert run.counts == {RowStatus.OK: 8, RowStatus.FAILED: 4}
+    assert [job.is_live for job in run.jobs] == [False, True]
+    assert len(service.batches(failed)) == 1
+
+
+def test_a_cause_that_no_row_has_any_more_ends_at_once(
+    life: Life, service: Service, failed: str
+) -> None:
+    """Somebody else was quicker; nothing is sent for it, and nothing else in its place."""
+    _, second = found(life, failed)
+    retry(life, failed, second.key)
+    life.until_ended(failed)
+    retry(life, failed, second.key)
+    assert life.until_ended(failed).counts == {RowStatus.OK: 8, RowStatus.FAILED: 4}
+    assert len(service.batches(failed)) == 2
+
+
+def test_rows_alike_share_a_request_and_a_cause(life: Life, service: Service, reviews: Any) -> None:
+    """Six rows of three texts: three requests go out again, and are paid, not six."""
+    service.faults(row_status={"status": 400})
+    run_id = life.submit(pd.concat([reviews.head(3), reviews.head(3)]))
+    life.until_ended(run_id)
+    service.clear_faults()
+    (cause,) = found(life, run_id)
+    assert (cause.rows, cause.requests) == (6, 3)
+    retry(life, run_id, cause.key)
+    assert life.until_ended(run_id).counts == {RowStatus.OK: 6}
+    assert service.rows_paid(run_id) == 3
+
+
+def test_a_cause_of_one_model_leaves_the_other_alone(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """Both failed for the same reason; they are two causes, and two prices."""
+    service.faults(row_status={"status": 400, "every": 3})
+    run_id = life.submit(reviews, asked={"several_models": ("big", "small")})
+    life.until_ended(run_id)
+    service.clear_faults()
+    first, second = found(life, run_id)
+    assert (first.position // 12, second.position // 12) == (0, 1)
+    retry(life, run_id, second.key)
+    assert life.until_ended(run_id).counts == {RowStatus.OK: 20, RowStatus.FAILED: 4}
+    assert all(position >= 12 for position in sent(life, run_id, 1))
+
+
+def test_an_answer_stays_until_there_is_one_as_good(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """A wish by cause takes nothing away either."""
+    service.faults(row_cut={"every": 4})
+    run_id = life.submit(reviews)
+    life.until_ended(run_id)
+    before = life.result(run_id)["answer"].tolist()
+    service.clear_faults()
+    service.faults(row_status={"status": 400})
+    (cause,) = found(life, run_id)
+    assert cause.status is RowStatus.TRUNCATED
+    retry(life, run_id, cause.key)
+    life.until_ended(run_id)
+    assert life.result(run_id)["answer"].tolist() == before
+    service.clear_faults()
+    retry(life, run_id, cause.key)
+    assert life.until_ended(run_id).counts == {RowStatus.OK: 12}
+
+
+def test_what_another_run_was_answered_meanwhile_is_taken_over(
+    life: Life, service: Service, reviews: Any, failed: str
+) -> None:
+    """Only rows of the cause, though: the others of that status stay as they are."""
+    second = life.submit(reviews.iloc[:6], name="second")
+    life.until_ended(second)
+    _, cause = found(life, failed)
+    retry(life, failed, cause.key)
+    assert life.until_ended(failed).counts == {RowStatus.OK: 8, RowStatus.FAILED: 4}
+    assert sent(life, failed, 1) == [9]
+    assert service.rows_paid(failed, second) == 6 + 3 + 1
+
+
+# -- who may lose it ------------------------------------------------------------------------
+
+
+def test_a_wish_by_cause_survives_the_process(lives: Lives, service: Service, reviews: Any) -> None:
+    """It is written down before anything is done about it, and another life grants it."""
+    service.faults(row_status=TWO_FAULTS)
+    first = lives()
+    run_id = first.submit(reviews)
+    first.until_ended(run_id)
+    service.clear_faults()
+    _, cause = found(first, run_id)
+    first.journal.ask_retry(run_id, [], first.clock(), causes=[cause.key])
+    second = lives()
+    assert second.run(run_id).wish == Wish(causes=frozenset({cause.key}))
+    second.engine.drive(run_id)
+    assert second.until_ended(run_id).counts == {RowStatus.OK: 8, RowStatus.FAILED: 4}
+    assert second.run(run_id).wish == Wish()
+
+
+@pytest.mark.parametrize("stage", [JobStage.UPLOADING, JobStage.CREATING, JobStage.RUNNING])
+def test_a_kill_after_the_wish_pays_for_each_row_once(
+    lives: Lives, service: Service, reviews: Any, stage: JobStage
+) -> None:
+    """Wherever the first life ends, the second sends the rows of the cause once in all."""
+    service.faults(row_status=TWO_FAULTS)
+    first = lives()
+    run_id = first.submit(reviews)
+    first.until_ended(run_id)
+    service.clear_faults()
+    _, cause = found(first, run_id)
+    retry(first, run_id, cause.key)
+    first.until(run_id, lambda run: len(run.jobs) > 1 and _is_at(run, stage))
+    first.journal.drop_lease(run_id, first.engine._owner)  # as a dead process's is
+    second = lives()
+    second.go_on(run_id)
+    assert second.until_ended(run_id).counts == {RowStatus.OK: 8, RowStatus.FAILED: 4}
+    assert service.rows_paid(run_id) == 8
+    assert len(service.batches(run_id)) == 2
+
+
+def _is_at(run: RunRecord, stage: JobStage) -> bool:
+    """Tell whether the second job is at a stage or beyond: a step may take several."""
+    order = list(JobStage)
+    return order.index(run.jobs[1].stage) >= order.index(stage)
+
+
+def test_two_kernels_that_wish_the_same_send_it_once(
+    lives: Lives, service: Service, reviews: Any
+) -> None:
+    """Both press the button; whoever has the lease grants it for both."""
+    service.faults(row_status=TWO_FAULTS)
+    one, other = lives(), lives()
+    run_id = one.submit(reviews)
+    one.until_ended(run_id)
+    service.clear_faults()
+    _, cause = found(one, run_id)
+    for life in (one, other):
+        retry(life, run_id, cause.key)
+    while one.run(run_id).ending is None:
+        one.step()
+        other.step()
+    assert one.run(run_id).counts == {RowStatus.OK: 8, RowStatus.FAILED: 4}
+    assert service.rows_paid(run_id) == 8
+    assert len(service.batches(run_id)) == 2
+
+
+def test_a_second_wish_does_not_take_the_place_of_the_first(
+    life: Life, service: Service, failed: str
+) -> None:
+    """Two groups, two clicks, one after the other before anything has gone out."""
+    for cause in found(life, failed):
+        retry(life, failed, cause.key)
+    run = life.until_ended(failed)
+    assert run.counts == {RowStatus.OK: 12}
+    assert sent(life, failed, 1) == [2, 4, 5, 8, 9, 11]
+    assert service.rows_paid(failed) == 12
+
+
+def test_a_wish_that_comes_while_another_is_granted_is_kept(life: Life, failed: str) -> None:
+    """Between reading the run and writing its new jobs, a click may come."""
+    first, second = found(life, failed)
+    owner = life.engine._owner
+    life.journal.ask_retry(failed, [], life.clock(), causes=[first.key])
+    assert life.journal.take_lease(failed, owner, life.clock())
+    read = life.run(failed)
+    life.journal.ask_retry(failed, [RowStatus.EXPIRED], life.clock(), causes=[second.key])
+    life.journal.add_work(failed, owner, life.clock(), event="granted", granted=read.wish)
+    left = Wish(frozenset({RowStatus.EXPIRED}), frozenset({second.key}))
+    assert life.run(failed).wish == left
+
+
+def test_a_cancel_ends_what_was_wished_for(life: Life, service: Service, failed: str) -> None:
+    """Asked for, cancelled, then another cause is asked for: that one alone is paid."""
+    first, second = found(life, failed)
+    life.journal.ask_retry(failed, [], life.clock(), causes=[first.key])
+    life.journal.ask_cancel(failed, life.clock())
+    life.engine.drive(failed)
+    assert life.until_ended(failed).ending is Ending.CANCELLED
+    retry(life, failed, second.key)
+    assert life.until_ended(failed).counts == {RowStatus.OK: 8, RowStatus.FAILED: 4}
+    assert service.rows_paid(failed) == 8
+
+
+# -- written and read -----------------------------------------------------------------------
+
+KEYS = st.frozensets(st.binary(min_size=8, max_size=8).map(bytes.hex), max_size=4)
+WISHES = st.builds(Wish, st.frozensets(st.sampled_from(RowStatus)), KEYS)
+
+
+@given(WISHES, WISHES)
+def test_a_wish_is_read_as_it_was_written(one: Wish, other: Wish) -> None:
+    """And what is left of two after one is granted is what only the other asked for."""
+    assert read_wish(wish_json(one)) == one
+    left = (one | other) - one
+    assert left.statuses == other.statuses - one.statuses
+    assert left.causes == other.causes - one.causes
+    assert not (one - one)
+
+
+def test_wishes_of_earlier_versions_are_read() -> None:
+    """They knew statuses alone."""
+    assert read_wish('["failed", "expired"]') == Wish(
+        frozenset({RowStatus.FAILED, RowStatus.EXPIRED})
+    )
+    assert read_wish("[]") == Wish()
+
+
+@given(KEYS.filter(bool))
+def test_an_earlier_version_cannot_half_read_a_wish_by_cause(keys: frozenset[str]) -> None:
+    """It would send all rows of a status for it: the words it meets are no statuses."""
+    labels = {status.label for status in RowStatus}
+    assert not labels & set(json.loads(wish_json(Wish(causes=keys))))
+
+
+@pytest.mark.parametrize("text", ['["cause:"]', '["cause:../../x"]', '["okay"]', "[1]", "{}", "x"])
+def test_a_wish_that_nobody_wrote_is_refused(life: Life, failed: str, text: str) -> None:
+    """One line for the reader, and nothing is sent by mistake."""
+    import sqlite3
+
+    with sqlite3.connect(life.journal.path) as db:
+        db.execute("UPDATE runs SET wish = ?", (text,))
+    db.close()
+    with pytest.raises(JournalError, match="damaged or of a newer"):
+        life.run(failed)
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**9))
+def test_numbers_ids_and_answers_make_no_cause_of_their_own(one: int, other: int) -> None:
+    """A rate limit that names its request is one cause for all rows that met it."""
+    said = "429 rate_limit: too many for req_{0}, batch_{0}: {0} of {0}; the answer: {0}"
+    keys = {cause_key(0, RowStatus.FAILED, said.format(n)) for n in (one, other)}
+    assert len(keys) == 1
+    assert cause_key(1, RowStatus.FAILED, said) not in keys
+    assert cause_key(0, RowStatus.UNPARSED, said) not in keys

@@ -1,0 +1,598 @@
+"""The failure clinic: what is told of each cause, what it costs, and what is done about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kernels import Kernel, kernel
+from pictures import picture
+
+import batch_magic as bm
+from batch_magic import diagnosis, session, settings
+from batch_magic.case_sheet import case_html, clinic_html, clinic_text, going_words, question
+from batch_magic.cures import AGAIN, Cure, cure_of
+from batch_magic.diagnosis import Case, Diagnosis, Example
+from batch_magic.errors import CellError
+from batch_magic.outcomes import cause_key
+from batch_magic.records import (
+    Backend,
+    Endpoint,
+    Layout,
+    Limits,
+    Request,
+    RowStatus,
+    RunRecord,
+    Shape,
+    Snapshot,
+    Span,
+)
+
+WORDS = ["", "[[fault:400:once]]", "[[fault:429:once]]", "", "[[say:no label||stub x: y]]", ""]
+PROMPT = "Rate: {{ text }}"
+CAP = {"max_completion_tokens": 50}
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    """24 rows of which four fail with 400, four with 429, and four do not fit the pattern."""
+    texts = [f"review {n} {WORDS[n % 6]}" for n in range(24)]
+    return pd.DataFrame({"text": texts, "stars": range(24)}, index=[5, 3, 3, 1] * 6)
+
+
+def submit(frame: pd.DataFrame, **options: Any) -> bm.Run:
+    given = {"model": "gpt-5-mini", "on": "sandbox", "out": "labelled", "retries": 0}
+    return bm.submit(frame, PROMPT, **{**given, "parse": "stub {a}: {b}", **options})
+
+
+def control(home: Path, path: str, body: object, method: str) -> Any:
+    server = json.loads((home / "sandbox" / "server.json").read_text())
+    url = server["url"].removesuffix("/v1") + f"/sandbox/{path}"
+    request = urllib.request.Request(url, json.dumps(body).encode(), method=method)
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.load(answer)
+
+
+def statuses(run: bm.Run) -> dict[str, int]:
+    return {status.label: n for status, n in run.snapshot().counts.items()}
+
+
+# -- what is told ---------------------------------------------------------------------------
+
+
+def test_causes_have_numbers_cures_and_examples(home: Path, frame: pd.DataFrame) -> None:
+    """One table to read, one word to act: the number."""
+    run = submit(frame)
+    run.wait(timeout_s=60)
+    errors = run.errors()
+    assert errors.index.tolist() == [1, 2, 3]
+    assert errors.index.name == "cause"
+    assert errors["rows"].tolist() == [4, 4, 4]
+    assert errors["status"].tolist() == ["failed", "failed", "unparsed"]
+    assert errors["cure"].tolist()[0] == AGAIN
+    assert "%gptbatch reparse labelled --parse" in errors["cure"].tolist()[2]
+    assert (run.snapshot().fault or "").endswith(AGAIN), "the panel tells the cure, too"
+    found = run.diagnosis()
+    assert (found.rows, found.bad, len(found.cases)) == (24, 12, 3)
+    last = found.cases[2]
+    assert last.example is not None
+    assert last.example.position == 4
+    assert dict(last.example.values) == {"text": str(frame["text"].iloc[4]), "stars": "4"}
+    assert last.example.prompt == f"Rate: {frame['text'].iloc[4]}"
+    assert last.example.answer == "no label"
+    assert [case.requests for case in found.cases] == [4, 4, 4]
+    for case in found.cases:
+        assert case.batch_usd is not None
+        assert case.live_usd is not None
+        assert 0 < case.batch_usd.low < case.live_usd.low, "a batch is half the price"
+    told = clinic_text(found)
+    assert "labelled: 12 of 24 rows without a good answer, 3 causes" in told
+    assert "%gptbatch retry labelled --cause 2 [--live]" in told
+    assert "free here, at OpenAI $" in told
+
+
+FAULTS: tuple[tuple[dict[str, Any], str, str], ...] = (
+    ({"row_refused": True}, "refused", "the model will not answer this"),
+    ({"row_filtered": True}, "refused", "the content filter stopped the answer"),
+    ({"row_cut": True}, "truncated", "ask for a shorter answer"),
+    ({"row_null": True}, "unparsed", "nothing to read in the answer"),
+    ({"row_tool_calls": True}, "unparsed", "leave the tools out"),
+    ({"row_missing": True}, "missing", "the service lost them: retry these"),
+    ({"row_status": {"status": 503}}, "failed", "it passes by itself"),
+    ({"row_status": {"status": "timeout"}}, "failed", "it passes by itself"),
+    ({"row_status": {"status": 0}}, "failed", "it passes by itself"),
+    ({"expire_after_share": 0.0}, "expired", "retry these, or live at once"),
+    ({"cancel_after_share": 0.0}, "cancelled", "they were cut off"),
+)
+
+
+def test_each_way_to_fail_has_its_cure(
+    home: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the service words them today: what is not recognised would be told to mend its row."""
+    monkeypatch.setenv("BATCH_MAGIC_COLLECT_TIMEOUT_S", "0.3")
+    submit(frame.head(1), out="first", live=True).wait(timeout_s=60)
+    for number, (fault, status, cure) in enumerate(FAULTS):
+        control(home, "faults", None, "DELETE")
+        control(home, "faults", fault, "PUT")
+        texts = pd.DataFrame({"text": [f"{number}"]})
+        run = submit(texts, out=f"run_{number}", parse="", fresh=True)
+        run.wait(timeout_s=60)
+        (case,) = run.diagnosis().cases
+        assert (case.status.label, cure in case.cure.words) == (status, True), (fault, case)
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "may_pass"),
+    [
+        (
+            "400 context_length_exceeded: This model's maximum context length is 8 tokens",
+            "-m",
+            False,
+        ),
+        ("429 rate_limit_exceeded: Request too large for gpt-5", "shorten", False),
+        ("429 insufficient_quota: You exceeded your current quota", "account", True),
+        ("400 content_policy_violation: rejected by the safety system", "reword", False),
+        ("404 model_not_found: The model 'x' does not exist", "name another model", False),
+        ("400 invalid_json_schema: Invalid schema for response_format", "schema", False),
+        ("400 unsupported_parameter: Unsupported parameter: 'max_tokens'", "-p", False),
+        ("there is no image file 'a.png'", "mend the image", False),
+        ("its line has 300,000,000 bytes, a job holds 208,666,624", "shorten", False),
+        ("its job was refused: invalid_request: a word nobody knows", "what the service", True),
+        ("504 : Timed out generating response", "passes by itself", True),
+        ("418 teapot: 503 cups", AGAIN, False),
+    ],
+)
+def test_failures_of_the_real_service_are_recognised(
+    error: str, words: str, may_pass: bool
+) -> None:
+    """By their codes where they have one; the sandbox cannot say them all."""
+    cure = cure_of(record(), RowStatus.FAILED, error)
+    assert words in cure.words
+    assert cure.may_pass is may_pass
+
+
+def test_a_cap_is_named_as_the_endpoint_has_it() -> None:
+    """A parameter of another endpoint would be refused."""
+    for endpoint, name in (
+        (Endpoint.CHAT, "max_completion_tokens"),
+        (Endpoint.RESPONSES, "max_output_tokens"),
+        (Endpoint.COMPLETIONS, "max_tokens"),
+    ):
+        request = Request(endpoint, "m", "", params={name: 5})
+        cure = cure_of(record(request=request), RowStatus.TRUNCATED, "stopped at the token limit")
+        assert f"-p {name}=" in cure.words
+    shape = Layout("answer", shape=Shape(schema={"type": "object"}))
+    cure = cure_of(record(layout=shape), RowStatus.UNPARSED, "the answer is no JSON")
+    assert "--schema" in cure.words
+
+
+def record(**changes: Any) -> RunRecord:
+    facts: dict[str, Any] = {
+        "run_id": "r",
+        "name": "labelled",
+        "backend": Backend("openai", "https://api.openai.com/v1"),
+        "request": Request(Endpoint.CHAT, "m", PROMPT),
+        "layout": Layout("answer"),
+        "limits": Limits(),
+        "created_at": 0.0,
+        "rows": 3,
+        "identity": "",
+        "fingerprint": "",
+    }
+    return RunRecord(**(facts | changes))
+
+
+# -- a retry of one cause -------------------------------------------------------------------
+
+
+def test_retry_of_a_cause_sends_its_rows_alone(home: Path, frame: pd.DataFrame) -> None:
+    """By the numbers that were told, although they have shifted since."""
+    run = submit(frame)
+    run.wait(timeout_s=60)
+    run.errors()
+    with pytest.raises(CellError, match="not both"):
+        run.retry(["failed"], cause=1)
+    run.retry(cause=2)
+    run.wait(timeout_s=60)
+    assert statuses(run) == {"ok": 16, "failed": 4, "unparsed": 4}
+    assert len(run.snapshot().jobs) == 2
+    run.retry(cause=[3, 1], live=True)
+    result = run.wait(timeout_s=60)
+    assert set(result["gpt_status"]) == {"ok"}
+    assert result["stars"].tolist() == list(range(24))
+    with pytest.raises(CellError, match="no row now that can be sent again"):
+        run.retry(cause=1)
+    with pytest.raises(CellError, match="has no cause 4; it has 1 to 3"):
+        run.retry(cause=4)
+    assert len(run.errors()) == 0
+    with pytest.raises(CellError, match="it has none"):
+        run.retry(cause=1)
+
+
+def test_rows_that_have_no_request_cannot_be_retried(home: Path, tmp_path: Path) -> None:
+    """Their image could not be read; a retry that sends nothing is not offered."""
+    photos = pd.DataFrame({"photo": [str(tmp_path / "a.png"), "https://a.example/b.png"]})
+    body = "user:\nWhat is it?\n![it]({{ photo }})"
+    run = bm.submit(photos, body, model="gpt-5-mini", on="sandbox", out="seen", retries=0)
+    run.wait(timeout_s=60)
+    (case,) = run.diagnosis().cases
+    assert (case.rows, case.requests) == (1, 0)
+    assert case.example is not None
+    assert case.example.prompt is None
+    assert "no request was made for them" in clinic_text(run.diagnosis())
+    assert "--cause" not in clinic_text(run.diagnosis())
+    with pytest.raises(CellError, match="no row now that can be sent again"):
+        run.retry(cause=1)
+
+
+def test_the_cap_counts_the_rows_of_the_cause_and_those_under_way(
+    home: Path, frame: pd.DataFrame
+) -> None:
+    """One cause is within what is left, both are not: also when they are asked one by one."""
+    whole = bm.estimate(frame, PROMPT, model="gpt-5-mini", on="sandbox", params=CAP)
+    assert whole.batch_usd is not None
+    assert whole.batch_usd.high is not None
+    run = submit(frame, params=CAP, max_cost=whole.batch_usd.high)
+    run.wait(timeout_s=60)
+    cost = run.snapshot().cost
+    assert cost is not None
+    assert cost.paid_usd is not None
+    spans = [case.batch_usd for case in run.diagnosis().cases[:2]]
+    highs = [span.high for span in spans if span is not None and span.high is not None]
+    assert len(highs) == 2
+    most = cost.paid_usd + 1.3 * max(highs)  # room for either cause, not for both
+    control(home, "faults", {"stall_after_share": 0.0}, "PUT")
+    with pytest.raises(CellError, match="--max-cost is"):
+        run.retry(cause=[1, 2], max_cost=most)
+    run.retry(cause=2, max_cost=most)
+    with pytest.raises(CellError, match="--max-cost is"):
+        run.retry(cause=1, max_cost=most)
+    run.retry(cause=1, max_cost="any")
+    run.cancel()
+
+
+def test_a_click_is_leave_but_no_more_than_the_cap(
+    home: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its question has told the price; a cap that somebody typed holds all the same."""
+    monkeypatch.setenv("BATCH_MAGIC_CONFIRM_ABOVE_USD", "0.0000001")
+    free = submit(frame, params=CAP, max_cost="any", out="free")
+    asked = submit(frame.assign(text=frame["text"] + "!"), params=CAP, max_cost=0.02, out="asked")
+    for run in (free, asked):
+        run.wait(timeout_s=60)
+    use = settings.from_environment({"BATCH_MAGIC_HOME": str(home)})
+    mine = session.session_for(str(home))
+    key = asked.diagnosis().cases[1].key
+    tight = replace(mine.journal.run(asked.run_id).request, max_cost_usd=0.0)
+    mine.journal.reshape(replace(mine.journal.run(asked.run_id), request=tight), 0.0)
+    with pytest.raises(CellError, match="--max-cost is"):
+        mine.retry_cause(asked, key, use, live=False)
+    mine.retry_cause(free, free.diagnosis().cases[1].key, use, live=False)
+    free.wait(timeout_s=60)
+    assert statuses(free) == {"ok": 16, "failed": 4, "unparsed": 4}
+
+
+# -- a result without some rows -------------------------------------------------------------
+
+
+def test_a_result_can_lack_the_rows_of_a_cause(home: Path, frame: pd.DataFrame) -> None:
+    """The run keeps them: the next result has them all again."""
+    run = submit(frame)
+    whole = run.wait(timeout_s=60)
+    run.errors()
+    left = run.result(drop=[1, 3])
+    kept = [n for n in range(24) if n % 6 not in (1, 4)]
+    assert left["stars"].tolist() == kept
+    assert left.index.tolist() == [frame.index[n] for n in kept]
+    assert left.dtypes.equals(whole.dtypes)
+    assert left.attrs["gptbatch"]["rows_dropped"] == 8
+    assert "rows_dropped" not in whole.attrs["gptbatch"]
+    assert len(run.result()) == 24
+    changed = whole.sort_values("stars", ascending=False).assign(mine="x")
+    (key,) = run.causes_of(2)
+    again = run.without(changed, {key})
+    assert again["stars"].tolist() == [n for n in range(23, -1, -1) if n % 6 != 2]
+    assert "mine" in again.columns
+    with pytest.raises(CellError, match="no column 'gpt_error' any more"):
+        run.without(whole.drop(columns="gpt_error"), {key})
+
+
+def test_rows_that_one_of_several_models_failed_are_dropped(
+    home: Path, frame: pd.DataFrame
+) -> None:
+    """A row goes where one of its answers has the cause."""
+    run = submit(frame.head(6), model="big, small", parse="")
+    run.wait(timeout_s=60)
+    errors = run.errors()
+    small = errors.index[errors["model"] == "small"].tolist()
+    assert run.result(drop=small)["stars"].tolist() == [0, 3, 4, 5]
+
+
+ERRORS = [
+    "400 a: 17",
+    "400 a: 5",
+    "429 b",
+    None,
+    "no label; the answer: 1",
+    "no label; the answer: 2",
+]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(RowStatus), st.sampled_from(ERRORS)), max_size=30),
+    st.sets(st.tuples(st.sampled_from(RowStatus), st.sampled_from(["400 a: 1", "429 b"]))),
+    st.randoms(),
+)
+def test_rows_leave_a_frame_by_their_own_words(
+    rows: list[tuple[RowStatus, str | None]], gone: set[tuple[RowStatus, str]], dice: Any
+) -> None:
+    """In whatever order they stand, just those of the causes go, and the others keep theirs."""
+    dice.shuffle(rows)
+    frame = pd.DataFrame(
+        {
+            "gpt_status": pd.Categorical([status.label for status, _ in rows]),
+            "gpt_error": pd.array([error for _, error in rows], dtype="string"),
+            "place": range(len(rows)),
+        }
+    )
+    left = diagnosis.without(frame, record(), {cause_key(0, *one) for one in gone})
+    causes = {(status, error[:5]) for status, error in gone}
+    kept = [
+        n for n, (status, error) in enumerate(rows) if (status, (error or "")[:5]) not in causes
+    ]
+    assert left["place"].tolist() == kept
+
+
+# -- as it is drawn -------------------------------------------------------------------------
+
+EVIL = "<script>alert(1)</script> $x^2$ and $y$ \u202eabc"
+
+
+def case(**changes: Any) -> Case:
+    facts: dict[str, Any] = {
+        "number": 1,
+        "key": "0" * 16,
+        "status": RowStatus.FAILED,
+        "model": "",
+        "error": "429 rate_limit_exceeded: slow down",
+        "rows": 1_200,
+        "share": 0.1,
+        "requests": 1_200,
+        "cure": Cure("it passes by itself: retry these", True),
+        "batch_usd": Span(1.0, 2.0),
+        "live_usd": Span(2.0, 4.0),
+        "example": None,
+    }
+    return Case(**(facts | changes))
+
+
+def clinic(*cases: Case, **changes: Any) -> Diagnosis:
+    facts: dict[str, Any] = {"is_sandbox": False, "is_live": False, "is_flex": False}
+    bad = sum(one.rows for one in cases)
+    return Diagnosis("r", "labelled", 12_000, bad, tuple(cases), **(facts | changes))
+
+
+def test_what_strangers_wrote_is_text() -> None:
+    """Errors, values, prompts and answers: no markup, no formula, no turning of the line."""
+    example = Example(3, EVIL, ((EVIL, EVIL),), 2, EVIL, EVIL)
+    html = clinic_html(clinic(case(error=EVIL, model=EVIL, example=example)), said=EVIL)
+    assert not re.search(r"<(script|img|b)\b", html)
+    assert html.count("&lt;script&gt;") >= 6
+    assert "\u202e" not in html
+    assert not re.search(r"\$(?!</span>)", html)
+    assert "\u202e" not in clinic_text(clinic(case(error=EVIL, example=example)))
+
+
+def test_a_question_names_rows_and_dollars() -> None:
+    """What is confirmed is what was read, in the lane that the run takes."""
+    d = clinic(case())
+    assert question(d, case(), live=False) == (
+        "Really send 1,200 rows again by batch? $1.00 to $2.00"
+    )
+    assert question(d, case(), live=True).endswith("again live? $2.00 to $4.00")
+    unknown = case(batch_usd=None, live_usd=None)
+    assert question(d, unknown, live=False).endswith("price not known")
+    box = clinic(case(), is_sandbox=True)
+    assert question(box, case(), live=False).endswith("free here, at OpenAI $1.00 to $2.00")
+    live = clinic(case(), is_live=True)
+    assert question(live, case(), live=False).endswith("again live? $2.00 to $4.00")
+    assert "batch" not in case_html(live, case())
+
+
+def test_a_retry_in_vain_is_told_to_be() -> None:
+    """The same request is sent; what lies in it fails again."""
+    vain = case(cure=Cure("mend the row", may_pass=False))
+    assert "most likely the same end" in case_html(clinic(vain), vain)
+    assert "most likely" not in case_html(clinic(case()), case())
+
+
+def test_a_clinic_of_thousands_of_causes_stays_small() -> None:
+    """Some are drawn, the others are counted."""
+    many = clinic(*(case(number=n, key=f"{n:016x}", rows=1, share=0.0001) for n in range(1, 5_001)))
+    assert len(clinic_html(many)) < 40_000
+    assert "and 4,988 causes more, 4,988 rows: `%gptbatch errors labelled`" in clinic_text(many)
+    assert "under 1 %" in clinic_text(many)
+    assert clinic_text(clinic()) == (
+        "labelled: every row that was asked for and has come in has a good answer"
+    )
+
+
+def test_a_run_that_goes_on_is_told_of() -> None:
+    """And where its panel is."""
+    s: Snapshot = picture()
+    assert "the run goes on: in progress" in going_words(s)
+    assert "`%gptbatch status labelled`" in going_words(s)
+
+
+# -- in a terminal --------------------------------------------------------------------------
+
+TERMINAL = """
+import pandas as pd
+get_ipython().run_line_magic("load_ext", "batch_magic")
+frame = pd.DataFrame({"text": ["a", "b [[fault:400]]"]})
+line = "frame -o labelled -m gpt-5-mini --on sandbox --retries 0 --wait"
+get_ipython().run_cell_magic("gptbatch", line, "{{ text }}")
+get_ipython().run_line_magic("gptbatch", "clinic labelled")
+get_ipython().run_line_magic("gptbatch", "take labelled --drop 1")
+"""
+
+
+def test_a_terminal_tells_the_same_as_text(home: Path, tmp_path: Path) -> None:
+    """There is no page for buttons: each has its line to type."""
+    command = [sys.executable, "-m", "IPython", "--no-banner", "-c", TERMINAL]
+    words = os.environ | {"IPYTHONDIR": str(tmp_path / "ipython")}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=90, env=words)
+    assert "labelled: 1 of 2 rows without a good answer, 1 cause" in ended.stdout, ended
+    assert "leave them out: %gptbatch take labelled --drop 1" in ended.stdout
+    assert "has 1 of 2 rows: the run keeps the others" in ended.stdout
+    assert "VBox" not in ended.stdout
+
+
+# -- in a kernel ----------------------------------------------------------------------------
+
+FAST = {"BATCH_MAGIC_SANDBOX_TIME_SCALE": "60", "BATCH_MAGIC_POLL_FIRST_S": "0.1"}
+SETUP = """%load_ext batch_magic
+import pandas as pd, time
+globals().pop("labelled", None)
+words = ["", "[[fault:400:once]]", "[[fault:429:once]]", ""]
+frame = pd.DataFrame({"text": [f"{mark} {n} {words[n % 4]}" for n in range(20)]})
+"""
+CELL = """%%gptbatch frame -o labelled -m gpt-5-mini --on sandbox --retries 0 --wait
+{{ text }}"""
+CLICK = """
+import gc
+from batch_magic.clinic import Clinic
+mine = labelled.attrs["gptbatch"]["run_id"]
+(shown,) = [one for one in gc.get_objects()
+            if isinstance(one, Clinic) and one._diagnosis.run_id == mine]
+def click(number, text):
+    row = list(shown._rows.values())[number - 1]
+    button = next(b for b in row._buttons.children if b.description.startswith(text))
+    button.click()
+    return [b.description for b in row._buttons.children]
+"""
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    """A kernel with the extension loaded."""
+    folder = tmp_path_factory.mktemp("project")
+    with kernel(folder, FAST) as running:
+        assert running.run("%load_ext batch_magic").error is None
+        yield running
+    from batch_magic.sandbox import launcher
+
+    launcher.stop(folder / ".gptbatch" / "sandbox")
+
+
+@pytest.fixture
+def opened(notebook: Kernel, request: pytest.FixtureRequest) -> Kernel:
+    """A run with two causes of five rows each, and its clinic."""
+    setup = f"mark = {request.node.name!r}\n{SETUP}"
+    for code in (setup, CELL, "%gptbatch clinic labelled", CLICK):
+        seen = notebook.run(code)
+        assert seen.error is None, seen
+    return notebook
+
+
+def until(notebook: Kernel, expression: str) -> None:
+    """Run cells until something is so."""
+    for _ in range(150):
+        if notebook.run(f"print(bool({expression}))").printed.strip() == "True":
+            return
+        notebook.run("time.sleep(0.1)")
+    raise AssertionError(notebook.run(f"print({expression}, shown._said)").text)
+
+
+def test_the_text_of_a_clinic_is_what_a_saved_notebook_keeps(opened: Kernel) -> None:
+    """Where there are no widgets the same is told, with what to type."""
+    seen = opened.run("%gptbatch clinic labelled")
+    assert "labelled: 10 of 20 rows without a good answer, 2 causes" in seen.text
+    assert "%gptbatch retry labelled --cause 1 [--live]" in seen.text
+    assert "%gptbatch clinic labelled shows" in opened.run("%gptbatch errors labelled").printed
+
+
+def test_a_click_retries_one_cause_and_the_name_gets_the_new_result(opened: Kernel) -> None:
+    """It is asked about first, the clinic looks again by itself, and nobody has to fetch."""
+    seen = opened.run("print(click(2, 'Retry these'))")
+    assert "Really send 5 rows again by batch? free here, at OpenAI $" in seen.printed
+    opened.run("print(click(2, 'Leave it'))")
+    opened.run("click(2, 'Retry these'); print(click(2, 'Really send'))")
+    until(opened, "(labelled.gpt_status == 'ok').sum() == 15")
+    until(opened, "len(shown._rows) == 1")
+    assert "the new result is in `labelled`" in opened.run("print(shown._said)").printed
+    seen = opened.run("click(1, 'Retry live'); click(1, 'Really send')")
+    until(opened, "(labelled.gpt_status == 'ok').all() and len(shown._rows) == 0")
+    assert "has a good answer" in opened.run("print(shown._title.value)").printed
+
+
+def test_dropped_rows_stay_away_over_a_retry_and_come_back_with_take(opened: Kernel) -> None:
+    """A cell that runs sees one thing from its first line to its last."""
+    code = (
+        "before = labelled; click(1, 'Drop'); click(1, 'Really leave')\nprint(labelled is before)"
+    )
+    assert opened.run(code).printed.strip() == "True"
+    assert opened.run("print(len(labelled))").printed.strip() == "15"
+    seen = opened.run("print(shown._said)")
+    assert "`labelled` has 15 of 20 rows" in seen.printed
+    opened.run("click(2, 'Retry these'); click(2, 'Really send')")
+    until(opened, "(labelled.gpt_status == 'ok').all()")
+    assert opened.run("print(len(labelled))").printed.strip() == "15"
+    opened.run("%gptbatch take labelled")
+    assert opened.run("print(len(labelled))").printed.strip() == "20"
+    seen = opened.run("%gptbatch take labelled --drop 1\nprint(len(labelled))")
+    assert seen.printed.splitlines()[-1] == "15"
+    assert "`%gptbatch take labelled` brings them back" in seen.printed
+
+
+def test_a_name_that_holds_something_else_is_left_alone(opened: Kernel) -> None:
+    """Whatever was clicked: the user's own value is worth more, and the way is told."""
+    opened.run("mine = labelled = labelled.assign(own=1)")
+    opened.run("click(2, 'Retry these'); click(2, 'Really send')")
+    until(opened, "'was changed since' in shown._said")
+    assert opened.run("print(labelled is mine)").printed.strip() == "True"
+    opened.run("labelled = 5; click(1, 'Drop'); click(1, 'Really leave')")
+    seen = opened.run("print(labelled, shown._said)")
+    assert seen.printed.startswith("5 nothing was dropped")
+
+
+def test_what_cannot_be_done_is_told_beside_its_button(opened: Kernel) -> None:
+    """A click has no cell in which an error would be seen."""
+    opened.run("%gptbatch retry labelled --cause 2\n%gptbatch wait labelled")
+    seen = opened.run(
+        "row = list(shown._rows.values())[0]\n"
+        "from dataclasses import replace\n"
+        "row._case = replace(row._case, key='f' * 16)\n"
+        "click(1, 'Retry these'); click(1, 'Really send'); print(row._trouble.value)"
+    )
+    assert "no row now that can be sent again" in seen.printed
+
+
+def test_mistakes_in_numbers_are_one_line(opened: Kernel) -> None:
+    """A typo must not send all failed rows."""
+    for line, said in (
+        ("retry labelled --cause one", "wants numbers as `%gptbatch errors NAME` has them"),
+        ("retry labelled --cause ,", "wants numbers"),
+        ("retry labelled --cause 7", "has no cause 7; it has 1 to 2"),
+        ("retry labelled --cause 0", "has no cause 0"),
+        ("retry labelled --cause 1 --status failed", "not both"),
+        ("take labelled --drop x", "--drop wants numbers"),
+        ("clinic", "it is %gptbatch clinic NAME"),
+        ("clinic nobody", "no run is called 'nobody'"),
+    ):
+        seen = opened.run(f"%gptbatch {line}")
+        assert said in (seen.error or ""), (line, seen)
+        assert len(seen.traceback) == 1

@@ -73,6 +73,7 @@ def snapshot(
         estimate=run.estimate,
         asks_usd=run.asks_usd,
         saved=run.saved,
+        notebook=run.notebook,
     )
 
 

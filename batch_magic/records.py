@@ -568,6 +568,7 @@ class RunRecord:
     counts: Mapping[RowStatus, int] = field(default_factory=dict)  # every row, once ended
     model_served: str | None = None
     saved: Mapping[str, float] = field(default_factory=dict)  # dollars not paid, by why; once ended
+    notebook: str = ""  # where it was submitted, as the journal's folder sees it; "": not known
 
     @property
     def round(self) -> int:
@@ -583,6 +584,17 @@ class RunRecord:
         if request.deadline_s is not None:
             wishes.append((self.deadline_from or self.created_at) + request.deadline_s)
         return min(wishes, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who works at a run: one engine of one process, until it expires."""
+
+    owner: str
+    pid: int
+    host: str
+    expires_at: float
+    notebook: str = ""  # whose kernel the process is; "": not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -646,6 +658,7 @@ class Snapshot:
     asks_usd: float | None = None  # it waits for the user's word to spend as much as this
     saved: Mapping[str, float] = field(default_factory=dict)  # dollars not paid, by why; once ended
     newest: tuple[Preview, ...] = ()  # of the job that came in last, while others run
+    notebook: str = ""  # where it was submitted; "": not known
 
     @property
     def is_ended(self) -> bool:

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ipywidgets import HTML, Button, HBox, Layout
+from ipywidgets import HTML, Button, HBox, Layout, Widget
 
 from batch_magic.card import finish_words, leave_words, message_html
 from batch_magic.records import JobStage, Snapshot, Stage
@@ -124,13 +124,13 @@ class Buttons:
         button.description, button.disabled = text, is_disabled
 
 
-def answer_while_busy(button: Button) -> None:
+def answer_while_busy(widget: Widget) -> None:
     """Have clicks handled at once although the user's own cell is running.
 
     ipykernel 7.4 sends a click to the shell that last wrote the widget: the main one, which is
     busy. The page asks for a subshell by itself, so its wish is made to count again.
     """
-    comm = button.comm
+    comm = widget.comm
     if hasattr(comm, "_reply_subshell_for"):
         comm._reply_subshell_for = lambda data, default: default
 

@@ -18,7 +18,7 @@ inherited and softened by opacity, and an order of elements that reads well with
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, tzinfo
 from html import escape
 from math import isinf
@@ -797,3 +797,17 @@ def _list(word: str, entries: list[str], tone: str = "") -> Html:
     style = "flex:1 1 180px;list-style:none;margin:0;padding:0"
     outer = f"display:flex;gap:8px;margin:8px 0 0;font-size:12px;{tone}"
     return _tag("div", outer, label, " ", _tag("ul", style, *listed))
+
+
+def table_html(
+    title: str, head: Sequence[str], rows: Sequence[Sequence[str]], foot: Sequence[str]
+) -> Html:
+    """Draw texts as a table that reads well without styles; code stands in the foot's backticks."""
+    style = f"{CELL};padding:3px 14px 3px 0;text-align:left;vertical-align:top"
+    lined = f"{style};border-top:1px solid rgba(128,128,128,0.22)"
+    top = _tag("tr", CLEAR, *(_tag("th", f"{style};{SOFT}", one) for one in head))
+    body = [_tag("tr", CLEAR, *(_tag("td", lined, one, dir="auto") for one in row)) for row in rows]
+    table = _tag("table", "border:0;margin:6px 0 0;font-size:12px", top, *body) if rows else ""
+    small = [_tag("div", f"{SOFT};font-size:12px;margin:6px 0 0", *_coded(one)) for one in foot]
+    name = _tag("strong", "font-weight:600", title)
+    return _tag("section", f"{FRAME};{PROSE};overflow-x:auto", name, Html(table), *small, lang="en")

@@ -46,10 +46,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "strict_schema",
     ),
     ("journal", "folder", "api", "heartbeat", "bell", "caps", "overview"),
-    ("outcomes", "services", "live"),
+    ("outcomes", "services", "live", "standing"),
     ("prepare", "engine", "result", "cleaning", "adoption"),
-    ("run", "drafting", "buttons"),
-    ("session", "panel"),
+    ("run", "drafting", "buttons", "lookout"),
+    ("session", "panel", "project"),
     ("magic",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -72,10 +72,10 @@ KEYS: dict[str, frozenset[str]] = {
     "pydantic": frozenset({"strict_schema", "answers"}),
     "typing_extensions": frozenset({"strict_schema"}),
     "parse": frozenset({"answers"}),
-    "ipywidgets": frozenset({"panel", "buttons"}),
-    "IPython": frozenset({"magic", "panel"}),
-    "anywidget": frozenset({"bell"}),
-    "traitlets": frozenset({"magic", "bell"}),
+    "ipywidgets": frozenset({"panel", "buttons", "project"}),
+    "IPython": frozenset({"magic", "panel", "project"}),
+    "anywidget": frozenset({"bell", "project"}),
+    "traitlets": frozenset({"magic", "bell", "project"}),
     "dotenv": frozenset({"settings"}),
     "nest_asyncio2": frozenset({"run"}),
     # numpy holds positions and digests as arrays: material, not an outside thing.
@@ -102,9 +102,9 @@ KEYS: dict[str, frozenset[str]] = {
     # A thread, a connection per thread, an event that other threads wait for, a lock on traits.
     # The engine asks whether its process is ending; types of answers are made one at a time.
     "threading": frozenset({"heartbeat", "journal", "engine", "answers", "run", "session"})
-    | {"panel", "live"},
+    | {"panel", "project", "live"},
     # Clocks and dice are handed down: `run` waits by the monotonic clock.
-    "time": frozenset({"heartbeat", "run", "session", "panel", "magic"}),
+    "time": frozenset({"heartbeat", "run", "session", "panel", "project", "magic"}),
     "secrets": frozenset({"session"}),
     "uuid": frozenset(),
     "random": frozenset(),

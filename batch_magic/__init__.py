@@ -9,11 +9,13 @@ the list down, the rooms tell the way of a row.
              session         submit, attach, runs: one home of this process put together
              panel           draws a snapshot in the cell                         (ipywidgets)
              clinic          draws a diagnosis in the cell, with buttons          (ipywidgets)
+             project         draws all runs of a home, live           (ipywidgets, anywidget)
     floor 6  run             the handle: waits, gives the frame
              buttons         what a person may do to a run just now               (ipywidgets)
              explorer        a frame to look through, in the page  (anywidget, traitlets, IPython)
              case_sheet      a diagnosis as HTML and as text
              drafting        what a cell asks for, checked and drafted as a run
+             lookout         all runs of a home, looked at again and again
     floor 5  prepare         rows out: render, encode, leave out, cut shards, one commit
              engine          intent meets effect: journal → lifecycle → api → journal (asyncio)
              result          outcomes put onto the frame
@@ -24,6 +26,7 @@ the list down, the rooms tell the way of a row.
     floor 4  outcomes        what became of each row; which lines go out again
              live            the live lane: lines through the realtime API            (asyncio)
              services        a backend's service, connected; the sandbox, launched
+             standing        how runs stand side by side, and what may be done to each
     floor 3  journal         durable memory                                          (sqlite3)
              folder          shards, result files, outcomes on the disk
              api             Files, Batches, realtime: each call made once            (openai)

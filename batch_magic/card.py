@@ -17,7 +17,7 @@ inherited and softened by opacity, and an order of elements that reads well with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, tzinfo
 from html import escape
 from math import isinf
@@ -774,7 +774,10 @@ def _list(word: str, entries: list[str], tone: str = "") -> Html:
 
 
 def table_html(
-    caption: str, head: list[str], rows: list[list[str | None]], notes: list[str]
+    caption: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str | None]],
+    notes: Sequence[str],
 ) -> Html:
     """A table of texts with a line above it and lines below; None is a missing value."""
     style = "border-collapse:collapse;width:100%;margin:8px 0 0;font-size:12px;border:0"
@@ -783,7 +786,11 @@ def table_html(
     lined = f"{cell};border-top:1px solid rgba(128,128,128,0.22);overflow-wrap:anywhere"
     missing = _tag("span", "opacity:0.66", "–")
     made = [
-        _tag("tr", CLEAR, *(_tag("td", lined, missing if one is None else one) for one in row))
+        _tag(
+            "tr",
+            CLEAR,
+            *(_tag("td", lined, missing if one is None else one, dir="auto") for one in row),
+        )
         for row in rows
     ]
     thead = _tag("thead", CLEAR, _tag("tr", CLEAR, *top))

@@ -6,6 +6,8 @@ waits for, what cannot be verified. It refuses to ask the user; that is the magi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from batch_magic import lifecycle
 from batch_magic.api import Api
 from batch_magic.folder import RunFolder, result_name
@@ -15,10 +17,18 @@ from batch_magic.records import LIVE_FILE, Ending, Job, RunRecord, result_files
 
 def why_kept(journal: Journal, run: RunRecord, now: float) -> str | None:
     """Say why a run may not be cleaned away, and what to do; None when it may."""
+    has_result = journal.has_result(run.run_id)
+    return reason_to_keep(run, now, borrowers=journal.borrowers(run.run_id), has_result=has_result)
+
+
+def reason_to_keep(
+    run: RunRecord, now: float, *, borrowers: Sequence[str], has_result: bool
+) -> str | None:
+    """Say the same by what is known: the runs that wait for its answers, whether it was taken."""
     is_dead = lifecycle.never_began(run)
     if run.ending is None or (run.ending is Ending.STOPPED and not is_dead):
         return f"it has not ended; `%gptbatch wait {run.run_id}` or `cancel {run.run_id}` first"
-    if borrowers := journal.borrowers(run.run_id):
+    if borrowers:
         return f"run {borrowers[0]} waits for its answers"
     for job in run.jobs:
         if lifecycle.may_have_results(job, now) and unfetched(run, job):
@@ -26,7 +36,7 @@ def why_kept(journal: Journal, run: RunRecord, now: float) -> str | None:
                 f"result files of {job.batch_id} have not come;"
                 f" `%gptbatch attach {run.run_id}` asks for them once more"
             )
-    if not is_dead and not journal.has_result(run.run_id):
+    if not is_dead and not has_result:
         return f"its result was never taken; `%gptbatch take {run.run_id}` first"
     return None
 

@@ -29,6 +29,7 @@ from batch_magic.records import (
     Ending,
     Job,
     JobStage,
+    Lease,
     Mark,
     Point,
     RowStatus,
@@ -37,6 +38,7 @@ from batch_magic.records import (
     Wish,
 )
 from batch_magic.schema import (
+    SELECT_LEASES,
     SELECT_RUNS,
     add_decided,
     check_ours,
@@ -47,6 +49,7 @@ from batch_magic.schema import (
     migrate,
     put_files,
     put_progress,
+    read_lease,
     read_marks,
     read_run,
     read_wish,
@@ -79,10 +82,14 @@ class Outdated(JournalError):  # noqa: N818
 
 
 class Journal:
-    """The journal of one home. One connection per thread; safe to share between threads."""
+    """The journal of one home. One connection per thread; safe to share between threads.
 
-    def __init__(self, path: Path) -> None:
+    `notebook` is what runs and leases written by this process are said to belong to.
+    """
+
+    def __init__(self, path: Path, *, notebook: str = "") -> None:
         self.path = path
+        self._notebook = notebook
         self._local = threading.local()
         with self._errors():
             migrate(self._connection())
@@ -102,8 +109,8 @@ class Journal:
                 raise Outdated("another run was submitted meanwhile")
             db.execute(
                 "INSERT INTO runs (run_id, name, created_at, rows, identity, backend_id, model,"
-                " facts, decided, lenders, counts, ending, ended_at, fault, asks_usd)"
-                " VALUES (?,?,?,?,?,?,?,?,?,?,'{}',?,?,?,?)",
+                " facts, decided, lenders, counts, ending, ended_at, fault, asks_usd, notebook)"
+                " VALUES (?,?,?,?,?,?,?,?,?,?,'{}',?,?,?,?,?)",
                 (
                     run.run_id,
                     run.name,
@@ -119,12 +126,13 @@ class Journal:
                     run.ended_at,
                     run.fault,
                     run.asks_usd,
+                    run.notebook or self._notebook,
                 ),
             )
             insert_shards(db, run.run_id, run.shards)
             insert_jobs(db, run.run_id, run.jobs)
             put_files(db, run.run_id, run.files)
-            _take_lease(db, run.run_id, owner, now)
+            _take_lease(db, run.run_id, owner, now, self._notebook)
             _note(db, now, run.run_id, None, _submitted(run))
 
     def run(self, run_id: str) -> RunRecord:
@@ -142,6 +150,39 @@ class Journal:
         with self._read() as db:
             found = db.execute(f"{SELECT_RUNS} ORDER BY created_at DESC, rowid DESC").fetchall()
             return [read_run(db, row) for row in found]
+
+    def changes(self) -> int:
+        """Return a number that is another one after any commit but this thread's own.
+
+        It costs no read of a table: it is for those who look again and again.
+        """
+        with self._errors():
+            (version,) = self._connection().execute("PRAGMA data_version").fetchone()
+        return int(version)
+
+    def runs_since(self, known: Mapping[str, int]) -> tuple[dict[str, int], list[RunRecord]]:
+        """Return each run's latest event, newest run first, and the runs that may have changed.
+
+        These are the ones that go on, and those of whose latest event `known` says otherwise: an
+        ended run does not change without an event, but for its cap.
+        """
+        query = (
+            "SELECT run_id, ending IS NULL, (SELECT max(rowid) FROM history"
+            " WHERE history.run_id = runs.run_id) FROM runs ORDER BY created_at DESC, rowid DESC"
+        )
+        with self._read() as db:
+            found = db.execute(query).fetchall()
+            stamps = {str(run_id): int(event or 0) for run_id, _, event in found}
+            changed = [
+                run_id
+                for run_id, goes_on, _ in found
+                if goes_on or known.get(run_id) != stamps[run_id]
+            ]
+            rows = [
+                db.execute(f"{SELECT_RUNS} WHERE run_id = ?", (run_id,)).fetchone()
+                for run_id in changed
+            ]
+            return stamps, [read_run(db, row) for row in rows]
 
     def find(self, word: str) -> str | None:
         """Return the run that `word` means: a run id, a batch id, else the newest of that name."""
@@ -224,11 +265,25 @@ class Journal:
         with self._read() as db:
             return db.execute(query, (run_id, _RESULT_MADE)).fetchone() is not None
 
+    def results_made(self) -> set[str]:
+        """Return the runs whose result was ever made."""
+        query = "SELECT run_id FROM history WHERE event = ?"
+        with self._read() as db:
+            return {str(row[0]) for row in db.execute(query, (_RESULT_MADE,))}
+
     def borrowers(self, run_id: str) -> list[str]:
         """Return the runs that wait for a run's answers."""
+        return self.all_borrowers().get(run_id, [])
+
+    def all_borrowers(self) -> dict[str, list[str]]:
+        """Return the runs that wait for another's answers, by that other's id."""
+        query = "SELECT run_id, lenders FROM runs WHERE lenders <> '[]'"
+        waiting: dict[str, list[str]] = {}
         with self._read() as db:
-            found = db.execute("SELECT run_id, lenders FROM runs WHERE lenders <> '[]'").fetchall()
-        return [str(borrower) for borrower, lenders in found if run_id in json.loads(lenders)]
+            for borrower, lenders in db.execute(query):
+                for lender in json.loads(lenders):
+                    waiting.setdefault(lender, []).append(str(borrower))
+        return waiting
 
     def forget(self, run_id: str) -> None:
         """Take a run out of the journal. Its files are the caller's to remove, afterwards.
@@ -519,15 +574,17 @@ class Journal:
     def take_lease(self, run_id: str, owner: str, now: float) -> bool:
         """Take or renew the lease of a run; False while another living engine holds it."""
         with self._write() as db:
-            held = db.execute(
-                "SELECT owner, pid, host, expires_at FROM leases WHERE run_id = ?", (run_id,)
-            ).fetchone()
-            if held is not None and held[0] != owner:
-                _, pid, host, expires_at = held
-                if _is_held(pid, host, expires_at, now):
-                    return False
-            _take_lease(db, run_id, owner, now)
+            row = db.execute(f"{SELECT_LEASES} WHERE run_id = ?", (run_id,)).fetchone()
+            held = None if row is None else read_lease(row)[1]
+            if held is not None and held.owner != owner and is_held(held, now):
+                return False
+            _take_lease(db, run_id, owner, now, self._notebook)
             return True
+
+    def leases(self) -> dict[str, Lease]:
+        """Return the lease of each run that has one, by run id, held or not."""
+        with self._read() as db:
+            return dict(map(read_lease, db.execute(SELECT_LEASES)))
 
     def drop_lease(self, run_id: str, owner: str) -> None:
         """Give a lease back, if it is ours."""
@@ -698,17 +755,19 @@ def _forget_result(db: sqlite3.Connection, run_id: str) -> None:
     db.execute("DELETE FROM history WHERE run_id = ? AND event = ?", (run_id, _RESULT_MADE))
 
 
-def _take_lease(db: sqlite3.Connection, run_id: str, owner: str, now: float) -> None:
+def _take_lease(db: sqlite3.Connection, run_id: str, owner: str, now: float, notebook: str) -> None:
     db.execute(
-        "INSERT OR REPLACE INTO leases (run_id, owner, pid, host, expires_at) VALUES (?,?,?,?,?)",
-        (run_id, owner, os.getpid(), socket.gethostname(), now + LEASE_S),
+        "INSERT OR REPLACE INTO leases (run_id, owner, pid, host, expires_at, notebook)"
+        " VALUES (?,?,?,?,?,?)",
+        (run_id, owner, os.getpid(), socket.gethostname(), now + LEASE_S, notebook),
     )
 
 
-def _is_held(pid: int, host: str, expires_at: float, now: float) -> bool:
-    if expires_at <= now or expires_at > now + 10 * LEASE_S:  # the latter: a clock set back
+def is_held(lease: Lease, now: float) -> bool:
+    """Tell whether a lease holds: it has not expired, and its process may be alive."""
+    if lease.expires_at <= now or lease.expires_at > now + 10 * LEASE_S:  # a clock was set back
         return False
-    return host != socket.gethostname() or _is_alive(pid)
+    return lease.host != socket.gethostname() or _is_alive(lease.pid)
 
 
 def _is_alive(pid: int) -> bool:

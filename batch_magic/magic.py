@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import Field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 from IPython.core.interactiveshell import InteractiveShell
@@ -27,7 +27,7 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 from IPython.display import display
 from traitlets import Dict, Float, Integer, Unicode
 
-from batch_magic import caps, cell_line, manual, overview, session, settings
+from batch_magic import caps, cell_line, manual, overview, session, settings, standing
 from batch_magic.card import clip, count_words, expected_words, size_words, time_words
 from batch_magic.case_sheet import clinic_text
 from batch_magic.clinic import Clinic, Deeds, is_possible
@@ -39,9 +39,11 @@ from batch_magic.lifecycle import ENDED_STATUSES
 from batch_magic.matcher import Completions
 from batch_magic.panel import Shown, open_panel
 from batch_magic.prepare import DryRun
+from batch_magic.project import ProjectView, show_table
 from batch_magic.records import Ending, RemoteJob, RowStatus
 from batch_magic.run import Run
 from batch_magic.settings import Settings
+from batch_magic.standing import Deed
 from batch_magic.wording import counted
 
 AWAITED = "_gptbatch_awaited"
@@ -54,7 +56,7 @@ _TELL_S = 0.2
 _EVENTS = 10  # how many of the latest events `show` prints
 
 VERBS = {
-    "list": "all runs of this project",
+    "list": "all runs of this project as a frame; `%gptbatch` alone shows them live",
     "status": "NAME the panel again; without NAME the list",
     "wait": "NAME [--timeout 10m] block until it has ended",
     "cancel": "NAME … | --all cancel it; rows that finished are kept",
@@ -109,6 +111,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         self._panels: dict[str, Shown] = {}
         self._reports: dict[str, Callable[[], None]] = {}  # of samples, until they have ended
         self.completions = Completions(shell, VERBS, self._names_of_home)
+        self._projects: list[ProjectView] = []  # those that somebody may be looking at
 
     # -- the cell ---------------------------------------------------------------------------
 
@@ -252,7 +255,9 @@ class GPTBatch(_Configured):  # type: ignore[misc]
     @no_var_expand
     @line_magic("gptbatch")  # type: ignore[arg-type]
     def gptbatch_line(self, line: str) -> Any:
-        """Look after runs: `%gptbatch VERB`; `%gptbatch help` lists the verbs."""
+        """Look after runs: `%gptbatch` shows them all, `%gptbatch help` lists the verbs."""
+        if not line.strip():
+            return self._show_project()
         verb, words = self._verb(line)
         if verb == "wait":
             run, timeout_s = self._waited_for(words)
@@ -269,7 +274,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         return self._until_ended(run, timeout_s)
 
     def _verb(self, line: str) -> tuple[str, list[str]]:
-        verb, *words = cell_line.split(line) or ["list"]
+        verb, *words = cell_line.split(line)
         if verb not in VERBS:
             near = difflib.get_close_matches(verb, VERBS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(VERBS)}"
@@ -283,6 +288,56 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             return overview.runs_frame(pictures)
         print(f"there are no runs yet in {home.home.path}")
         return None
+
+    def _show_project(self) -> None:
+        """Show all runs of this home: live where there is a page, else as a table."""
+        home = self._session()
+        path = str(home.home.path)
+        standings = home.lookout().look(time.time())
+        if getattr(self.shell, "kernel", None) is None:
+            print(standing.table_text(standings, time.time(), path))
+            return
+        if _is_headless(self.shell):
+            show_table(standings, path)
+            return
+        for view in self._projects:
+            if not view.is_looked_at:
+                view.close()
+        deeds = {deed: partial(self._by_click, deed) for deed in Deed}
+        if "explore" not in VERBS:
+            del deeds[Deed.EXPLORE]
+        view = ProjectView(path, home.lookout, deeds, lambda: self.is_busy)
+        self._projects = [one for one in self._projects if one.is_looked_at] + [view]
+        view.show()
+
+    def _by_click(self, deed: Deed, run_id: str, view: ProjectView) -> object:
+        """Do what was clicked in the project view; in any thread, so no name is bound here."""
+        home, use = self._session(), self._settings()
+        if deed is Deed.EXPLORE:
+            return self._explore(run_id)
+        if deed is Deed.CANCEL:
+            home.find(run_id).cancel()
+        elif deed in (Deed.CLEAN, Deed.CLEAN_REMOTE):
+            (run,) = home.cleanable(run_id)
+            home.clean(run, use, remote=deed is Deed.CLEAN_REMOTE)
+            view.say(f"{run.name} is deleted; its rows would be paid for again")
+        else:
+            self._handover.promise_when_idle(self._gone_on(deed, run_id), view)
+        return None
+
+    def _gone_on(self, deed: Deed, run_id: str) -> Run:
+        """Let a run go on, in the way that was clicked."""
+        home, use = self._session(), self._settings()
+        if deed is Deed.SUBMIT:
+            return home.confirm(run_id, use)
+        if deed is Deed.RETRY:
+            return home.retry(run_id, [], use)
+        return home.attach(run_id, use, "", dict(self.shell.user_ns))
+
+    def _explore(self, run_id: str) -> object:
+        """Return what the verb `explore` shows of a run, if it does not display it itself."""
+        explore: Callable[[list[str]], object] = getattr(self, "_do_explore")  # noqa: B009
+        return explore([run_id])
 
     def _do_help(self, words: list[str]) -> None:
         if not words:
@@ -611,8 +666,11 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         return self._session().journal.names()
 
     def close(self) -> None:
-        """Take the hooks out of the shell."""
+        """Take the hooks out of the shell; nothing looks at a home any more."""
         self.completions.remove()
+        for view in self._projects:
+            view.close()
+        self._projects.clear()
         self._handover.close()
 
 
@@ -620,6 +678,13 @@ class GPTBatch(_Configured):  # type: ignore[misc]
 _documented: tuple[Any, ...] = (GPTBatch.gptbatch, GPTBatch.gptbatch_line)
 for _magic in _documented:
     _magic.__doc__ = manual.cell_help(VERBS)
+
+
+class Says(Protocol):
+    """Whoever tells the reader where a result is."""
+
+    def say(self, text: str) -> None:
+        """Show one line; code in backticks. From any thread, never raising."""
 
 
 class HandOver:
@@ -642,7 +707,16 @@ class HandOver:
         shell.events.register("pre_run_cell", self._before_cell)
         shell.events.register("post_run_cell", self._after_cell)
 
-    def promise(self, run: Run, panel: Shown) -> None:
+    def promise_when_idle(self, run: Run, view: Says) -> None:
+        """Do what `promise` does as soon as no cell is running; from any thread.
+
+        A name that holds something of the user's own, or this very result, is left alone.
+        """
+        if self.is_busy:
+            view.say(f"`{run.name}` is bound once the running cell has ended")
+        self._deliver(partial(self._promise_if_free, run, view))
+
+    def promise(self, run: Run, panel: Says) -> None:
         """Bind the run's name to its handle now, and to its frame once there is one."""
         self._shell.user_ns[run.name] = run
         self._left_out.pop(run.run_id, None)
@@ -684,11 +758,25 @@ class HandOver:
         self.is_busy = False
         self._swap()
 
+    def _promise_if_free(self, run: Run, view: Says) -> None:
+        """Bind a name that was asked for by a click, if that takes nothing from the user."""
+        name, take = run.name, f"`%gptbatch take {run.run_id}`"
+        bound = self._shell.user_ns.get(name)
+        is_ours = isinstance(bound, Run) or bool(_run_of(bound))
+        if run.snapshot().is_ended and _run_of(bound) == run.run_id:
+            view.say(f"`{name}` holds this result already; {take} brings it anew")
+        elif name in self._shell.user_ns and not is_ours:
+            what = type(bound).__name__
+            view.say(f"`{name}` holds a {what} of yours, and keeps it; {take} puts the run's there")
+        else:
+            view.say(f"`{name}` holds the run until it has ended")
+            self.promise(run, view)
+
     def _swap(self) -> None:
         while self._ready:
             self._ready.pop(0)()
 
-    def _put(self, run: Run, result: pd.DataFrame | BatchMagicError, panel: Shown) -> None:
+    def _put(self, run: Run, result: pd.DataFrame | BatchMagicError, panel: Says) -> None:
         bound = self._shell.user_ns.get(run.name)
         if isinstance(result, BatchMagicError):
             if run.snapshot().fault is None:  # a fault stands in the card by itself
@@ -697,7 +785,9 @@ class HandOver:
             self._bind(run, result)
             run.taken()
             panel.say(f"the result is in `{run.name}`")
-        elif not isinstance(bound, pd.DataFrame) or "gptbatch" not in bound.attrs:
+        elif _run_of(bound) == run.run_id:  # another panel of the run has brought it
+            panel.say(f"the result is in `{run.name}`")
+        elif not _run_of(bound):
             panel.say(
                 f"`{run.name}` was bound to something else; the result is one line away:"
                 f" `%gptbatch take {run.name}`"
@@ -725,8 +815,7 @@ class HandOver:
 
     def _drop(self, run: Run, key: str, say: Callable[[str], None]) -> None:
         bound = self._shell.user_ns.get(run.name)
-        facts = bound.attrs.get("gptbatch", {}) if isinstance(bound, pd.DataFrame) else {}
-        if facts.get("run_id") != run.run_id:
+        if _run_of(bound) != run.run_id:
             say(
                 f"nothing was dropped: `{run.name}` does not hold the run's result;"
                 f" `%gptbatch take {run.name}` puts it there"
@@ -746,6 +835,14 @@ class HandOver:
         """Take the hooks out of the shell."""
         self._shell.events.unregister("pre_run_cell", self._before_cell)
         self._shell.events.unregister("post_run_cell", self._after_cell)
+
+
+def _run_of(bound: object) -> str:
+    """Return the id of the run whose result this is; "" for anything else."""
+    if not isinstance(bound, pd.DataFrame):
+        return ""
+    facts = bound.attrs.get("gptbatch")
+    return str(facts.get("run_id", "?")) if isinstance(facts, dict) else ""
 
 
 # -- cells that wait ------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def cost_frame(pictures: Sequence[Snapshot]) -> pd.DataFrame:
             "rows": s.rows,
             "backend": s.backend.name,
             **_estimated(s),
-            "cost_usd": _paid_usd(s),
+            "cost_usd": paid_usd(s),
             "at_once_usd": s.cost.at_once_usd if s.cost else None,
             **{f"saved_{why}_usd": _saved_usd(s, why) for why in _SAVED},
             "input": s.usage.input if s.usage else 0,
@@ -90,7 +90,7 @@ def _saved_usd(s: Snapshot, why: str) -> float | None:
     return 0.0 if s.backend.is_sandbox else s.saved.get(why)
 
 
-def _paid_usd(s: Snapshot) -> float | None:
+def paid_usd(s: Snapshot) -> float | None:
     """Return what was paid as far as is told; None where answers were made and nothing is told."""
     is_free = s.backend.is_sandbox or s.request.endpoint == Endpoint.MODERATIONS
     if s.cost is None and s.ending is None:
@@ -125,7 +125,7 @@ _DAYS_TOLD = 7
 
 def cost_words(pictures: Sequence[Snapshot]) -> str:
     """Say what runs have cost in sum and by day, and of how many that is not known."""
-    paid = [(_day(s), usd) for s in pictures if (usd := _paid_usd(s)) is not None]
+    paid = [(_day(s), usd) for s in pictures if (usd := paid_usd(s)) is not None]
     going = sum(s.ending is None and s.cost is None for s in pictures)
     unknown = len(pictures) - len(paid) - going
     rest = f"; the price of {counted(unknown, 'more run')} is not known" if unknown else ""

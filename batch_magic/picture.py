@@ -74,6 +74,7 @@ def snapshot(
         asks_usd=run.asks_usd,
         saved=run.saved,
         progress=tuple(point for point in run.progress if point.at >= (run.resumed_at or 0.0)),
+        notebook=run.notebook,
     )
 
 

@@ -615,6 +615,7 @@ class RunRecord:
     model_served: str | None = None
     saved: Mapping[str, float] = field(default_factory=dict)  # dollars not paid, by why; once ended
     progress: tuple[Point, ...] = ()  # a few dozen, in order of time
+    notebook: str = ""  # where it was submitted, as the journal's folder sees it; "": not known
 
     @property
     def round(self) -> int:
@@ -630,6 +631,17 @@ class RunRecord:
         if request.deadline_s is not None:
             wishes.append((self.deadline_from or self.created_at) + request.deadline_s)
         return min(wishes, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who works at a run: one engine of one process, until it expires."""
+
+    owner: str
+    pid: int
+    host: str
+    expires_at: float
+    notebook: str = ""  # whose kernel the process is; "": not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -696,6 +708,7 @@ class Snapshot:
     complaint: str | None = None  # the commonest error so far, while it goes on
     progress: tuple[Point, ...] = ()  # since it began, or last went on
     is_driven_elsewhere: bool = False  # another kernel works at it; this one looks on
+    notebook: str = ""  # where it was submitted; "": not known
 
     @property
     def is_ended(self) -> bool:

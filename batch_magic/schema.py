@@ -25,6 +25,7 @@ from batch_magic.records import (
     Estimate,
     Job,
     Layout,
+    Lease,
     Limits,
     Mark,
     Point,
@@ -143,6 +144,12 @@ CREATE TABLE progress (
 ) WITHOUT ROWID;
 """
 
+NOTEBOOKS = """
+ALTER TABLE runs ADD COLUMN notebook TEXT NOT NULL DEFAULT '';  -- where it was submitted, if known
+ALTER TABLE leases ADD COLUMN notebook TEXT NOT NULL DEFAULT '';  -- whose kernel drives it
+CREATE INDEX history_by_run ON history (run_id);
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("2026-11-22 first schema", SCHEMA),
     ("2026-11-22 rows to be sent again on request", WISHES),
@@ -153,6 +160,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("2026-11-22 a deadline that counts anew", DEADLINE),
     ("2026-11-22 marks on rows", MARKS),
     ("2026-11-22 how many rows were done when", PROGRESS),
+    ("2026-11-22 the notebook of a run", NOTEBOOKS),
 )
 """Named steps, in order. A step is never edited once released; a change is a new step."""
 
@@ -214,7 +222,7 @@ def _execute_all(db: sqlite3.Connection, sql: str) -> None:
 SELECT_RUNS = (
     "SELECT run_id, name, created_at, rows, identity, facts, decided, lenders, cancel_at,"
     " resumed_at, ending, ended_at, fault, counts, model_served, wish, live_at,"
-    " asks_usd, saved, deadline_from FROM runs"
+    " asks_usd, saved, deadline_from, notebook FROM runs"
 )
 
 
@@ -233,6 +241,21 @@ def run_facts(run: RunRecord) -> str:
     return json.dumps(facts)
 
 
+SELECT_LEASES = "SELECT run_id, owner, pid, host, expires_at, notebook FROM leases"
+
+
+def read_lease(row: tuple[Any, ...]) -> tuple[str, Lease]:
+    """Read a run's id and its lease from a row of `SELECT_LEASES`. Raises JournalError."""
+    names = ("owner", "pid", "host", "expires_at", "notebook")
+    try:
+        return str(row[0]), msgspec.convert(dict(zip(names, row[1:], strict=True)), Lease)
+    except msgspec.MsgspecError as error:
+        raise JournalError(
+            f"the lease of run {row[0]!r} in the journal is damaged ({str(error)[:200]});"
+            " put a good copy of journal.db back"
+        ) from error
+
+
 def read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
     """Read a run from its row of `SELECT_RUNS`. Raises JournalError for what nobody here wrote."""
     try:
@@ -248,9 +271,10 @@ def read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
 def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
     run_id, name, created_at, rows, identity, facts_text, *rest = row
     decided, lenders, cancel_at, resumed_at, ending, ended_at, *rest = rest
-    fault, counts, model_served, wish, live_at, asks_usd, saved, deadline_from = rest
+    fault, counts, model_served, wish, live_at, asks_usd, saved, deadline_from, notebook = rest
     # SQLite keeps anything in any column, and a journal may be a stranger's.
     msgspec.convert([name, identity, created_at, rows], tuple[_Name, str, float, _Rows])
+    msgspec.convert(notebook, str)
     msgspec.convert([cancel_at, resumed_at, ended_at, live_at], list[float | None])
     msgspec.convert([asks_usd, deadline_from], list[float | None])
     msgspec.convert([fault, model_served], list[str | None])
@@ -297,6 +321,7 @@ def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
         model_served=model_served,
         saved=msgspec.convert(json.loads(saved), dict[str, float]),
         progress=_read_progress(db, run_id),
+        notebook=notebook,
     )
 
 
@@ -369,7 +394,7 @@ def _read_shard(
 
 # Learned once, under the import's lock: two threads that do it at once end the process (see
 # `result_lines`).
-for _kind in (Job, Layout, Limits, Backend, Shard, Estimate, Mark):
+for _kind in (Job, Layout, Limits, Backend, Shard, Estimate, Mark, Lease):
     msgspec.json.Decoder(_kind)
 
 _Rows = Annotated[int, msgspec.Meta(ge=0, le=10**9)]

@@ -62,6 +62,7 @@ from batch_magic.explorer import Explorer, RunRows
 from batch_magic.folder import Home, RunFolder
 from batch_magic.heartbeat import Heartbeat
 from batch_magic.journal import Journal, Outdated
+from batch_magic.lookout import Lookout
 from batch_magic.prepare import DryRun, Known, Preparation, Tallies, known_answers, rehearse
 from batch_magic.records import (
     NO_WISH,
@@ -98,7 +99,8 @@ class Session:
     def __init__(self, home: Path) -> None:
         self.home = Home(home)
         self.home.check_journal()
-        self.journal = Journal(self.home.journal_path)
+        notebook = settings.notebook(settings.environment(Path.cwd()), home.parent)
+        self.journal = Journal(self.home.journal_path, notebook=notebook)
         self.home.check_known(self.journal.run_ids())
         for run_id in self.journal.unhashed():
             self.journal.add_files(run_id, self.home.run_folder(run_id).all_hashes())
@@ -460,8 +462,17 @@ class Session:
     def snapshots(self) -> list[Snapshot]:
         """Return a picture of every run of this home, newest first."""
         now = time.time()
-        preparing = [run.snapshot() for run in self._handles if not run._is_recorded]
-        return preparing[::-1] + [picture.snapshot(run, now) for run in self.journal.runs()]
+        return self._in_preparation()[::-1] + [
+            picture.snapshot(run, now) for run in self.journal.runs()
+        ]
+
+    def lookout(self) -> Lookout:
+        """Return what looks at all runs of this home again and again, for one thread."""
+        return Lookout(self.journal, self._owner, self._in_preparation)
+
+    def _in_preparation(self) -> list[Snapshot]:
+        """Return pictures of the runs that the journal does not know yet, oldest first."""
+        return [run.snapshot() for run in list(self._handles) if not run._is_recorded]
 
     # -- looked through ---------------------------------------------------------------------
 

@@ -187,6 +187,21 @@ def environment(folder: Path) -> dict[str, str]:
     return {**{key: value for key, value in added.items() if value is not None}, **os.environ}
 
 
+def notebook(environ: Mapping[str, str], folder: Path) -> str:
+    """Return the notebook whose kernel this process is, as `folder` sees it; "" if not known.
+
+    JupyterLab and Notebook 7 name it to the kernel as it was called at its start. Of one outside
+    the folder only the file's name is told: a home may be given away.
+    """
+    named = environ.get("JPY_SESSION_NAME", "").strip()
+    if not named:
+        return ""
+    path = Path(named)
+    if path.is_absolute() and path.is_relative_to(folder):
+        return path.relative_to(folder).as_posix()
+    return path.name
+
+
 def find_backend(word: str, environ: Mapping[str, str]) -> Backend:
     """Return the backend that `word` means; "" is openai when there is a key.
 

@@ -71,6 +71,11 @@ class Kernel:
         """Start a cell and return at once."""
         return self._client.execute(code)
 
+    def tell(self, model_id: str, content: Mapping[str, Any]) -> None:
+        """Send a widget what its page would say; returns at once."""
+        data = {"comm_id": model_id, "data": {"method": "custom", "content": dict(content)}}
+        self._client.shell_channel.send(self._client.session.msg("comm_msg", data))
+
     def interrupt(self) -> None:
         self._manager.interrupt_kernel()
 

@@ -62,10 +62,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "completion",
         "manual",
     ),
-    ("outcomes", "services", "live"),
+    ("outcomes", "services", "live", "standing"),
     ("prepare", "engine", "result", "cleaning", "adoption", "closeup", "diagnosis"),
-    ("run", "drafting", "buttons", "explorer", "case_sheet"),
-    ("session", "panel", "matcher", "clinic"),
+    ("run", "drafting", "buttons", "explorer", "case_sheet", "lookout"),
+    ("session", "panel", "matcher", "clinic", "project"),
     ("magic",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -89,10 +89,10 @@ KEYS: dict[str, frozenset[str]] = {
     "pydantic": frozenset({"strict_schema", "answers"}),
     "typing_extensions": frozenset({"strict_schema"}),
     "parse": frozenset({"answers"}),
-    "ipywidgets": frozenset({"panel", "buttons", "clinic"}),
-    "IPython": frozenset({"magic", "panel", "explorer", "matcher", "clinic"}),
-    "anywidget": frozenset({"bell", "explorer"}),
-    "traitlets": frozenset({"magic", "bell", "explorer"}),
+    "ipywidgets": frozenset({"panel", "buttons", "clinic", "project"}),
+    "IPython": frozenset({"magic", "panel", "explorer", "matcher", "clinic", "project"}),
+    "anywidget": frozenset({"bell", "explorer", "project"}),
+    "traitlets": frozenset({"magic", "bell", "explorer", "project"}),
     "dotenv": frozenset({"settings"}),
     "nest_asyncio2": frozenset({"run"}),
     # numpy holds positions and digests as arrays: material, not an outside thing.
@@ -125,9 +125,9 @@ KEYS: dict[str, frozenset[str]] = {
     # A thread, a connection per thread, an event that other threads wait for, a lock on traits.
     # The engine asks whether its process is ending; types of answers are made one at a time.
     "threading": frozenset({"heartbeat", "journal", "engine", "answers", "run", "session"})
-    | {"panel", "live", "explorer", "clinic"},
+    | {"panel", "live", "explorer", "clinic", "project"},
     # Clocks and dice are handed down: `run` waits by the monotonic clock.
-    "time": frozenset({"heartbeat", "run", "session", "panel", "magic", "matcher"}),
+    "time": frozenset({"heartbeat", "run", "session", "panel", "magic", "matcher", "project"}),
     "secrets": frozenset({"session"}),
     "uuid": frozenset(),
     "random": frozenset(),

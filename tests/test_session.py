@@ -636,7 +636,9 @@ def test_a_home_of_the_first_version_is_brought_up_to_date(home: Path, frame: pd
         for table in ("files", "progress"):
             db.execute(f"DROP TABLE {table}")
         db.execute("ALTER TABLE runs DROP COLUMN wish")
-        for column in ("live_at", "asks_usd", "saved", "deadline_from"):
+        db.execute("DROP INDEX history_by_run")
+        db.execute("ALTER TABLE leases DROP COLUMN notebook")
+        for column in ("live_at", "asks_usd", "saved", "deadline_from", "notebook"):
             db.execute(f"ALTER TABLE runs DROP COLUMN {column}")
         db.execute("ALTER TABLE shards DROP COLUMN model")
         db.execute("DELETE FROM migrations WHERE name <> ?", (MIGRATIONS[0][0],))

@@ -14,10 +14,15 @@ the list down, the rooms tell the way of a row.
              engine          intent meets effect: journal → lifecycle → api → journal (asyncio)
              result          outcomes put onto the frame
              adoption        a job that was made elsewhere, taken in as a run
+             comparison      answers side by side, to be taken home
+             sides           results and frames as sides of a comparison
+             measuring       tokens and times of a run's answers
              cleaning        when a run may be forgotten
     floor 4  outcomes        what became of each row; which lines go out again
              live            the live lane: lines through the realtime API            (asyncio)
              services        a backend's service, connected; the sandbox, launched
+             report          a comparison as HTML and as text
+             plots           pictures of runs, costs and comparisons             (matplotlib)
     floor 3  journal         durable memory                                          (sqlite3)
              folder          shards, result files, outcomes on the disk
              api             Files, Batches, realtime: each call made once            (openai)
@@ -25,6 +30,7 @@ the list down, the rooms tell the way of a row.
              bell            tells that a run has ended: page and terminal         (anywidget)
              caps            how much may be spent, and who is asked first
              overview        runs side by side, as frames                             (pandas)
+             findings        what sides have in common, and against the truth         (pandas)
     floor 2  cell_line       the magic's line taken apart
              settings        defaults, environment, .env, keys
              template        cell text → messages, one rendered prompt per row
@@ -42,6 +48,8 @@ the list down, the rooms tell the way of a row.
              resolution      several words about a row → one outcome
              digests         which lines are the same
              card            a snapshot as HTML and as text
+             pairing         which row of one frame is which of another               (pandas)
+             coding          columns of any dtypes as codes of their values           (pandas)
     floor 1  cell_body       a cell's body cut into messages
              prompt_language the language between double braces, sandboxed             (jinja2)
              template_names  the names in a template                                   (jinja2)
@@ -51,6 +59,7 @@ the list down, the rooms tell the way of a row.
              images          an image of a row as a URL                              (Pillow)
              money           what tokens cost                                  (genai-prices)
              tokens          how many tokens request lines have                      (toktok)
+             agreement       kappa, scores by label, differences, likeness of texts
              exact_json      a cell's value as JSON that gives it back                 (pandas)
     floor 0  records         the nouns
              errors          one root, families by whose move is next
@@ -69,11 +78,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Run", "attach", "estimate", "load_ipython_extension", "runs", "submit"]
+__all__ = [
+    "Run",
+    "attach",
+    "compare",
+    "estimate",
+    "load_ipython_extension",
+    "plot",
+    "runs",
+    "submit",
+]
 __all__ += ["unload_ipython_extension"]
 if TYPE_CHECKING:
     from batch_magic.run import Run
-    from batch_magic.session import attach, estimate, runs, submit
+    from batch_magic.session import attach, compare, estimate, plot, runs, submit
 
 
 def __getattr__(name: str) -> Any:
@@ -81,7 +99,7 @@ def __getattr__(name: str) -> Any:
         from batch_magic.run import Run
 
         return Run
-    if name in ("attach", "estimate", "runs", "submit"):
+    if name in ("attach", "compare", "estimate", "plot", "runs", "submit"):
         from batch_magic import session
 
         return getattr(session, name)

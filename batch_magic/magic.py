@@ -26,8 +26,9 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 from IPython.display import display
 from traitlets import Dict, Float, Integer, Unicode
 
-from batch_magic import caps, cell_line, overview, session, settings
+from batch_magic import caps, cell_line, comparison, overview, session, settings
 from batch_magic.card import clip, count_words, expected_words, size_words, time_words
+from batch_magic.comparison import Comparison
 from batch_magic.drafting import Options
 from batch_magic.engine import METADATA_RUN
 from batch_magic.errors import BatchMagicError, CellError, Detached, StillRunning
@@ -57,6 +58,8 @@ VERBS = {
     "submit": "NAME give leave to a run that may cost more than confirm_above_usd",
     "finish": "NAME finish what is left through the realtime API: batches are cancelled first",
     "reparse": "NAME --parse PATTERN | --schema X [--prefix P] read its answers anew, for nothing",
+    "compare": "A [B] [--truth COLUMN] [--column NAME] [--on COLUMN] [--models X,Y] side by side",
+    "plot": "[NAME] outcomes, tokens and times of a run; without NAME cost by day and model",
     "errors": "NAME why rows have no answer: causes, how often, an example of each",
     "cost": "[NAME] tokens and dollars of all runs, or of one, as paid and as if at once",
     "attach": "NAME | run id | batch_… [-o NAME --frame FRAME --id COLUMN] go on with it",
@@ -337,6 +340,35 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             return errors
         print(f"{run.name}: every row that was asked for and has come in has an answer")
         return None
+
+    def _do_compare(self, words: list[str]) -> Comparison:
+        words, truth = _option(words, "--truth", "a column")
+        words, columns = _option(words, "--column", "a column, or one of each side: x,y")
+        words, on = _option(words, "--on", "a column")
+        words, models = _option(words, "--models", "models, such as gpt-5-mini,gpt-5-nano")
+        if len(words) not in (1, 2):
+            raise CellError(
+                "it is %gptbatch compare A [B] [--truth COLUMN] [--column NAME] [--on COLUMN]"
+            )
+        known = [self._known_side(word) for word in words]
+        names = _listed(columns)
+        found = session.contenders(known, names, _listed(models), truth or "")
+        return comparison.compare(found, truth=truth or "", column=names, on=on or "")
+
+    def _known_side(self, word: str) -> session.Contender:
+        """Return the run of this name, else the DataFrame of this name, as a side."""
+        try:
+            return session.known_sides(self._session().find(word))
+        except CellError:
+            held = self.shell.user_ns.get(word)
+            if not isinstance(held, pd.DataFrame):
+                raise
+            return session.known_sides(held, name=word)
+
+    def _do_plot(self, words: list[str]) -> Any:
+        _want(words, min(len(words), 1), "%gptbatch plot [NAME]")
+        home = self._session()
+        return home.find(words[0]).plot() if words else home.cost_plot()
 
     def _do_cost(self, words: list[str]) -> pd.DataFrame | None:
         home = self._session()
@@ -771,6 +803,10 @@ def _option(words: list[str], name: str, wanted: str) -> tuple[list[str], str | 
                 raise CellError(f"{name} wants {wanted}")
             return words[:at] + words[at + 2 :], words[at + 1]
     return words, None
+
+
+def _listed(words: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in (words or "").split(",") if word.strip())
 
 
 def _answer(question: str) -> str:

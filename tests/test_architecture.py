@@ -25,6 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "tokens",
         "exact_json",
         "queueing",
+        "agreement",
     ),
     (
         "frame",
@@ -44,10 +45,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "cell_line",
         "answers",
         "strict_schema",
+        "pairing",
+        "coding",
     ),
-    ("journal", "folder", "api", "heartbeat", "bell", "caps", "overview"),
-    ("outcomes", "services", "live"),
-    ("prepare", "engine", "result", "cleaning", "adoption"),
+    ("journal", "folder", "api", "heartbeat", "bell", "caps", "overview", "findings"),
+    ("outcomes", "services", "live", "report", "plots"),
+    ("prepare", "engine", "result", "cleaning", "adoption", "comparison", "sides", "measuring"),
     ("run", "drafting", "buttons"),
     ("session", "panel"),
     ("magic",),
@@ -55,11 +58,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 KEYS: dict[str, frozenset[str]] = {
+    "matplotlib": frozenset({"plots", "comparison", "run", "session"}),
     "sqlite3": frozenset({"journal", "schema"}),
     "openai": frozenset({"api"}),
     "pandas": frozenset(
         {"exact_json", "frame", "stored_frame", "result", "adoption", "drafting", "run"}
-        | {"session", "magic", "overview"}
+        | {"session", "magic", "overview", "pairing", "coding", "findings", "report", "plots"}
+        | {"sides"}
     ),
     "pyarrow": frozenset({"frame", "stored_frame", "folder", "result"}),
     "markupsafe": frozenset({"prompt_language"}),
@@ -97,6 +102,13 @@ KEYS: dict[str, frozenset[str]] = {
             "tokens",
             "prepare",
             "result",
+            "agreement",
+            "pairing",
+            "coding",
+            "findings",
+            "report",
+            "plots",
+            "measuring",
         }
     ),
     # A thread, a connection per thread, an event that other threads wait for, a lock on traits.

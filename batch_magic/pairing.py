@@ -158,7 +158,8 @@ def _keys(side: Side, on: str) -> pd.Index[Any]:
     values = side.frame.iloc[:, place_of(side, on)].astype(object)
     index: pd.Index[Any] = pd.Index(values, dtype=object)
     try:
-        index.is_unique  # noqa: B018  (asks for the hash of each value)
+        for value in index:
+            hash(value)
     except TypeError:
         raise FrameError(
             f"column {on!r} of {side.name} holds lists or the like, which tell no row;"
@@ -176,10 +177,7 @@ def _cure(one: Side, other: Side) -> str:
 
 def _tells(one: Side, other: Side, label: Hashable) -> bool:
     columns = (side.frame.iloc[:, _place(side.frame, label)] for side in (one, other))
-    try:
-        return all(column.is_unique for column in columns)
-    except TypeError:
-        return False
+    return all(column.is_unique for column in columns)
 
 
 # -- what both say of a row -----------------------------------------------------------------

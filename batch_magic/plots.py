@@ -65,8 +65,12 @@ _STYLE = {
     "legend.frameon": False,
     "hatch.linewidth": 0.6,
 }
+_LANES = {False: _BLUE, True: _ORANGE}
+_LANE_WORDS = {False: "work (blue)", True: "live (orange)"}
 _DPI = 110
 _JOBS = 12
+_BINS = 40
+_SHORTEST_S = 10.0
 _MODELS = 6
 _PANELS = 9
 _POINTS = 2_000
@@ -128,38 +132,33 @@ def _times(axes: Axes, s: Snapshot, measured: Measured) -> None:
     if not jobs:
         _nothing(axes, "no job yet")
         return
+    names = []
     for n, job in enumerate(jobs[:_JOBS]):
         asked = (job.intended_at or s.created_at) - s.created_at
         ended = (job.ended_at or s.as_of) - s.created_at
         began = ended if job.began_at is None else job.began_at - s.created_at
-        is_live, is_over = job.is_live, job.stage is JobStage.COLLECTED
+        colour, alpha = _LANES[job.is_live], 1.0 if job.stage is JobStage.COLLECTED else 0.5
         axes.barh(n, (began - asked) / unit, left=asked / unit, color=_FAINT, height=0.6)
-        colour = _ORANGE if is_live else _BLUE
-        axes.barh(
-            n,
-            (ended - began) / unit,
-            left=began / unit,
-            color=colour,
-            height=0.6,
-            alpha=1.0 if is_over else 0.5,
-        )
-        text = f" {duration(began - asked)} + {duration(ended - began)}"
-        axes.text(ended / unit, n, text, va="center", fontsize=8)
-    names = [f"live {job.number + 1}" if job.is_live else f"job {job.number + 1}" for job in jobs]
-    axes.set_yticks(range(len(jobs[:_JOBS])), names[:_JOBS])
-    axes.set_ylim(max(len(jobs[:_JOBS]), 3) - 0.4, -0.6)
-    axes.margins(x=0.22)
+        work = (ended - began) / unit
+        axes.barh(n, work, left=began / unit, color=colour, height=0.6, alpha=alpha)
+        name = f"{'live' if job.is_live else 'job'} {job.number + 1}"
+        told = f"\n{duration(began - asked)} + {duration(ended - began)}"
+        names.append(name + (told if len(jobs) <= _JOBS // 2 else ""))
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_ylim(max(len(names), 3) - 0.4, -0.6)
     axes.set_xlim(left=0)
-    if len(jobs) > _JOBS:
-        axes.set_title(f"time since submit: the first {_JOBS} of {len(jobs):,} jobs")
+    lanes = {job.is_live for job in jobs[:_JOBS]}
+    work_of = ", ".join(word for lane, word in _LANE_WORDS.items() if lane in lanes)
+    of = f"the first {_JOBS} of {len(jobs):,} jobs" if len(jobs) > _JOBS else "jobs"
+    axes.set_title(f"time since submit: queue (grey), {work_of} of {of}")
     _answered(axes, measured, unit)
 
 
 def _answered(axes: Axes, measured: Measured, unit: float) -> None:
     """Draw the share of answers that were made by then, over the jobs."""
     answered = measured.answered_s[measured.answered_s >= 0]
-    if len(answered) < 2:
-        return
+    if len(answered) < 2 or answered.max() < _SHORTEST_S:
+        return  # told in whole seconds, they would be a wall
     times = np.sort(answered) / unit
     over = axes.twinx()
     over.spines["top"].set_visible(False)
@@ -196,7 +195,9 @@ def _tokens(axes: Axes, name: str, by_model: dict[str, NDArray[np.float64]]) -> 
         _nothing(axes, "no answer has told its tokens")
         return
     every = np.concatenate(list(known.values()))
-    bins = np.histogram_bin_edges(every, bins=_bins(every))
+    low, high = float(every.min()), float(every.max())
+    width = max(1.0, math.ceil((high - low + 1) / _BINS))  # whole tokens fall into whole bars
+    bins = np.arange(low - 0.5, high + 0.5 + width, width)
     for (model, values), colour in zip(known.items(), _SERIES, strict=False):
         told = f"{model}: " if len(by_model) > 1 else ""
         label = _escaped(f"{told}median {np.median(values):,.0f}, most {values.max():,.0f}")
@@ -208,16 +209,11 @@ def _tokens(axes: Axes, name: str, by_model: dict[str, NDArray[np.float64]]) -> 
             alpha=0.55 if several else 0.9,
             label=label,
         )
+    axes.set_xlim(min(low - 0.5, (low + high) / 2 - 5), max(bins[-1], (low + high) / 2 + 5))
     axes.set_ylabel("answers")
     axes.legend(loc="upper right", fontsize=8)
     axes.margins(y=0.25)
     axes.locator_params(axis="x", integer=True)
-
-
-def _bins(values: NDArray[np.float64]) -> Any:
-    """At most 40, and not narrower than one token."""
-    span = float(values.max() - values.min())
-    return max(1, min(40, round(span) + 1, round(2 * math.sqrt(len(values))) + 1))
 
 
 # -- of costs -------------------------------------------------------------------------------
@@ -241,8 +237,8 @@ def cost_figure(costs: pd.DataFrame) -> Figure:
             axes.bar(np.arange(len(by)), values, 0.7, bottom=base, color=colour, label=label)
             base += values
         _days(axes, by.index.tolist(), base)
-        axes.legend(loc="upper left", fontsize=8, ncols=min(3, len(by.columns)))
-        axes.margins(y=0.3)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
+        axes.set_ylim(0, 1.12 * float(base.max()))
         axes.yaxis.set_major_formatter(lambda value, _: _escaped(dollars(value)))
     return figure
 

@@ -301,7 +301,7 @@ def _confusion(caption: str, table: pd.DataFrame) -> Html:
     """Counts with tints: blue on the diagonal, amber off it, by their share of the row."""
     labels = largest(table)
     kept = table.loc[labels, labels]
-    head = [clip(caption, NAME_LENGTH), *(str(label) for label in labels)]
+    head = [clip(str(table.index.name), 20), *(str(label) for label in labels)]
     body: list[list[str]] = []
     tints: dict[tuple[int, int], str] = {}
     for n, label in enumerate(labels):
@@ -312,7 +312,7 @@ def _confusion(caption: str, table: pd.DataFrame) -> Html:
             tint = _TINT if n == m else _WRONG
             tints[n, m + 1] = f"background-color:{tint.format(0.45 * one / total)}" if one else ""
     more = "".join(_more(len(table) - len(labels), "label", "the frame"))
-    return Html(_table(caption, head, body, tints=tints) + more)
+    return Html(_small(caption) + _table(caption, head, body, tints=tints) + more)
 
 
 def _changes(found: Findings) -> Iterator[Html]:
@@ -324,7 +324,8 @@ def _changes(found: Findings) -> Iterator[Html]:
         return
     answers = len(found.columns) * len(found.sides)
     own = changed.shape[1] - answers
-    places = [*range(min(own, _COLUMNS_SHOWN)), *range(own, changed.shape[1])]
+    # The answers first: on a narrow page the rest has to be scrolled to.
+    places = [*range(own, changed.shape[1]), *range(min(own, _COLUMNS_SHOWN))]
     shown = changed.iloc[:ROWS_SHOWN, places]
     head = [_label_words(changed.index.names), *(str(label) for label in shown.columns)]
     body = [

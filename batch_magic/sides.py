@@ -15,9 +15,10 @@ from typing import Any
 import pandas as pd
 
 from batch_magic import frame as frames
+from batch_magic import overview, picture
 from batch_magic.errors import CellError
 from batch_magic.pairing import Answer, Origin, Side, word_of
-from batch_magic.records import Cost, RowStatus, RunRecord, Usage
+from batch_magic.records import PAID, Cost, RowStatus, RunRecord, Usage
 from batch_magic.wording import counted
 
 
@@ -37,7 +38,11 @@ def of_run(run: RunRecord, frame: pd.DataFrame) -> Side:
     statuses = frame["gpt_status"] if "gpt_status" in frame.columns else pd.Series(dtype=object)
     pending = int((statuses == RowStatus.PENDING.label).sum())
     note = f"{counted(pending, 'row')} still to come" if pending else ""
-    return replace(side, origin=replace(side.origin, note=note), fingerprint=run.fingerprint)
+    drawn = picture.snapshot(run, run.ended_at or run.created_at)
+    paid = overview.cost_frame([drawn])["cost_usd"].iloc[0]  # null where part of it is not told
+    cost_usd = None if pd.isna(paid) else float(paid)
+    origin = replace(side.origin, note=note, cost_usd=cost_usd)
+    return replace(side, origin=origin, fingerprint=run.fingerprint)
 
 
 def models_of(side: Side) -> tuple[str, ...]:
@@ -146,6 +151,9 @@ def _of_model(origin: Origin, model: str, run: RunRecord | None) -> Origin:
     jobs = [job for job in run.jobs if job.shard in shards and not job.is_replaced]
     usage = sum((job.usage for job in jobs if job.usage), Usage())
     cost = sum((job.cost for job in jobs if job.cost), Cost(0.0, 0.0))
+    untold = any(job.counts.get(status) and not job.cost for job in jobs for status in PAID)
     served = next((job.model for job in jobs if job.model), "")
     tokens = {name: getattr(usage, name) for name in _TOLD} if any(j.usage for j in jobs) else None
-    return replace(alone, served=served or "", tokens=tokens, cost_usd=cost.paid_usd)
+    return replace(
+        alone, served=served or "", tokens=tokens, cost_usd=None if untold else cost.paid_usd
+    )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import batch_magic as bm
@@ -126,6 +126,7 @@ def test_label_scores_are_those_of_brute_force(pairs: list[tuple[int, int]]) -> 
             assert score.f1 == pytest.approx(2 * precision * recall / (precision + recall))
 
 
+@settings(deadline=None, max_examples=60)
 @given(NUMBERS)
 def test_differences_are_those_of_pandas(pairs: list[tuple[float, float]]) -> None:
     """Another implementation of the same formulas."""
@@ -238,6 +239,7 @@ ONE_KIND = st.one_of(
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(ONE_KIND, st.randoms(use_true_random=False))
 def test_codes_are_equal_where_values_are(values: list[Any], dice: Any) -> None:
     """Against Python's own equality, pair by pair."""
@@ -262,6 +264,7 @@ def test_rows_are_matched_by_position_where_the_frame_is_the_same() -> None:
     assert found.changed.index.tolist() == [7]
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.permutations(range(6)))
 def test_rows_are_matched_by_an_index_in_any_order(order: list[int]) -> None:
     """Sorted, shuffled or filtered since: the label goes with its row."""
@@ -327,6 +330,7 @@ def test_rows_without_a_key_are_no_rows_of_the_other() -> None:
     assert found.runs["only_here"].tolist() == [1, 1]
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.sampled_from(["ok", "failed", "truncated", None]), min_size=1, max_size=12),
     st.data(),

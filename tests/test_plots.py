@@ -59,6 +59,7 @@ def paid(day: int, usd: float | None, model: str = "gpt-5-mini", **facts: Any) -
         stage=Stage.DONE,
         ending=Ending.FINISHED,
         cost=cost,
+        jobs=(collected(0, counts={RowStatus.OK: 12_000}, cost=cost),),
         request=asked,
         **(changes | facts),
     )

@@ -22,11 +22,16 @@ the list down, the rooms tell the way of a row.
              closeup         one row seen whole: its request and its answer, as they went
              adoption        a job that was made elsewhere, taken in as a run
              diagnosis       why rows have no answer: causes, cures, prices       (pandas)
+             comparison      answers side by side, to be taken home
+             sides           results and frames as sides of a comparison
+             measuring       tokens and times of a run's answers
              cleaning        when a run may be forgotten
     floor 4  outcomes        what became of each row; which lines go out again
              live            the live lane: lines through the realtime API            (asyncio)
              services        a backend's service, connected; the sandbox, launched
              standing        how runs stand side by side, and what may be done to each
+             report          a comparison as HTML and as text
+             plots           pictures of runs, costs and comparisons             (matplotlib)
     floor 3  journal         durable memory                                          (sqlite3)
              folder          shards, result files, outcomes on the disk
              api             Files, Batches, realtime: each call made once            (openai)
@@ -37,6 +42,7 @@ the list down, the rooms tell the way of a row.
              caps            how much may be spent, and who is asked first
              clicks          clicks that are heard while a cell is running
              overview        runs side by side, as frames                             (pandas)
+             findings        what sides have in common, and against the truth         (pandas)
     floor 2  cell_line       the magic's line taken apart
              settings        defaults, environment, .env, keys
              template        cell text → messages, one rendered prompt per row
@@ -55,6 +61,8 @@ the list down, the rooms tell the way of a row.
              resolution      several words about a row → one outcome
              digests         which lines are the same
              card            a snapshot as HTML and as text
+             pairing         which row of one frame is which of another               (pandas)
+             coding          columns of any dtypes as codes of their values           (pandas)
     floor 1  cell_body       a cell's body cut into messages
              prompt_language the language between double braces, sandboxed             (jinja2)
              template_names  the names in a template                                   (jinja2)
@@ -67,6 +75,7 @@ the list down, the rooms tell the way of a row.
              money           what tokens cost                                  (genai-prices)
              tokens          how many tokens request lines have                      (toktok)
              value_words     any value of a frame as words                   (pandas, numpy)
+             agreement       kappa, scores by label, differences, likeness of texts
              exact_json      a cell's value as JSON that gives it back                 (pandas)
              cures           what usually helps a row without an answer
     floor 0  records         the nouns
@@ -86,11 +95,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Run", "attach", "estimate", "explore", "load_ipython_extension", "runs", "submit"]
-__all__ += ["unload_ipython_extension"]
+__all__ = ["Run", "attach", "compare", "estimate", "explore", "plot", "runs", "submit"]
+__all__ += ["load_ipython_extension", "unload_ipython_extension"]
 if TYPE_CHECKING:
     from batch_magic.run import Run
-    from batch_magic.session import attach, estimate, explore, runs, submit
+    from batch_magic.session import attach, compare, estimate, explore, plot, runs, submit
 
 
 def __getattr__(name: str) -> Any:
@@ -98,7 +107,7 @@ def __getattr__(name: str) -> Any:
         from batch_magic.run import Run
 
         return Run
-    if name in ("attach", "estimate", "explore", "runs", "submit"):
+    if name in ("attach", "compare", "estimate", "explore", "plot", "runs", "submit"):
         from batch_magic import session
 
         return getattr(session, name)

@@ -27,10 +27,11 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 from IPython.display import display
 from traitlets import Dict, Float, Integer, Unicode
 
-from batch_magic import caps, cell_line, manual, overview, session, settings, standing
+from batch_magic import caps, cell_line, comparison, manual, overview, session, settings, standing
 from batch_magic.card import clip, count_words, expected_words, size_words, time_words
 from batch_magic.case_sheet import clinic_text
 from batch_magic.clinic import Clinic, Deeds, is_possible
+from batch_magic.comparison import Comparison
 from batch_magic.drafting import Options
 from batch_magic.engine import METADATA_RUN
 from batch_magic.errors import BatchMagicError, CellError, Detached, StillRunning
@@ -64,6 +65,8 @@ VERBS = {
     "submit": "NAME give leave to a run that may cost more than confirm_above_usd",
     "finish": "NAME finish what is left through the realtime API: batches are cancelled first",
     "reparse": "NAME --parse PATTERN | --schema X [--prefix P] read its answers anew, for nothing",
+    "compare": "A [B] [--truth COLUMN] [--column NAME] [--on COLUMN] [--models X,Y] side by side",
+    "plot": "[NAME] outcomes, tokens and times of a run; without NAME cost by day and model",
     "errors": "NAME why rows have no answer: causes, how often, an example of each",
     "explore": "NAME look through its rows: sort, filter, search, one row whole, marks and notes",
     "clinic": "NAME the same with what cures each cause, what a retry costs, and buttons",
@@ -440,6 +443,35 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         """Send the rows of a cause again; when they are in, the name holds the new result."""
         self._session().retry_cause(run, key, self._settings(), live=live)
         self._handover.renew(run, say)
+
+    def _do_compare(self, words: list[str]) -> Comparison:
+        words, truth = _option(words, "--truth", "a column")
+        words, columns = _option(words, "--column", "a column, or one of each side: x,y")
+        words, on = _option(words, "--on", "a column")
+        words, models = _option(words, "--models", "models, such as gpt-5-mini,gpt-5-nano")
+        if len(words) not in (1, 2):
+            raise CellError(
+                "it is %gptbatch compare A [B] [--truth COLUMN] [--column NAME] [--on COLUMN]"
+            )
+        known = [self._known_side(word) for word in words]
+        names = _listed(columns)
+        found = session.contenders(known, names, _listed(models), truth or "")
+        return comparison.compare(found, truth=truth or "", column=names, on=on or "")
+
+    def _known_side(self, word: str) -> session.Contender:
+        """Return the run of this name, else the DataFrame of this name, as a side."""
+        try:
+            return session.known_sides(self._session().find(word))
+        except CellError:
+            held = self.shell.user_ns.get(word)
+            if not isinstance(held, pd.DataFrame):
+                raise
+            return session.known_sides(held, name=word)
+
+    def _do_plot(self, words: list[str]) -> Any:
+        _want(words, min(len(words), 1), "%gptbatch plot [NAME]")
+        home = self._session()
+        return home.find(words[0]).plot() if words else home.cost_plot()
 
     def _do_cost(self, words: list[str]) -> pd.DataFrame | None:
         home = self._session()
@@ -1010,6 +1042,10 @@ def _left_words(run: Run, frame: pd.DataFrame) -> str:
         f"`{run.name}` has {len(frame):,} of {counted(whole, 'row')}: the run keeps the others,"
         f" `%gptbatch take {run.name}` brings them back"
     )
+
+
+def _listed(words: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in (words or "").split(",") if word.strip())
 
 
 def _answer(question: str) -> str:

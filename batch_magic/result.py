@@ -47,6 +47,12 @@ def check_keep(keep: tuple[str, ...]) -> None:
             raise CellError(f"--keep knows no {name!r}; choose from {', '.join(KEEP)}")
 
 
+def answer_columns(layout: Layout) -> list[str]:
+    """Return the names of the columns that hold answers; of several models, without theirs."""
+    shape = layout.shape
+    return [layout.column] if shape is None else [c.name for c in reader_of(shape).columns]
+
+
 def added_columns(layout: Layout, models: tuple[str, ...]) -> list[str]:
     """Return the names of all columns that a result adds: of several models, each its own.
 
@@ -54,8 +60,7 @@ def added_columns(layout: Layout, models: tuple[str, ...]) -> list[str]:
 
     Raises CellError when two of them have one name.
     """
-    shape = layout.shape
-    answers = [layout.column] if shape is None else [c.name for c in reader_of(shape).columns]
+    answers = answer_columns(layout)
     kept = [f"gpt_{part}" for name in layout.keep for part in KEEP[name] or (name,)]
     truth = ["gpt_status", "gpt_error"]
     names = [*answers, *truth, *kept]
@@ -271,15 +276,18 @@ def _facts(run: RunRecord, missing: list[str]) -> dict[str, Any]:
     usage = drawn.usage
     return {
         "run_id": run.run_id,
+        "name": run.name,
         "backend": run.backend.identity,
         "answered_by": "sandbox: answers are made on this machine"
         if run.backend.is_sandbox
         else run.backend.base_url,
         "endpoint": run.request.endpoint,
         "model": run.request.model,
+        "models": list(run.request.models),
         "model_served": drawn.model_served,
         "template": run.request.template,
         "params": dict(run.request.params),
+        "answers": answer_columns(run.layout),
         "schema": None if run.layout.shape is None else run.layout.shape.schema,
         "parse": None if run.layout.shape is None else run.layout.shape.pattern,
         "job_ids": [job.batch_id for job in run.jobs if job.batch_id],

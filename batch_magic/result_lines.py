@@ -167,6 +167,16 @@ def custom_id_of(line: bytes) -> tuple[str, bool] | None:
     return found[1].decode("utf-8", "replace"), 200 <= int(found[2]) < 300
 
 
+# A quote inside a text is escaped: what stands unescaped is a member's name.
+_MADE_AT = re.compile(rb'(?<!\\)"created(?:_at)?"\s*:\s*(\d{9,11})\b')
+
+
+def made_at(line: bytes) -> float | None:
+    """When the service says that it made an answer: Unix seconds, whole; None where it does not."""
+    found = _MADE_AT.search(line)
+    return None if found is None else float(found[1])
+
+
 def position_of(custom_id: str, run_id: str) -> int | None:
     """The row that a custom_id names; None for the row of another run."""
     prefix = run_id + "-"

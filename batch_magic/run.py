@@ -16,16 +16,21 @@ import threading
 import time
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pandas as pd
 
-from batch_magic import diagnosis, outcomes, picture, result
+from batch_magic import diagnosis, outcomes, picture, plots, result, sides
 from batch_magic.diagnosis import Diagnosis
 from batch_magic.errors import BatchMagicError, CellError, ServiceError, StillRunning
 from batch_magic.folder import Home, RunFolder
 from batch_magic.journal import Journal
+from batch_magic.measuring import measured
+from batch_magic.pairing import Side
 from batch_magic.records import Ending, Estimate, RowStatus, RunRecord, Snapshot, Stage
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 log = logging.getLogger("batch_magic")
 
@@ -196,6 +201,27 @@ class Run:
                     f"{self._name} has no cause {number}; {size}: `%gptbatch errors {self._name}`"
                 )
         return tuple(known[number - 1] for number in asked)
+
+    def plot(self) -> Figure:
+        """Return a matplotlib figure: outcomes, tokens of answers, times of jobs and answers.
+
+        Times are since submit: of each job its queue and its work as this machine saw them, of
+        answers the second in which the service says it made them. While the run goes on, it shows
+        what has come in. Raises CellError where matplotlib is not installed.
+        """
+        if not self._is_recorded:
+            raise StillRunning(self.hint())
+        record = self._journal.run(self._run_id)
+        s = picture.snapshot(record, time.time())
+        return plots.run_figure(s, measured(self._folder(record), record))
+
+    def _side(self) -> Side:
+        """Return the run, as far as it is, as a side of a comparison."""
+        return sides.of_run(self._journal.run(self._run_id), self.partial())
+
+    def _sides_by_model(self, models: Sequence[str]) -> list[Side]:
+        """Return a side for each of these models, or for all that the run asked."""
+        return sides.by_model(self._side(), models, self._journal.run(self._run_id))
 
     def retry(
         self,

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -31,18 +31,22 @@ from batch_magic import (
     adoption,
     caps,
     cleaning,
+    comparison,
     costs,
     lifecycle,
     outcomes,
     overview,
     picture,
+    plots,
     result,
     settings,
+    sides,
 )
 from batch_magic import frame as frames
 from batch_magic.answers import knows_rules
 from batch_magic.caps import Leave
 from batch_magic.closeup import Closeup, Letter
+from batch_magic.comparison import Comparison
 from batch_magic.drafting import (
     Options,
     check_name,
@@ -63,6 +67,7 @@ from batch_magic.folder import Home, RunFolder
 from batch_magic.heartbeat import Heartbeat
 from batch_magic.journal import Journal, Outdated
 from batch_magic.lookout import Lookout
+from batch_magic.pairing import Side
 from batch_magic.prepare import DryRun, Known, Preparation, Tallies, known_answers, rehearse
 from batch_magic.records import (
     NO_WISH,
@@ -83,6 +88,9 @@ from batch_magic.run import Run
 from batch_magic.services import Services
 from batch_magic.settings import Settings
 from batch_magic.template import Template
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 log = logging.getLogger("batch_magic")
 
@@ -536,6 +544,12 @@ class Session:
                 record = self.journal.run(other)
                 yield self.home.run_folder(other, record.files), record
 
+    def cost_plot(self) -> Figure:
+        """Return a figure of what was paid by day and model. Raises CellError without runs."""
+        if not (pictures := self.snapshots()):
+            raise CellError(f"there are no runs yet in {self.home.path}; run a cell first")
+        return plots.cost_figure(overview.cost_frame(pictures))
+
     def _handle(self, run_id: str) -> Run:
         for run in self._handles:
             if run.run_id == run_id:
@@ -988,6 +1002,92 @@ def explore(frame: pd.DataFrame | Run | str, *, home: str | None = None) -> Expl
     if mine is None or mine.journal.find(str(run_id)) is None:
         return Explorer(whole, said=f"run {run_id} is not in {place}: its prompts are not here")
     return mine.explore_part(whole, mine.find(str(run_id)))
+
+
+def compare(
+    a: str | Run | pd.DataFrame,
+    b: str | Run | pd.DataFrame | None = None,
+    *,
+    truth: str = "",
+    column: str | Sequence[str] = (),
+    on: str = "",
+    models: Sequence[str] = (),
+    home: str | None = None,
+) -> Comparison:
+    """Set the answers of two runs, or the models of one, side by side, row by row.
+
+    `a`, `b`: names or ids of runs, or frames (results, or any others). With `a` alone its models
+    are compared, each with each, or those in `models`; or two columns of it; or it is held against
+    `truth`, the name of a column with what is right. `column` names the answers to compare: one
+    name, or one for each side; by default those that both have. Rows are matched by position
+    where both are of the same frame, else by the index when it tells each row, else by the column
+    `on`. Raises CellError when there is nothing to compare, FrameError when rows cannot be told.
+    """
+    names = (column,) if isinstance(column, str) and column else tuple(column)
+    given = [a] if b is None else [a, b]
+    known = [known_sides(one, home) for one in given]
+    found = contenders(known, names, models, truth)
+    return comparison.compare(found, truth=truth, column=names, on=on)
+
+
+Contender = tuple[Side, Callable[[Sequence[str]], list[Side]]]
+"""A side, and what makes sides of the models that it asked."""
+
+
+def known_sides(given: object, home: str | None = None, name: str = "") -> Contender:
+    """Return what is to be compared as a side. Raises CellError for what is none."""
+    if isinstance(given, pd.DataFrame):
+        side = sides.of_frame(given, name)
+        return side, partial(sides.by_model, side)
+    if isinstance(given, str):
+        use = settings.from_environment(settings.environment(Path.cwd()))
+        given = session_for(home or use.home).find(given)
+    if not isinstance(given, Run):
+        raise CellError(
+            f"a {type(given).__name__} cannot be compared; give the name of a run, or a DataFrame"
+        )
+    return given._side(), given._sides_by_model
+
+
+def contenders(
+    known: Sequence[Contender], columns: Sequence[str], models: Sequence[str], truth: str
+) -> list[Side]:
+    """Return the sides that are compared. Raises CellError when there is nothing to compare."""
+    first, models_of = known[0]
+    if len(known) > 1:
+        if models:
+            raise CellError("models= (--models) are those of one run; leave out the other")
+        return sides.told_apart([side for side, _ in known])
+    if len(sides.models_of(first)) > 1 and (models or len(columns) < 2):
+        return sides.told_apart(models_of(models))
+    if len(columns) > 1:
+        return sides.by_column(first, columns)
+    if not truth:
+        raise CellError(
+            f"{first.name or 'the frame'} alone: name a second run or frame, a column with what is"
+            " right (truth=, --truth), or two columns (column=, --column x,y)"
+        )
+    return sides.told_apart([first])
+
+
+def plot(given: str | Run | pd.DataFrame | None = None, *, home: str | None = None) -> Figure:
+    """Return a matplotlib figure of a run, see `Run.plot`; of none, what was paid by day and model.
+
+    `given`: a run's name or id, its handle, or its result. Raises CellError for what is none of
+    these, when there are no runs yet, and where matplotlib is not installed.
+    """
+    if isinstance(given, Run):
+        return given.plot()
+    use = settings.from_environment(settings.environment(Path.cwd()))
+    mine = session_for(home or use.home)
+    if given is None:
+        return mine.cost_plot()
+    if isinstance(given, pd.DataFrame):
+        run_id = sides.of_frame(given).origin.run_id
+        if not run_id:
+            raise CellError("this frame is no result of a run; name the run: bm.plot('labelled')")
+        given = run_id
+    return mine.find(given).plot()
 
 
 def estimate(

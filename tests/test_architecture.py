@@ -29,6 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "value_words",
         "queueing",
         "cures",
+        "agreement",
     ),
     (
         "frame",
@@ -49,6 +50,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "cell_line",
         "answers",
         "strict_schema",
+        "pairing",
+        "coding",
     ),
     (
         "journal",
@@ -61,9 +64,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "clicks",
         "completion",
         "manual",
+        "findings",
     ),
-    ("outcomes", "services", "live", "standing"),
-    ("prepare", "engine", "result", "cleaning", "adoption", "closeup", "diagnosis"),
+    ("outcomes", "services", "live", "standing", "report", "plots"),
+    (
+        *("prepare", "engine", "result", "cleaning", "adoption", "closeup", "diagnosis"),
+        *("comparison", "sides", "measuring"),
+    ),
     ("run", "drafting", "buttons", "explorer", "case_sheet", "lookout"),
     ("session", "panel", "matcher", "clinic", "project"),
     ("magic",),
@@ -71,12 +78,26 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 KEYS: dict[str, frozenset[str]] = {
+    "matplotlib": frozenset({"plots", "comparison", "run", "session"}),
     "sqlite3": frozenset({"journal", "schema"}),
     "openai": frozenset({"api"}),
     "pandas": frozenset(
         {"exact_json", "frame", "stored_frame", "result", "adoption", "drafting", "run"}
-        | {"session", "magic", "overview", "browse", "value_words", "explorer", "matcher"}
-        | {"diagnosis"}
+        | {
+            "session",
+            "magic",
+            "overview",
+            "browse",
+            "value_words",
+            "explorer",
+            "matcher",
+            "pairing",
+            "coding",
+            "findings",
+            "report",
+            "plots",
+        }
+        | {"diagnosis", "sides"}
     ),
     "pyarrow": frozenset({"frame", "stored_frame", "folder", "result", "browse"}),
     "markupsafe": frozenset({"prompt_language"}),
@@ -120,6 +141,13 @@ KEYS: dict[str, frozenset[str]] = {
             "explorer",
             "session",
             "diagnosis",
+            "agreement",
+            "pairing",
+            "coding",
+            "findings",
+            "report",
+            "plots",
+            "measuring",
         }
     ),
     # A thread, a connection per thread, an event that other threads wait for, a lock on traits.

@@ -106,9 +106,9 @@ def read_query(given: Mapping[str, Any]) -> Query:
             seed=int(given.get("seed") or 0),
         )
     except (TypeError, ValueError, AttributeError) as error:
-        raise CellError(f"that is no query: {error}") from None
+        raise CellError(f"that is no query: {error}; see batch_magic.browse.Query") from None
     if query.seed < 0 or (query.sample is not None and query.sample < 1):
-        raise CellError("a sample has one row or more, and its seed is 0 or more")
+        raise CellError("a sample of no rows shows nothing; name 1 or more, and a seed from 0 on")
     return query
 
 
@@ -129,7 +129,7 @@ def _read_filter(given: Any) -> Filter:
     ends = {name: given.get(name) for name in ("value", "low", "high")}
     for name, end in ends.items():
         if not isinstance(end, (str, float, int, bool, type(None))):
-            raise CellError(f"a filter's {name} is a text or a number, not {end!r:.60}")
+            raise CellError(f"a filter's {name} is {end!r:.60}; write a text or a number")
     return Filter(str(given.get("column")), Op(op), **ends)
 
 
@@ -266,7 +266,9 @@ class Rows:
         for key in query.sort:
             self._column(key.column)
         if query.statuses and STATUS not in self._columns:
-            raise CellError(f"the frame has no {STATUS}: it is no result")
+            raise CellError(
+                f"the frame has no {STATUS}, it is no result; filter by its own columns"
+            )
 
     def positions(self, query: Query) -> Positions:
         """Return the positions of the rows that a query shows, in its order."""
@@ -287,8 +289,8 @@ class Rows:
     def _column(self, name: str) -> _Column:
         if name not in self._columns:
             near = difflib.get_close_matches(name, self._columns, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise CellError(f"there is no column {name!r}{hint}")
+            hint = f"did you mean {near[0]!r}?" if near else "see the frame's columns"
+            raise CellError(f"there is no column {name!r}; {hint}")
         return self._columns[name]
 
     # -- masks --
@@ -425,7 +427,7 @@ class _Column:
             for end in (one.low, one.high):
                 _number(end, 0.0)
         if one.op in (Op.CONTAINS, Op.EQUALS) and one.value is None:
-            raise CellError(f"{one.op} on {self.name!r} wants a value")
+            raise CellError(f"{one.op} on {self.name!r} wants a value; name one, or say is_null")
 
     def mask(self, one: Filter) -> Mask:
         """Tell which rows a filter lets through."""
@@ -762,7 +764,7 @@ def _number(end: Any, default: float) -> float:
     try:
         return float(end)
     except (TypeError, ValueError):
-        raise CellError(f"{end!r} is no number") from None
+        raise CellError(f"{end!r} is no number; write one, such as 0.5") from None
 
 
 def _label(value: Any) -> str:

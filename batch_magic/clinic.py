@@ -22,7 +22,6 @@ from IPython.core.getipython import get_ipython
 from IPython.display import DisplayHandle
 from ipywidgets import HTML, Button, HBox, Layout, VBox
 
-from batch_magic.buttons import answer_while_busy
 from batch_magic.card import ACCENT, BAD, FRAME, PROSE, message_html
 from batch_magic.case_sheet import (
     CASES_SHOWN,
@@ -36,6 +35,7 @@ from batch_magic.case_sheet import (
     question,
     title_html,
 )
+from batch_magic.clicks import answer_while_busy
 from batch_magic.diagnosis import EXAMPLES, Case, Diagnosis
 from batch_magic.records import Snapshot
 from batch_magic.wording import counted

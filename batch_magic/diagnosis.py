@@ -286,7 +286,7 @@ def _has_cause(
     for name in (status, error):
         if list(frame.columns).count(name) != 1:
             raise CellError(
-                f"the frame has no column {name!r} any more, which tells its rows' causes:"
+                f"the frame has no column {name!r} any more, which tells its rows' causes;"
                 " take the result anew"
             )
     statuses, errors = frame[status].astype(str), frame[error]

@@ -172,7 +172,7 @@ class Explorer:
         """
         wanted = np.array(list(positions), dtype=np.int64)
         if len(wanted) and not (wanted.min() >= 0 and wanted.max() < len(self._rows)):
-            raise CellError(f"positions are from 0 to {len(self._rows) - 1}")
+            raise CellError(f"a position is no row; they are from 0 to {len(self._rows) - 1}")
         with self._lock:
             self._picked[:] = False
             self._picked[wanted] = True
@@ -185,9 +185,9 @@ class Explorer:
         written to the journal at once. Raises CellError for a position or a thumb that is none.
         """
         if not 0 <= position < len(self._rows):
-            raise CellError(f"positions are from 0 to {len(self._rows) - 1}, not {position}")
+            raise CellError(f"{position} is no row; positions are from 0 to {len(self._rows) - 1}")
         if thumb is not None and thumb not in set(Thumb):
-            raise CellError(f"a thumb is up or down, not {thumb!r}")
+            raise CellError(f"{thumb!r} is no thumb; say up, down or None")
         text = (note or "").strip()[:_NOTE_CHARS]
         with self._lock:
             self._put_mark(position, Mark(Thumb(thumb) if thumb else None, text or None))
@@ -457,12 +457,14 @@ class Explorer:
             case "refresh":
                 self.refresh()
             case other:
-                raise CellError(f"the page asks for {other!r}, which is not known here")
+                raise CellError(
+                    f"the page asks for {other!r}, which is not known here; reload the page"
+                )
 
     def _place(self, asked: Mapping[str, Any]) -> int:
         at = int(asked["position"])
         if not 0 <= at < len(self._rows):
-            raise CellError(f"there is no row {at}")
+            raise CellError(f"there is no row {at}; reload the page")
         return at
 
     def _draw(self, *, with_facets: bool = False) -> None:

@@ -491,7 +491,7 @@ def _only_columns(sides: Sequence[Side]) -> tuple[str, tuple[str, ...]]:
         f"{side.name} has {', '.join(map(repr, side.answers)) or 'no answers of a run'}"
         for side in sides
     )
-    raise CellError(f"{told}: name what to compare with column=('x', 'y') (--column x,y)")
+    raise CellError(f"{told}; name what to compare with column=('x', 'y') (--column x,y)")
 
 
 def _truth_keeper(sides: Sequence[Side], truth: str) -> int:
@@ -517,7 +517,7 @@ def _judged_column(keeper: Side, named: Sequence[tuple[str, tuple[str, ...]]], t
         return near[0]
     raise CellError(
         f"which of {', '.join(map(repr, names))} is to be held against {truth!r} of"
-        f" {keeper.name}? say column= (--column)"
+        f" {keeper.name}? It is not clear; say column= (--column)"
     )
 
 

@@ -451,7 +451,8 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         words, models = _option(words, "--models", "models, such as gpt-5-mini,gpt-5-nano")
         if len(words) not in (1, 2):
             raise CellError(
-                "it is %gptbatch compare A [B] [--truth COLUMN] [--column NAME] [--on COLUMN]"
+                "one name or two; it is"
+                " %gptbatch compare A [B] [--truth COLUMN] [--column NAME] [--on COLUMN]"
             )
         known = [self._known_side(word) for word in words]
         names = _listed(columns)
@@ -1031,7 +1032,9 @@ def _numbers(name: str, given: str | None) -> list[int]:
     """Read `1,2`. Raises CellError for what is no number."""
     words = [word.strip() for word in (given or "").split(",") if word.strip()]
     if given is not None and (not words or not all(word.isdecimal() for word in words)):
-        raise CellError(f"{name} wants numbers as `%gptbatch errors NAME` has them, not {given!r}")
+        raise CellError(
+            f"{name} {given!r} is no number of a cause; `%gptbatch errors NAME` has them"
+        )
     return [int(word) for word in words]
 
 

@@ -92,6 +92,19 @@ _PAGES = {
     "errors": "A DataFrame with one row a cause, the commonest first: status, how many rows, one"
     " error in full, and the first such row. Errors that differ in numbers and ids alone are one"
     " cause. `%gptbatch retry NAME --status …` sends rows again.",
+    "clinic": "Shows the rows without a good answer by cause: how many, an example with its prompt"
+    " and its answer, what usually cures it, and what a retry would cost by batch and live. The"
+    " buttons retry a cause, ask it live, or drop its rows from NAME; each asks first.",
+    "explore": "A table to look through, for a run or a DataFrame: sort, search, filter, counts and"
+    " histograms to click on, one row whole with prompt and answer, thumbs and notes, which become"
+    " the columns gpt_mark and gpt_note. `bm.explore(frame)` does the same in Python.\n\n"
+    "    %gptbatch explore labelled",
+    "compare": "Sets the answers of two runs or frames, or of the models of one, side by side: what"
+    " is equal, Cohen's kappa, a confusion matrix, differences of scores, the rows that differ, and"
+    " who is right by a truth column. `bm.compare` gives it as DataFrames.\n\n"
+    "    %gptbatch compare brief careful --truth label",
+    "plot": "Draws outcomes, tokens and times of a run; without a name what was paid by day and"
+    " model. It wants matplotlib.\n\n    %gptbatch plot labelled",
     "cost": "Prints what was paid, by day, and gives a DataFrame with one row a run: estimated"
     " and paid dollars, what the same answers cost at once, what was saved by batch, by rows"
     " alike and by answers taken over, and tokens. A price that is not known is null.",

@@ -455,7 +455,9 @@ def _complaint_of(run: RunRecord, lately: Sequence[Outcomes]) -> str | None:
 
 
 def _with_cure(run: RunRecord, status: RowStatus, error: str) -> str:
-    cause, cure = error.partition(ANSWER)[0], cure_of(run, status, error).words
+    # A backtick begins code where this is shown; what a service says is none.
+    cause = error.partition(ANSWER)[0].replace("`", "'")
+    cure = cure_of(run, status, error).words
     told = f"{cause:.{_COMPLAINT_CHARS}}".rstrip(". ")
     return cause if cure in cause else f"{told}; {cure}"
 

@@ -95,7 +95,7 @@ def pair(one: Side, other: Side, on: str = "") -> Pairing:
     repeats = one if not one.frame.index.is_unique else other
     raise FrameError(
         f"the index of {repeats.name} repeats and its rows are not those of"
-        f" {(other if repeats is one else one).name} in the same places: {_cure(one, other)}"
+        f" {(other if repeats is one else one).name} in the same places; {_cure(one, other)}"
     )
 
 
@@ -113,7 +113,7 @@ def _by_index(one: Side, other: Side, *, is_sure: bool) -> Pairing:
     second = found[first]
     if not len(first) and len(one.frame) and len(other.frame):
         raise FrameError(
-            f"no index label of {one.name} is one of {other.name}: {_cure(one, other)}"
+            f"no index label of {one.name} is one of {other.name}; {_cure(one, other)}"
         )
     shared = _shared(one, other)
     differing = _differing(one, other, shared, first, second)

@@ -470,7 +470,7 @@ def _matplotlib() -> Any:
         import matplotlib.figure
     except ImportError:
         raise CellError(
-            "plots want matplotlib, which is not installed here: `pip install matplotlib`"
+            "plots want matplotlib, which is not installed here; `pip install matplotlib`"
         ) from None
     return found
 

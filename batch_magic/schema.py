@@ -364,7 +364,10 @@ def read_marks(db: sqlite3.Connection, run_id: str) -> dict[int, Mark]:
             for position, thumb, note in db.execute(query, (run_id,))
         }
     except msgspec.MsgspecError as error:
-        raise JournalError(f"a mark of run {run_id} in the journal is damaged: {error}") from error
+        raise JournalError(
+            f"a mark of run {run_id} in the journal is damaged ({error});"
+            " put a good copy of journal.db back"
+        ) from error
 
 
 def _read_request(facts: dict[str, Any]) -> Request:

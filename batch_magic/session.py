@@ -1064,8 +1064,8 @@ def contenders(
         return sides.by_column(first, columns)
     if not truth:
         raise CellError(
-            f"{first.name or 'the frame'} alone: name a second run or frame, a column with what is"
-            " right (truth=, --truth), or two columns (column=, --column x,y)"
+            f"{first.name or 'the frame'} alone is nothing to compare; name a second run or frame,"
+            " a column with what is right (truth=, --truth), or two columns (column=, --column x,y)"
         )
     return sides.told_apart([first])
 
@@ -1158,7 +1158,7 @@ _RETRIED = UNANSWERED | PAID - {RowStatus.OK}
 def _wished(labels: Sequence[str], causes: Sequence[str]) -> Wish:
     """Return which rows are meant; without any word, those without an answer."""
     if labels and causes:
-        raise CellError("say --status or --cause, not both: a cause has its status")
+        raise CellError("a cause has its status; say --status or --cause, not both")
     return Wish(causes=frozenset(causes)) if causes else Wish(_retried(labels))
 
 

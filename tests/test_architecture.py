@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "batch_magic"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("records", "errors", "wording", "cures"),
+    ("records", "errors", "wording"),
     (
         "durable_files",
         "cell_body",

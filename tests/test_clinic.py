@@ -584,7 +584,7 @@ def test_what_cannot_be_done_is_told_beside_its_button(opened: Kernel) -> None:
 def test_mistakes_in_numbers_are_one_line(opened: Kernel) -> None:
     """A typo must not send all failed rows."""
     for line, said in (
-        ("retry labelled --cause one", "wants numbers as `%gptbatch errors NAME` has them"),
+        ("retry labelled --cause one", "is no number of a cause; `%gptbatch errors NAME` has them"),
         ("retry labelled --cause ,", "wants numbers"),
         ("retry labelled --cause 7", "has no cause 7; it has 1 to 2"),
         ("retry labelled --cause 0", "has no cause 0"),

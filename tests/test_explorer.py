@@ -194,7 +194,7 @@ def test_any_frame_is_looked_through_with_what_it_has() -> None:
     with pytest.raises(CellError, match="did you mean"):
         explorer.query = {"sort": [{"column": "aa"}]}
     for wrong in (lambda: explorer.mark(3), lambda: explorer.mark(-1), lambda: explorer.pick([9])):
-        with pytest.raises(CellError, match="positions are from 0 to 2"):
+        with pytest.raises(CellError, match="are from 0 to 2"):
             wrong()
     with pytest.raises(CellError, match="up or down"):
         explorer.mark(0, "sideways")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pictures import ALBUM, START, collected, job, picture
 
-from batch_magic.card import card_html, card_text
+from batch_magic.card import card_text
 from batch_magic.guide import next_steps, now_words
 from batch_magic.records import Ending, JobStage, Request, RowStatus, Stage
 
@@ -86,20 +86,6 @@ def test_each_state_has_its_own_words(kind: str, now: str, step: str) -> None:
     """A first-time user learns who acts next."""
     assert now in now_words(ALBUM[kind])
     assert step in " ".join(next_steps(ALBUM[kind]))
-
-
-def test_the_commonest_error_has_its_cure_beside_it() -> None:
-    """While it runs and at its end."""
-    assert "shorten the prompt" in card_text(ALBUM["half in"])
-    assert "sends such rows again" in card_text(ALBUM["finished with failures"])
-
-
-def test_an_error_with_backticks_does_not_turn_words_into_code() -> None:
-    """What a service says is text; the cure behind it keeps its own code."""
-    s = picture(
-        counts={RowStatus.FAILED: 1}, complaint="1 of 1 row without a good answer: 429 `x: no"
-    )
-    assert "%gptbatch retry labelled</code>" in card_html(s)
 
 
 def test_a_run_at_rest_for_a_deadline_long_away_is_not_near_it() -> None:

@@ -179,7 +179,9 @@ def test_a_filter_that_cannot_be_is_one_line_on_the_page(explorer: Locator) -> N
     explorer.get_by_label("what to ask of it").select_option("equals")
     explorer.get_by_label("value", exact=True).fill("cheap")
     explorer.get_by_role("button", name="Add filter").click()
-    expect(explorer.get_by_role("alert")).to_have_text("'cheap' is no number")
+    expect(explorer.get_by_role("alert")).to_have_text(
+        "'cheap' is no number; write one, such as 0.5"
+    )
     shows(explorer, "100 rows")
     explorer.get_by_role("button", name=re.compile("^ok: ")).click()
     expect(explorer.get_by_role("alert")).to_have_text("")

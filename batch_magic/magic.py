@@ -307,8 +307,6 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             if not view.is_looked_at:
                 view.close()
         deeds = {deed: partial(self._by_click, deed) for deed in Deed}
-        if "explore" not in VERBS:
-            del deeds[Deed.EXPLORE]
         view = ProjectView(path, home.lookout, deeds, lambda: self.is_busy)
         self._projects = [one for one in self._projects if one.is_looked_at] + [view]
         view.show()
@@ -317,7 +315,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         """Do what was clicked in the project view; in any thread, so no name is bound here."""
         home, use = self._session(), self._settings()
         if deed is Deed.EXPLORE:
-            return self._explore(run_id)
+            return self._do_explore([run_id])
         if deed is Deed.CANCEL:
             home.find(run_id).cancel()
         elif deed in (Deed.CLEAN, Deed.CLEAN_REMOTE):
@@ -336,11 +334,6 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         if deed is Deed.RETRY:
             return home.retry(run_id, [], use)
         return home.attach(run_id, use, "", dict(self.shell.user_ns))
-
-    def _explore(self, run_id: str) -> object:
-        """Return what the verb `explore` shows of a run, if it does not display it itself."""
-        explore: Callable[[list[str]], object] = getattr(self, "_do_explore")  # noqa: B009
-        return explore([run_id])
 
     def _do_help(self, words: list[str]) -> None:
         if not words:

@@ -29,8 +29,8 @@ from typing import Any
 from IPython.display import DisplayHandle, display
 from ipywidgets import Layout, Output, VBox
 
-from batch_magic.buttons import answer_while_busy
 from batch_magic.card import TEXT_LENGTH, clip, state_words
+from batch_magic.clicks import answer_while_busy
 from batch_magic.errors import BatchMagicError
 from batch_magic.heartbeat import Heartbeat
 from batch_magic.lookout import Lookout

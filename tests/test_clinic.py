@@ -585,12 +585,12 @@ def test_mistakes_in_numbers_are_one_line(opened: Kernel) -> None:
     """A typo must not send all failed rows."""
     for line, said in (
         ("retry labelled --cause one", "is no number of a cause; `%gptbatch errors NAME` has them"),
-        ("retry labelled --cause ,", "wants numbers"),
+        ("retry labelled --cause ,", "is no number of a cause"),
         ("retry labelled --cause 7", "has no cause 7; it has 1 to 2"),
         ("retry labelled --cause 0", "has no cause 0"),
         ("retry labelled --cause 1 --status failed", "not both"),
-        ("take labelled --drop x", "--drop wants numbers"),
-        ("clinic", "it is %gptbatch clinic NAME"),
+        ("take labelled --drop x", "--drop 'x' is no number of a cause"),
+        ("clinic", "write %gptbatch clinic NAME"),
         ("clinic nobody", "no run is called 'nobody'"),
     ):
         seen = opened.run(f"%gptbatch {line}")

@@ -304,6 +304,9 @@ _VERB_OPTIONS = {
     "--remote": "the service's files, too",
     "--yes": "without a question",
     "-o": "the result's name",
+    "--truth": "the column with what is right",
+    "--column": "the answers to compare",
+    "--models": "those of the run alone",
 }
 _RETRIED = [s for s in RowStatus if s.label not in ("ok", "skipped", "pending")]
 
@@ -330,7 +333,8 @@ def _on_verb_line(before: str, known: Known) -> Found | None:
         return _offer(offered, typed)
     named = [word for word in words[1:] if not word.startswith("-")]
     takes_names = "NAME" in verbs[verb].split() or "[NAME]" in verbs[verb]
-    if takes_names and (not named or "NAME …" in verbs[verb]):
+    may_have_two = "NAME [NAME]" in verbs[verb] and len(named) < 2
+    if takes_names and (not named or may_have_two or "NAME …" in verbs[verb]):
         return _offer([one for one in known.runs() if one.text not in named], typed)
     return _verb_options(known.verb_options.get(verb, ()), words, typed)
 
@@ -347,6 +351,10 @@ def _verb_value(option: str, typed: str, words: Sequence[str], known: Known) -> 
     match option:
         case "--status":
             return _one_of_list([Candidate(s.label, "rows that are so") for s in _RETRIED], text)
+        case "--truth" | "--column":
+            return _offer(known.columns(words[1]) if len(words) > 1 else (), text)
+        case "--on" if words[0] == "compare":
+            return _offer(known.columns(words[1]) if len(words) > 1 else (), text)
         case "--on":
             return _offer(known.backends(), text)
         case "--schema":

@@ -65,7 +65,8 @@ VERBS = {
     "submit": "NAME give leave to a run that may cost more than confirm_above_usd",
     "finish": "NAME finish what is left through the realtime API: batches are cancelled first",
     "reparse": "NAME --parse PATTERN | --schema X [--prefix P] read its answers anew, for nothing",
-    "compare": "A [B] [--truth COLUMN] [--column NAME] [--on COLUMN] [--models X,Y] side by side",
+    "compare": "NAME [NAME] [--truth COLUMN] [--column X,Y] [--on COLUMN] [--models X,Y]"
+    " their answers side by side",
     "plot": "[NAME] outcomes, tokens and times of a run; without NAME cost by day and model",
     "errors": "NAME why rows have no answer: causes, how often, an example of each",
     "explore": "NAME look through its rows: sort, filter, search, one row whole, marks and notes",
@@ -443,10 +444,8 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         words, on = _option(words, "--on", "a column")
         words, models = _option(words, "--models", "models, such as gpt-5-mini,gpt-5-nano")
         if len(words) not in (1, 2):
-            raise CellError(
-                "one name or two; it is"
-                " %gptbatch compare A [B] [--truth COLUMN] [--column NAME] [--on COLUMN]"
-            )
+            usage = cell_line.usage_of(VERBS["compare"])[0]
+            raise CellError(f"the words do not fit; write %gptbatch compare {usage}")
         known = [self._known_side(word) for word in words]
         names = _listed(columns)
         found = session.contenders(known, names, _listed(models), truth or "")

@@ -99,12 +99,18 @@ _PAGES = {
     " histograms to click on, one row whole with prompt and answer, thumbs and notes, which become"
     " the columns gpt_mark and gpt_note. `bm.explore(frame)` does the same in Python.\n\n"
     "    %gptbatch explore labelled",
-    "compare": "Sets the answers of two runs or frames, or of the models of one, side by side: what"
-    " is equal, Cohen's kappa, a confusion matrix, differences of scores, the rows that differ, and"
-    " who is right by a truth column. `bm.compare` gives it as DataFrames.\n\n"
-    "    %gptbatch compare brief careful --truth label",
-    "plot": "Draws outcomes, tokens and times of a run; without a name what was paid by day and"
-    " model. It wants matplotlib.\n\n    %gptbatch plot labelled",
+    "compare": "Sets the answers of two runs side by side, row by row: what is equal, Cohen's kappa"
+    " for labels, differences for scores, likeness for texts, the rows that differ, what each took."
+    " A DataFrame's name does for a run's. One NAME: its models, each with each, or the two columns"
+    " of --column x,y, or the run against the truth alone. --truth names a column with what is"
+    " right, --column the answers to compare, --on a column by which rows are matched where"
+    " neither the frame nor its index tells. What is shown is a value: `.summary`, `.changed`,"
+    " `.confusion` and others are DataFrames, `.plot()` is a figure.\n\n"
+    "    %gptbatch compare brief careful --truth label\n"
+    "    %gptbatch compare labelled --models gpt-5-mini,gpt-5-nano",
+    "plot": "A matplotlib figure of a run: outcomes, tokens of its answers, and the times of its"
+    " jobs and answers, as far as it has come. Without NAME, what was paid by day and model."
+    " `bm.plot(...)` gives the same, and `.savefig(...)` keeps it.\n\n    %gptbatch plot labelled",
     "cost": "Prints what was paid, by day, and gives a DataFrame with one row a run: estimated"
     " and paid dollars, what the same answers cost at once, what was saved by batch, by rows"
     " alike and by answers taken over, and tokens. A price that is not known is null.",

@@ -451,7 +451,7 @@ def test_answers_of_other_names_are_compared() -> None:
     a, b = result({"x": list("AB")}, "a"), result({"y": list("AA")}, "b")
     assert bm.compare(a, b).changed.columns.tolist() == ["x.a", "y.b"]
     c = result({"y": list("AA"), "z": list("BB")}, "c")
-    with pytest.raises(CellError, match=r"a has 'x' and c has 'y', 'z'"):
+    with pytest.raises(CellError, match=r"a has 'x' and c has 'y', 'z'; name"):
         bm.compare(a, c)
     assert only(bm.compare(a, c, column=("x", "z")).summary)["equal"] == 1
 

@@ -256,12 +256,12 @@ def test_a_cell_shows_a_report_and_a_figure(tmp_path: Path) -> None:
         assert "paid by day and model" in notebook.run("%gptbatch plot").text
         assert "False" in notebook.run("import sys; print('matplotlib.pyplot' in sys.modules)").text
         for line, cure in (
-            ("compare", "it is %gptbatch compare A"),
+            ("compare", "write %gptbatch compare NAME [NAME]"),
             ("compare by_a", "name a second run"),
             ("compare by_a nobody", "no run is called 'nobody'"),
             ("compare by_a by_b --truth lable", "did you mean 'label'"),
             ("plot nobody", "no run is called 'nobody'"),
-            ("plot a b", "it is %gptbatch plot"),
+            ("plot a b", "write %gptbatch plot"),
         ):
             bad = notebook.run(f"%gptbatch {line}")
             assert bad.error is not None

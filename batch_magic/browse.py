@@ -558,7 +558,7 @@ class _Column:
         """A number for each row to sort by; equal for equal values, highest for missing ones."""
         ranks = self._ranks
         top = int(ranks.max(initial=0)) + 1
-        return np.where(self.missing, top, top - ranks if descending else ranks)
+        return np.where(self.missing, top + 1, top - ranks if descending else ranks)
 
     @cached_property
     def _ranks(self) -> NDArray[np.int64]:

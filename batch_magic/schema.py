@@ -185,8 +185,9 @@ def roll_back(db: sqlite3.Connection) -> None:
 
 def check_ours(db: sqlite3.Connection) -> None:
     """Refuse a database of somebody else's before anything in it is changed."""
-    (app_id,) = db.execute("PRAGMA application_id").fetchone()
+    # In this order: another process that makes the journal just now commits both at once.
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (app_id,) = db.execute("PRAGMA application_id").fetchone()
     if tables and app_id != APPLICATION_ID:
         raise JournalError("journal.db in the home folder is not batch_magic's; move it away")
 

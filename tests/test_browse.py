@@ -201,7 +201,7 @@ def test_a_query_comes_back_from_plain_values(query: Query) -> None:
         ({"filters": [{"column": "score", "op": "length"}]}, "holds no texts"),
         ({"filters": [{"column": "text", "op": "equals", "value": [1]}]}, "a text or a number"),
         ({"filters": "text"}, "no query"),
-        ({"sample": 0}, "one row or more"),
+        ({"sample": 0}, "name 1 or more"),
         ({"sample": "many"}, "no query"),
         ({"statuses": ["ok"]}, "no gpt_status"),
         ({"sort": [{"column": "nothing"}]}, "no column 'nothing'"),

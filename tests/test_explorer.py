@@ -196,7 +196,7 @@ def test_any_frame_is_looked_through_with_what_it_has() -> None:
     for wrong in (lambda: explorer.mark(3), lambda: explorer.mark(-1), lambda: explorer.pick([9])):
         with pytest.raises(CellError, match="are from 0 to 2"):
             wrong()
-    with pytest.raises(CellError, match="up or down"):
+    with pytest.raises(CellError, match="say up, down or None"):
         explorer.mark(0, "sideways")
     with pytest.raises(FrameError, match="not a DataFrame"):
         bm.explore(frame["a"])  # type: ignore[arg-type]

@@ -80,7 +80,7 @@ def test_what_is_kept_besides(folder: RunFolder, run: RunRecord) -> None:
 def test_an_unknown_word_for_keep_is_refused() -> None:
     """It says what there is."""
     check_keep(("usage", "raw"))
-    with pytest.raises(CellError, match="'tokens'; it knows usage"):
+    with pytest.raises(CellError, match="'tokens'; choose from usage"):
         check_keep(("tokens",))
 
 

@@ -150,7 +150,7 @@ def test_misfits_can_be_asked_for_again(home: Path, frame: pd.DataFrame) -> None
     ("options", "said"),
     [
         ({"schema": 5}, "a int is no schema"),
-        ({"schema": "label"}, "'label' is neither a class or dict"),
+        ({"schema": "label"}, "'label' is no class or dict"),
         ({"schema": {"type": "object", "properties": {"a": {"oneOf": []}}}}, "told apart by"),
         (
             {"schema": {"type": "object", "properties": {"a": {"enum": {1}}}}},
@@ -225,10 +225,10 @@ def test_vectors_are_arrays_and_flags_are_columns(home: Path, frame: pd.DataFram
     [
         ({"endpoint": "nope"}, "endpoint 'nope' is not known"),
         ({"endpoint": "embeddings", "parse": "{a}"}, "answers without a text"),
-        ({"endpoint": "completions", "schema": "a: int"}, "has no structured output"),
+        ({"endpoint": "completions", "schema": "a: int"}, "leave it out for completions"),
         ({"endpoint": "moderations", "column": "a"}, "say --prefix"),
         ({"endpoint": "responses", "schema": "a: int", "params": {"text": 5}}, "sets text.format"),
-        ({"endpoint": "responses", "params": {"input": "x"}}, "comes from the cell's body"),
+        ({"endpoint": "responses", "params": {"input": "x"}}, "write it in the cell's body"),
     ],
 )
 def test_an_endpoint_that_cannot_do_it_is_one_line(
@@ -281,7 +281,7 @@ def test_each_row_asks_its_own_model_with_its_own_parameters(
         ({"model": "a, a"}, "-m names a model twice"),
         ({"params": {"n": "{{ m }}"}}, "one answer per row is kept"),
         ({"params": {"temperature": "{{ t }}"}}, "-p temperature '{{ t }}': column 't' is not in"),
-        ({"image_max": "big"}, "--image-max is a number of pixels"),
+        ({"image_max": "big"}, "say a number of pixels"),
         ({"image_max": 16}, "--image-max is for images, and the template has none"),
         ({"model": "a,{{ text }}"}, "row 0: -m: it gives 'a,row 0'; a name holds no comma"),
         ({"model": "gpt-5-mini", "params": {"max_tokens": 5}}, "gpt-5-mini refuses the parameter"),

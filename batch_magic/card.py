@@ -114,7 +114,7 @@ def card_html(s: Snapshot, *, said: str = "", zone: tzinfo | None = UTC) -> str:
     `said` is one more line for the reader. Times are told in `zone`; None is the machine's own.
     """
     inside = (head_html(s), body_html(s), jobs_html(s), foot_html(s, said, stamp(s, zone)))
-    return _tag("section", f"{FRAME};{PROSE}", *inside, class_="gptbatch-card", lang="en")
+    return tag("section", f"{FRAME};{PROSE}", *inside, class_="gptbatch-card", lang="en")
 
 
 def card_text(s: Snapshot, *, said: str = "", zone: tzinfo | None = UTC) -> str:
@@ -157,27 +157,27 @@ def line(s: Snapshot) -> str:
 
 def head_html(s: Snapshot) -> Html:
     """Name, state, backend, models and the rail: what changes only when the state does."""
-    name = _tag("strong", f"{MONO};font-size:15px;font-weight:600", clip(s.name, NAME_LENGTH))
+    name = tag("strong", f"{MONO};font-size:15px;font-weight:600", clip(s.name, NAME_LENGTH))
     pill = (
         "padding:1px 9px;border-radius:10px;font-weight:600;font-size:12px;"
         f"background-color:{_mood_tint(s)}"
     )
-    state = _tag("span", pill, f"{_mood_mark(s)} {state_words(s)}", role="status")
-    top = _tag("div", f"{ROW};justify-content:space-between;align-items:center", name, " ", state)
-    sub = _tag("div", f"{SOFT};font-size:12px;margin:2px 0 0", " · ".join(origin(s)))
+    state = tag("span", pill, f"{_mood_mark(s)} {state_words(s)}", role="status")
+    top = tag("div", f"{ROW};justify-content:space-between;align-items:center", name, " ", state)
+    sub = tag("div", f"{SOFT};font-size:12px;margin:2px 0 0", " · ".join(origin(s)))
     return Html(top + sub + _rail(s))
 
 
 def body_html(s: Snapshot) -> Html:
     """The bar, the counts and the times: what changes at every refresh."""
     counts = [_count(status, number) for status, number in _counted(s)]
-    total = _tag("span", SOFT, f"of {size_words(s)}")
-    figures = _tag("div", ROW, *_spaced([*counts, total]))
-    times = _tag("div", SOFT, " · ".join(time_words(s)))
-    under = _tag("div", f"{ROW};justify-content:space-between", figures, " ", times)
-    progress = [_tag("div", "", _square(ACCENT), words) for words in progress_words(s)]
+    total = tag("span", SOFT, f"of {size_words(s)}")
+    figures = tag("div", ROW, *_spaced([*counts, total]))
+    times = tag("div", SOFT, " · ".join(time_words(s)))
+    under = tag("div", f"{ROW};justify-content:space-between", figures, " ", times)
+    progress = [tag("div", "", square(ACCENT), words) for words in progress_words(s)]
     pace = [_pace_html(*one) for one in _pace(s)]
-    expected = [_tag("div", f"{SOFT};font-size:12px", words) for words in estimate_words(s)]
+    expected = [tag("div", f"{SOFT};font-size:12px", words) for words in estimate_words(s)]
     return Html(_bar(s) + under + "".join([*progress, *pace, *expected]))
 
 
@@ -188,8 +188,8 @@ def _pace_html(drawn: str, words: str) -> Html:
         "display:inline-block;max-width:100%;overflow:hidden;vertical-align:bottom;font-size:14px;"
         f"white-space:nowrap;line-height:1.3;margin:0 8px 0 0;color:{ACCENT}"
     )
-    shown = [_tag("span", style, drawn, role="img", aria_label=said, title=said)] if drawn else []
-    return _tag("div", "font-size:12px", *_spaced(shown), words)
+    shown = [tag("span", style, drawn, role="img", aria_label=said, title=said)] if drawn else []
+    return tag("div", "font-size:12px", *_spaced(shown), words)
 
 
 def jobs_html(s: Snapshot) -> Html:
@@ -199,37 +199,37 @@ def jobs_html(s: Snapshot) -> Html:
         return Html("")
     style = "display:block;width:100%;margin:10px 0 0;font-size:12px;border:0"
     block = "display:block;border:0"
-    head = _tag("thead", block, _job_row(("batch", "status", "rows", "age", "time left"), "th"))
+    head = tag("thead", block, _job_row(("batch", "status", "rows", "age", "time left"), "th"))
     rows = [_job_row(_job_cells(job, s.as_of), "td") for job in jobs]
-    body = _tag("tbody", block, *rows, role="rowgroup")
-    more = [_tag("div", f"{SOFT};font-size:12px;padding:2px 0 0", m) for m in _more_jobs(s)]
-    return Html(_tag("table", style, head, body, role="table") + "".join(more))
+    body = tag("tbody", block, *rows, role="rowgroup")
+    more = [tag("div", f"{SOFT};font-size:12px;padding:2px 0 0", m) for m in _more_jobs(s)]
+    return Html(tag("table", style, head, body, role="table") + "".join(more))
 
 
 def newest_html(s: Snapshot) -> Html:
     """A few of the newest answers, while others are still to come."""
     if s.ending is not None or not s.newest:
         return Html("")
-    head = _tag("div", f"{SOFT};font-size:12px;margin:8px 0 0", "newest answers")
+    head = tag("div", f"{SOFT};font-size:12px;margin:8px 0 0", "newest answers")
     return Html(head + "".join(_preview(one) for one in s.newest))
 
 
 def _preview(one: Preview) -> Html:
     said = "" if one.status is RowStatus.OK else f"{one.status.label}: "
-    place = _tag("span", f"{SOFT};margin-right:8px", f"row {one.position:,}")
-    return _tag("div", "font-size:12px", place, clip(f"{said}{one.text}", PREVIEW_LENGTH))
+    place = tag("span", f"{SOFT};margin-right:8px", f"row {one.position:,}")
+    return tag("div", "font-size:12px", place, clip(f"{said}{one.text}", PREVIEW_LENGTH))
 
 
 def foot_html(s: Snapshot, said: str = "", stamped: str = "") -> Html:
     """What went wrong, what is worth knowing, what to do next and how to get the run back."""
     boxes = [message_html(word, text) for word, text in messages(s)]
-    now, steps = _list("now", [now_words(s)]), _list("next", next_steps(s))
-    remarks = _list("notes", notes(s), SOFT)
-    told = [_tag("div", "margin:8px 0 0", *_coded(clip(said, TEXT_LENGTH)))] if said else []
-    ends = [_tag("span", "", *_coded(way_back(s))), _tag("span", "", stamped)]
+    now, steps = list_of("now", [now_words(s)]), list_of("next", next_steps(s))
+    remarks = list_of("notes", notes(s), SOFT)
+    told = [tag("div", "margin:8px 0 0", *coded(clip(said, TEXT_LENGTH)))] if said else []
+    ends = [tag("span", "", *coded(way_back(s))), tag("span", "", stamped)]
     small = f"{ROW};justify-content:space-between;margin:8px 0 0;font-size:12px;{SOFT}"
     return Html(
-        "".join(boxes) + now + steps + remarks + "".join(told) + _tag("div", small, *_spaced(ends))
+        "".join(boxes) + now + steps + remarks + "".join(told) + tag("div", small, *_spaced(ends))
     )
 
 
@@ -610,7 +610,7 @@ def _job_row(cells: tuple[str, ...], kind: str) -> Html:
         "flex:0.6 1 54px;text-align:right",
     )
     made = [
-        _tag(
+        tag(
             kind,
             f"{CELL};{shape};white-space:nowrap;overflow:hidden;text-overflow:ellipsis",
             c,
@@ -620,13 +620,13 @@ def _job_row(cells: tuple[str, ...], kind: str) -> Html:
     ]
     lined = "border-top:1px solid rgba(128,128,128,0.22);" if kind == "td" else ""
     style = f"display:flex;flex-wrap:wrap;gap:0 6px;padding:0;{CLEAR};{lined}{tone}"
-    return _tag("tr", style, *made, role="row")
+    return tag("tr", style, *made, role="row")
 
 
 # ── markup ────────────────────────────────────────────────────────────────────────────────────
 
 
-def _tag(name: str, style: str, *children: str, **attributes: str | int) -> Html:
+def tag(name: str, style: str, *children: str, **attributes: str | int) -> Html:
     """One element. Children that are not `Html` are text; `aria_label` becomes `aria-label`."""
     given = {"style": style, **attributes}
     named = "".join(
@@ -650,10 +650,10 @@ def _spaced(elements: list[Html]) -> Iterator[str]:
         yield " "
 
 
-def _coded(text: str) -> Iterator[str]:
+def coded(text: str) -> Iterator[str]:
     """Text whose every second stretch between backticks is code."""
     for number, piece in enumerate(text.split("`")):
-        yield _tag("code", CODE, piece) if number % 2 else piece
+        yield tag("code", CODE, piece) if number % 2 else piece
 
 
 def _mood_mark(s: Snapshot) -> str:
@@ -679,7 +679,7 @@ def _rail(s: Snapshot) -> Html:
     here = len(Stage) if is_over else _step(s.stage)
     steps = [_stage(stage, number - here, s.ending) for number, stage in enumerate(Stage)]
     style = f"{ROW};list-style:none;margin:8px 0 0;padding:0;font-size:12px"
-    return _tag("ol", style, *steps, aria_label="stages")
+    return tag("ol", style, *steps, aria_label="stages")
 
 
 def _stage(stage: Stage, ahead: int, ending: Ending | None) -> Html:
@@ -687,19 +687,19 @@ def _stage(stage: Stage, ahead: int, ending: Ending | None) -> Html:
     place = "margin:0;padding:0;white-space:nowrap"
     if ahead < 0:
         mark = _mark("✓", "passed", f"color:{GOOD};font-weight:700")
-        return _tag("li", place, mark, _tag("span", SOFT, f" {stage.value}"))
+        return tag("li", place, mark, tag("span", SOFT, f" {stage.value}"))
     if ahead > 0:
-        return _tag("li", f"{place};opacity:0.66", _mark("○", "to come", ""), f" {stage.value}")
+        return tag("li", f"{place};opacity:0.66", _mark("○", "to come", ""), f" {stage.value}")
     mark = _mark("●", "now", f"color:{ACCENT}")
     if ending is not None:
         mark = _mark("■", "ended here", f"color:{BAD if ending is Ending.STOPPED else QUIET}")
-    text = _tag("strong", "font-weight:700", f" {stage.value}")
-    return _tag("li", place, mark, text, aria_current="step")
+    text = tag("strong", "font-weight:700", f" {stage.value}")
+    return tag("li", place, mark, text, aria_current="step")
 
 
 def _mark(sign: str, words: str, style: str) -> Html:
     """A sign that is also told in words, to those who point at it and those who hear it."""
-    return _tag("span", style, sign, role="img", aria_label=words, title=words)
+    return tag("span", style, sign, role="img", aria_label=words, title=words)
 
 
 def _bar(s: Snapshot) -> Html:
@@ -709,7 +709,7 @@ def _bar(s: Snapshot) -> Html:
         f"background-color:{TRACK}"
     )
     stretches = [_stretch(share, s.rows) for share in _shares(s) if share.rows]
-    return _tag(
+    return tag(
         "div",
         track,
         *stretches,
@@ -725,21 +725,19 @@ def _bar(s: Snapshot) -> Html:
 def _stretch(share: Share, rows: int) -> Html:
     width = f"{100 * share.rows / rows:.3f}".rstrip("0").rstrip(".")
     style = f"width:{width}%;min-width:2px;height:8px;background-color:{share.colour}"
-    return _tag("div", style + (f";opacity:{share.opacity}" if share.opacity < 1 else ""))
+    return tag("div", style + (f";opacity:{share.opacity}" if share.opacity < 1 else ""))
 
 
 def _count(status: RowStatus, number: int) -> Html:
-    figure = _tag("strong", "font-weight:600", f"{number:,}")
-    square = _square(COLOURS[status]) if number else ""
-    return _tag(
-        "span", "white-space:nowrap", square, figure, _tag("span", SOFT, f" {status.label}")
-    )
+    figure = tag("strong", "font-weight:600", f"{number:,}")
+    mark = square(COLOURS[status]) if number else ""
+    return tag("span", "white-space:nowrap", mark, figure, tag("span", SOFT, f" {status.label}"))
 
 
-def _square(colour: str) -> Html:
+def square(colour: str) -> Html:
     """A patch of the bar's colour before the words that explain it."""
     shape = "display:inline-block;width:8px;height:8px;margin:0 5px 0 0;border-radius:2px"
-    return _tag("span", f"{shape};background-color:{colour}")
+    return tag("span", f"{shape};background-color:{colour}")
 
 
 def message_html(word: str, text: str) -> Html:
@@ -753,23 +751,23 @@ def message_html(word: str, text: str) -> Html:
         f"margin:10px 0 0;padding:6px 10px;border-left:3px solid {edge};"
         f"border-radius:3px;background-color:{tint}"
     )
-    return _tag(
+    return tag(
         "div",
         style,
-        _tag("strong", "font-weight:600", f"{word}: "),
-        *_coded(clip(text, TEXT_LENGTH)),
+        tag("strong", "font-weight:600", f"{word}: "),
+        *coded(clip(text, TEXT_LENGTH)),
     )
 
 
-def _list(word: str, entries: list[str], tone: str = "") -> Html:
+def list_of(word: str, entries: list[str], tone: str = "") -> Html:
     """A short list with its word in front; nothing at all when it is empty."""
     if not entries:
         return Html("")
-    label = _tag("strong", "flex:0 0 38px;font-weight:600", word)
-    listed = [_tag("li", "margin:0;padding:0", *_coded(entry)) for entry in entries]
+    label = tag("strong", "flex:0 0 38px;font-weight:600", word)
+    listed = [tag("li", "margin:0;padding:0", *coded(entry)) for entry in entries]
     style = "flex:1 1 180px;list-style:none;margin:0;padding:0"
     outer = f"display:flex;gap:8px;margin:8px 0 0;font-size:12px;{tone}"
-    return _tag("div", outer, label, " ", _tag("ul", style, *listed))
+    return tag("div", outer, label, " ", tag("ul", style, *listed))
 
 
 def table_html(
@@ -781,25 +779,21 @@ def table_html(
     """A table of texts with a line above it and lines below; None is a missing value."""
     style = "border-collapse:collapse;width:100%;margin:8px 0 0;font-size:12px;border:0"
     cell = f"{CELL};padding:3px 12px 3px 0;text-align:left;vertical-align:top"
-    top = [_tag("th", f"{cell};font-weight:600;{SOFT}", name) for name in head]
+    top = [tag("th", f"{cell};font-weight:600;{SOFT}", name) for name in head]
     lined = f"{cell};border-top:1px solid rgba(128,128,128,0.22);overflow-wrap:anywhere"
-    missing = _tag("span", "opacity:0.66", "–")
+    missing = tag("span", "opacity:0.66", "–")
     made = [
-        _tag(
+        tag(
             "tr",
             CLEAR,
-            *(_tag("td", lined, missing if one is None else one, dir="auto") for one in row),
+            *(tag("td", lined, missing if one is None else one, dir="auto") for one in row),
         )
         for row in rows
     ]
-    thead = _tag("thead", CLEAR, _tag("tr", CLEAR, *top))
-    table = _tag("table", style, thead, _tag("tbody", CLEAR, *made))
-    wrapped = _tag("div", "overflow-x:auto", table)
-    below = [_tag("div", f"{SOFT};font-size:12px;margin:6px 0 0", *_coded(one)) for one in notes]
-    title = _tag("strong", "font-weight:600", caption)
+    thead = tag("thead", CLEAR, tag("tr", CLEAR, *top))
+    table = tag("table", style, thead, tag("tbody", CLEAR, *made))
+    wrapped = tag("div", "overflow-x:auto", table)
+    below = [tag("div", f"{SOFT};font-size:12px;margin:6px 0 0", *coded(one)) for one in notes]
+    title = tag("strong", "font-weight:600", caption)
     inside = (title, wrapped, *below)
-    return _tag("section", f"{FRAME};{PROSE}", *inside, class_="gptbatch-card", lang="en")
-
-
-# For rooms that draw other things in the same style.
-tag, coded, square = _tag, _coded, _square
+    return tag("section", f"{FRAME};{PROSE}", *inside, class_="gptbatch-card", lang="en")

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from itertools import accumulate, count, islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from batch_magic.folder import (
     ShardWriter,
     ShardWriters,
 )
+from batch_magic.packing import pick
 from batch_magic.records import (
     NO_WISH,
     Cost,
@@ -773,19 +774,10 @@ def tell_causes(
     def tell_each(model: str, lines: Lines) -> None:
         causes = cause_of[np.asarray(lines.positions, dtype=np.int64)]
         for n in np.unique(causes).tolist():
-            tell(keys[n], model, _some(lines, np.flatnonzero(causes == n).tolist()))
+            tell(keys[n], model, pick(lines, np.flatnonzero(causes == n).tolist()))
 
     others = [one for one in kin if one[1].run_id != run.run_id]
     _each_line(folder, run, cause_of >= 0, others, tell_each)
-
-
-def _some(lines: Lines, places: Sequence[int]) -> Lines:
-    """Return the lines at these places."""
-    ends = list(accumulate(lines.sizes))
-    data = b"".join(lines.data[ends[n] - lines.sizes[n] : ends[n]] for n in places)
-    digests = b"".join(lines.digests[16 * n : 16 * n + 16] for n in places)
-    positions, sizes = ([one[n] for n in places] for one in (lines.positions, lines.sizes))
-    return Lines(positions, data, sizes, digests)
 
 
 def _each_line(

@@ -23,9 +23,9 @@ from batch_magic.card import (
     ROW,
     SOFT,
     Html,
-    _list,
-    _tag,
     clip,
+    list_of,
+    tag,
 )
 from batch_magic.findings import LABELS_SHOWN, Findings, largest
 from batch_magic.wording import counted, dollars
@@ -73,10 +73,10 @@ def report_html(found: Findings) -> str:
         *_changes(found),
         *_origins(found),
         *_diffs(found),
-        _list("notes", remarks(found), SOFT),
+        list_of("notes", remarks(found), SOFT),
     ]
     style = f"{FRAME};{PROSE};max-width:980px"
-    return _tag("section", style, *parts, class_="gptbatch-comparison", lang="en")
+    return tag("section", style, *parts, class_="gptbatch-comparison", lang="en")
 
 
 def report_text(found: Findings) -> str:
@@ -191,13 +191,13 @@ def _rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _head(found: Findings) -> Html:
-    name = _tag("strong", "font-size:15px;font-weight:600", title(found))
-    under = _tag("div", f"{SOFT};font-size:12px;margin:2px 0 0", rows_words(found))
-    return Html(_tag("div", ROW, name) + under)
+    name = tag("strong", "font-size:15px;font-weight:600", title(found))
+    under = tag("div", f"{SOFT};font-size:12px;margin:2px 0 0", rows_words(found))
+    return Html(tag("div", ROW, name) + under)
 
 
 def _heading(text: str) -> Html:
-    return _tag("div", "margin:14px 0 4px;font-weight:600", clip(text, 2 * NAME_LENGTH))
+    return tag("div", "margin:14px 0 4px;font-weight:600", clip(text, 2 * NAME_LENGTH))
 
 
 def _summaries(found: Findings) -> Iterator[Html]:
@@ -227,10 +227,10 @@ def _summaries(found: Findings) -> Iterator[Html]:
 def _bar(share: float | None) -> Html:
     """A share in percent over a bar of that length."""
     if share is None:
-        return _tag("span", "", "–")
+        return tag("span", "", "–")
     fill = f"width:{100 * share:.1f}%;height:4px;background-color:rgba(25,118,210,0.85)"
     track = "width:70px;height:4px;margin:2px 0 0 auto;background-color:rgba(128,128,128,0.22)"
-    return Html(_percent(share) + _tag("div", track, _tag("div", fill)))
+    return Html(_percent(share) + tag("div", track, tag("div", fill)))
 
 
 def _truths(found: Findings) -> Iterator[Html]:
@@ -376,14 +376,14 @@ def _diffs(found: Findings) -> Iterator[Html]:
     style = "padding:0 6px;white-space:pre-wrap;word-break:break-word;min-height:1.4em"
     tints = {"+": "rgba(56,142,60,0.16)", "-": "rgba(211,47,47,0.14)"}
     made = [
-        _tag(
+        tag(
             "div",
             f"{style};background-color:{tints[one[0]]}" if one[:1] in tints else style,
             clip_line(one),
         )
         for one in lines[:_DIFF_LINES]
     ]
-    yield _tag("div", f"{MONO};font-size:12px;line-height:1.4", *made)
+    yield tag("div", f"{MONO};font-size:12px;line-height:1.4", *made)
     yield from _more(len(lines) - _DIFF_LINES, "line", ".prompts")
 
 
@@ -400,7 +400,7 @@ def _more(number: int, noun: str, where: str) -> Iterator[Html]:
 
 
 def _small(text: str) -> Html:
-    return _tag("div", f"{SOFT};font-size:12px;margin:2px 0 0", clip(text, 600))
+    return tag("div", f"{SOFT};font-size:12px;margin:2px 0 0", clip(text, 600))
 
 
 def _table(
@@ -423,17 +423,17 @@ def _table(
         given = {"scope": "col"} if kind == "th" else {}
         tone = f";{SOFT}" if kind == "th" else ""
         shown = content if isinstance(content, Html) else clip(content, 2 * _CELL_CHARS)
-        return _tag(kind, style + lined + tone, shown, dir="auto", **given)
+        return tag(kind, style + lined + tone, shown, dir="auto", **given)
 
     tints = tints or {}
-    heads = _tag("tr", "", *(cell("th", n, text) for n, text in enumerate(head)))
+    heads = tag("tr", "", *(cell("th", n, text) for n, text in enumerate(head)))
     rows = [
-        _tag("tr", "", *(cell("td", m, text, tints.get((n, m), "")) for m, text in enumerate(row)))
+        tag("tr", "", *(cell("td", m, text, tints.get((n, m), "")) for m, text in enumerate(row)))
         for n, row in enumerate(body)
     ]
     style = "border-collapse:collapse;border:0;font-size:12px;margin:4px 0 0"
-    table = _tag("table", style, _tag("thead", "", heads), _tag("tbody", "", *rows))
+    table = tag("table", style, tag("thead", "", heads), tag("tbody", "", *rows))
     # What scrolls must be reached without a mouse.
-    return _tag(
+    return tag(
         "div", "overflow-x:auto;max-width:100%", table, role="group", tabindex=0, aria_label=caption
     )

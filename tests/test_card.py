@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta, timezone
-from html.parser import HTMLParser
 
 import pytest
 from pictures import ALBUM, OPENAI, SANDBOX, START, collected, job, picture
+from reader import Reader
 
 from batch_magic.card import SANDBOX as SANDBOX_WORDS
 from batch_magic.card import card_html, card_text, duration, line, newest_html, short_duration
@@ -25,38 +25,6 @@ from batch_magic.records import (
 )
 
 EVIL = '<script>alert("1")</script><img src=x onerror=alert(1)>'
-
-
-class Reader(HTMLParser):
-    """What a browser makes of a card: its tags, balanced, its attributes and its visible text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[dict[str, str | None]] = []
-        self.open: list[str] = []
-        self.pieces: list[str] = []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.open.append(tag)
-        self.attributes.append(dict(attrs))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.pieces.append(data)
-
-    @property
-    def text(self) -> str:
-        return "".join(self.pieces)
-
-    def having(self, **wanted: str) -> list[dict[str, str | None]]:
-        pairs = {key.replace("_", "-"): value for key, value in wanted.items()}
-        return [a for a in self.attributes if pairs.items() <= a.items()]
 
 
 def read(s: Snapshot) -> Reader:

@@ -7,7 +7,6 @@ import math
 import time
 from collections import Counter
 from decimal import Decimal
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reader import Reader
 
 import batch_magic as bm
 from batch_magic import agreement
@@ -541,33 +541,6 @@ def test_truth_of_several_columns_is_that_of_the_name() -> None:
 
 
 # -- what it looks like ---------------------------------------------------------------------
-
-
-class Reader(HTMLParser):
-    """The tags of a report, balanced, and what a reader sees."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: set[str] = set()
-        self.open: list[str] = []
-        self.pieces: list[str] = []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.tags.add(tag)
-        self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.pieces.append(data)
-
-    @property
-    def text(self) -> str:
-        return "".join(self.pieces)
 
 
 EVIL = '<script>alert("1")</script> $x^2$ \x1b[31m\u202e'

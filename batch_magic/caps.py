@@ -106,7 +106,7 @@ def asked_for(run: RunRecord, above_usd: float, *, is_sample: bool = False) -> f
     if not above_usd or is_allowed or not _may_send(run):
         return None
     span = may_come_to(run, is_sample=is_sample)
-    most = _most(span)
+    most = most_usd(span)
     return most if most > above_usd else None
 
 
@@ -179,9 +179,9 @@ def check_again(
     """
     cap = run.request.max_cost_usd if cap_usd is None else cap_usd
     spent_usd = ((s.cost.paid_usd if s.cost else 0.0) or 0.0) + coming_usd
-    most = _most(found.usd_of(run.request, live=live))
+    most = most_usd(found.usd_of(run.request, live=live))
     if by_batch:
-        most = most * (1 - by_batch) + _most(found.batch_usd) * by_batch
+        most = most * (1 - by_batch) + most_usd(found.batch_usd) * by_batch
     if found.requests and (why := _refusal_again(most, spent_usd, cap, leave.above_usd)):
         raise CellError(f"nothing is asked: {why}; say --max-cost USD, or any, to allow it")
 
@@ -201,7 +201,8 @@ def lane_again(run: RunRecord, *, live: bool) -> bool:
     return live or (replace(run, live_at=None) if has_ended else run).goes_live_at is not None
 
 
-def _most(span: Span | None) -> float:
+def most_usd(span: Span | None) -> float:
+    """Return the upper end of what something may cost; infinite where nobody knows it."""
     return math.inf if span is None or span.high is None else span.high
 
 

@@ -13,7 +13,6 @@ import asyncio
 import atexit
 import contextlib
 import logging
-import math
 import secrets
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -686,9 +685,7 @@ class Session:
         """Return the dollars that rows which are asked for already may come to."""
         found = self._estimate_again(record, wish)
         span = found.usd_of(record.request, live=caps.lane_again(record, live=False))
-        if not found.requests:
-            return 0.0
-        return math.inf if span is None or span.high is None else span.high
+        return caps.most_usd(span) if found.requests else 0.0
 
     def _ask_live(self, run: Run, max_cost: str | float | None) -> None:
         """Write the wish down and see to it that it is carried out."""

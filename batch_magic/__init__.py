@@ -4,9 +4,11 @@ The map of the house. An import goes down a floor, never sideways, never up; eac
 has its rooms, and `tests/test_architecture.py` holds this against the code. Read from the top of
 the list down, the rooms tell the way of a row.
 
-    floor 8  magic           %%gptbatch, %gptbatch; puts results into the namespace  (IPython)
-    floor 7  matcher         what Tab offers in this shell                        (IPython, pandas)
-             session         submit, attach, runs: one home of this process put together
+    floor 9  magic           %%gptbatch, %gptbatch: a line taken to its room         (IPython)
+    floor 8  python_api      submit, attach, runs, explore, compare, plot, estimate
+    floor 7  session         one home of this process put together
+             handover        results into the user's namespace            (IPython, pandas)
+             matcher         what Tab offers in this shell                        (IPython, pandas)
              panel           draws a snapshot in the cell                         (ipywidgets)
              clinic          draws a diagnosis in the cell, with buttons          (ipywidgets)
              project         draws all runs of a home, live           (ipywidgets, anywidget)
@@ -14,6 +16,7 @@ the list down, the rooms tell the way of a row.
              buttons         what a person may do to a run just now               (ipywidgets)
              explorer        a frame to look through, in the page  (anywidget, traitlets, IPython)
              case_sheet      a diagnosis as HTML and as text
+             dry_sheet       a dry run as text
              drafting        what a cell asks for, checked and drafted as a run
              lookout         all runs of a home, looked at again and again
     floor 5  prepare         rows out: render, encode, leave out, cut shards, one commit
@@ -80,6 +83,7 @@ the list down, the rooms tell the way of a row.
              cures           what usually helps a row without an answer
     floor 0  records         the nouns
              errors          one root, families by whose move is next
+             awaiting        cells that wait and leave the kernel free               (IPython)
              wording         numbers in sentences
     –        sandbox/        an island: a local service that speaks the same API
 
@@ -98,8 +102,8 @@ __version__ = "0.1.0"
 __all__ = ["Run", "attach", "compare", "estimate", "explore", "plot", "runs", "submit"]
 __all__ += ["load_ipython_extension", "unload_ipython_extension"]
 if TYPE_CHECKING:
+    from batch_magic.python_api import attach, compare, estimate, explore, plot, runs, submit
     from batch_magic.run import Run
-    from batch_magic.session import attach, compare, estimate, explore, plot, runs, submit
 
 
 def __getattr__(name: str) -> Any:
@@ -108,9 +112,9 @@ def __getattr__(name: str) -> Any:
 
         return Run
     if name in ("attach", "compare", "estimate", "explore", "plot", "runs", "submit"):
-        from batch_magic import session
+        from batch_magic import python_api
 
-        return getattr(session, name)
+        return getattr(python_api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

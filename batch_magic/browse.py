@@ -427,7 +427,9 @@ class _Column:
             for end in (one.low, one.high):
                 _number(end, 0.0)
         if one.op in (Op.CONTAINS, Op.EQUALS) and one.value is None:
-            raise CellError(f"{one.op} on {self.name!r} wants a value; name one, or say is_null")
+            raise CellError(
+                f"{one.op} on {self.name!r} wants a value; name one, or ask for missing"
+            )
 
     def mask(self, one: Filter) -> Mask:
         """Tell which rows a filter lets through."""
@@ -484,7 +486,7 @@ class _Column:
 
     def _equals_number(self, value: Any) -> Mask:
         number = _number(value, math.nan)
-        if pd.api.types.is_integer_dtype(self._series.dtype) and number == int(number):
+        if pd.api.types.is_integer_dtype(self._series.dtype) and number.is_integer():
             whole = int(str(value)) if str(value).lstrip("+-").isdecimal() else int(number)
             return np.asarray((self._series == whole).fillna(False), dtype=bool)
         return _within(self.numbers, number, number)

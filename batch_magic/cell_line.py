@@ -210,8 +210,8 @@ def parse_cell(line: str) -> argparse.Namespace:
     if known.on_clash not in ("error", "replace"):
         raise CellError(f"--on-clash is {known.on_clash!r}; say error or replace")
     known.params = _read_params(known.param)
-    known.extras = _names(known.extras)
-    known.keep = tuple(_names(known.keep))
+    known.extras = listed(known.extras)
+    known.keep = listed(known.keep)
     known.image_max = 0 if known.image_max is None else _count("--image-max", known.image_max)
     if known.schema is not None and not known.schema.strip():
         raise CellError("--schema is empty; name a class, or write fields: 'label: good|bad'")
@@ -274,10 +274,6 @@ def _json_or_text(value: str) -> Any:
         return value
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _count(option: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise CellError(f"{option} is {text[:40]!r}; say a whole number")
@@ -290,3 +286,39 @@ def duration_s(text: str) -> float:
     if not text.strip() or found is None:
         raise CellError(f"{text!r} is no duration; write 90s, 10m, 3h, 1h30m or 1d")
     return float(sum(int(n) * unit for n, unit in zip(found.groups(), _UNIT_S, strict=True) if n))
+
+
+# -- the words of a verb -----------------------------------------------------------------------
+
+
+def want(words: list[str], n: int, usage: str) -> None:
+    """Refuse any other number of words than `n`. Raises CellError."""
+    if len(words) != n:
+        raise CellError(f"the words do not fit; write {usage}")
+
+
+def option(words: list[str], name: str, wanted: str) -> tuple[list[str], str | None]:
+    """Take `NAME value` or `NAME=value` out of a verb's words."""
+    for at, word in enumerate(words):
+        if word.startswith(f"{name}="):
+            return words[:at] + words[at + 1 :], word.partition("=")[2]
+        if word == name:
+            if at + 1 == len(words):
+                raise CellError(f"{name} stands alone; it takes {wanted}")
+            return words[:at] + words[at + 2 :], words[at + 1]
+    return words, None
+
+
+def numbers(name: str, given: str | None) -> list[int]:
+    """Read `1,2`. Raises CellError for what is no number."""
+    words = [word.strip() for word in (given or "").split(",") if word.strip()]
+    if given is not None and (not words or not all(word.isdecimal() for word in words)):
+        raise CellError(
+            f"{name} {given!r} is no number of a cause; `%gptbatch errors NAME` has them"
+        )
+    return [int(word) for word in words]
+
+
+def listed(words: str | None) -> tuple[str, ...]:
+    """Read `x,y` as its parts; nothing is none."""
+    return tuple(word.strip() for word in (words or "").split(",") if word.strip())

@@ -1,9 +1,9 @@
 """`%%gptbatch` and `%gptbatch`: take the line apart, ask the session, show the panel, hand over.
 
-It knows IPython (magics, events, the namespace, which cells can be awaited) and holds no rule
-that could not be asked of `session` without a notebook. The traps: the user's namespace is
-touched in the main thread only, never inside a running cell; a blocking cell in a kernel is an
-async cell, so that Cancel and Interrupt work; and a mistake is one line, but it still raises.
+It knows IPython's magics and what each verb is to do, and holds no rule that could not be asked
+of `session` without a notebook. The traps: a background thread leaves what is for the user's
+namespace to `handover`; a blocking cell in a kernel is an async cell (see `awaiting`), so that
+Cancel and Interrupt work; and a mistake is one line, but it still raises.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import difflib
 import json
 import re
 import time
-import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import Field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 from IPython.core.interactiveshell import InteractiveShell
@@ -27,30 +26,38 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 from IPython.display import display
 from traitlets import Dict, Float, Integer, Unicode
 
-from batch_magic import caps, cell_line, comparison, manual, overview, session, settings, standing
-from batch_magic.card import clip, count_words, expected_words, size_words, time_words
+from batch_magic import (
+    cell_line,
+    comparison,
+    manual,
+    overview,
+    python_api,
+    session,
+    settings,
+    sides,
+    standing,
+)
+from batch_magic.awaiting import AWAITED, Rewrite, async_cells, is_headless
+from batch_magic.card import clip, count_words, size_words, time_words
 from batch_magic.case_sheet import clinic_text
+from batch_magic.cell_line import listed, option, want
 from batch_magic.clinic import Clinic, Deeds, is_possible
 from batch_magic.comparison import Comparison
 from batch_magic.drafting import Options
+from batch_magic.dry_sheet import dry_run_text, indented, request_text, rest_words
 from batch_magic.engine import METADATA_RUN
 from batch_magic.errors import BatchMagicError, CellError, Detached, StillRunning
 from batch_magic.explorer import Explorer
+from batch_magic.handover import HandOver, left_words
 from batch_magic.lifecycle import ENDED_STATUSES
 from batch_magic.matcher import Completions
 from batch_magic.panel import Shown, open_panel
-from batch_magic.prepare import DryRun
 from batch_magic.project import ProjectView, show_table
 from batch_magic.records import Ending, RemoteJob, RowStatus
 from batch_magic.run import Run
 from batch_magic.settings import Settings
 from batch_magic.standing import Deed
 from batch_magic.wording import counted
-
-AWAITED = "_gptbatch_awaited"
-"""The magic that a waiting cell is rewritten to: it returns something to await."""
-
-Rewrite = Callable[[list[str]], list[str]]
 
 _TRAITS = {str: Unicode, int: Integer, float: Float}
 _TELL_S = 0.2
@@ -147,7 +154,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         except BatchMagicError:
             return False  # the magic itself says what is wrong
         wish = "always" if asked.sample is not None else asked.wait or self.wait
-        return bool(wish == "always" or (wish == "auto" and _is_headless(self.shell)))
+        return bool(wish == "always" or (wish == "auto" and is_headless(self.shell)))
 
     def _start(self, line: str, cell: str) -> Run | None:
         """Do the cell; return the run that it may have to wait for."""
@@ -176,7 +183,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             deadline=asked.deadline,
             max_cost=asked.max_cost,
             sample=asked.sample,
-            may_ask=not _is_headless(self.shell),
+            may_ask=not is_headless(self.shell),
             retries=asked.retries,
             keep=asked.keep,
             fresh=asked.fresh,
@@ -185,7 +192,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         )
         use = self._settings()
         if asked.dry_run:
-            _print_dry_run(session.dry_run(frame, cell, options, use), options)
+            print(dry_run_text(python_api.dry_run(frame, cell, options, use)))
             return None
         self._check_out(out, asked.on_clash)
         run = session.session_for(use.home).submit(frame, cell, options, use)
@@ -200,8 +207,8 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         found, s = run.result(), run.snapshot()
         display(found)  # type: ignore[no-untyped-call]  # IPython leaves it so
         print(f"sample: {size_words(s)}, {', '.join(count_words(s))} · {' · '.join(time_words(s))}")
-        dry = session.dry_run(frame, cell, rest, self._settings())
-        print(f"the rest: {_rest_words(dry)}")
+        dry = python_api.dry_run(frame, cell, rest, self._settings())
+        print(f"the rest: {rest_words(dry)}")
         print(f"to submit it: %%gptbatch {_without_sample(line)}")
         if rest.fresh:
             print("with --fresh the rows of the sample are paid for again: leave it out")
@@ -286,7 +293,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         return verb, words
 
     def _do_list(self, words: list[str]) -> pd.DataFrame | None:
-        _want(words, 0, "%gptbatch list")
+        want(words, 0, "%gptbatch list")
         home = self._session()
         if pictures := home.snapshots():
             return overview.runs_frame(pictures)
@@ -301,7 +308,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         if getattr(self.shell, "kernel", None) is None:
             print(standing.table_text(standings, time.time(), path))
             return
-        if _is_headless(self.shell):
+        if is_headless(self.shell):
             show_table(standings, path)
             return
         for view in self._projects:
@@ -341,7 +348,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             print(manual.verbs_help(VERBS))
             print("%%gptbatch --help has the options of the cell.")
             return
-        _want(words, 1, "%gptbatch help [VERB]")
+        want(words, 1, "%gptbatch help [VERB]")
         verb, _ = self._verb(words[0])
         doc = getattr(getattr(self, f"_do_{verb}", None), "__doc__", None) or ""
         print(manual.verb_help(verb, VERBS[verb], " ".join(doc.split())))
@@ -349,38 +356,38 @@ class GPTBatch(_Configured):  # type: ignore[misc]
     def _do_status(self, words: list[str]) -> Any:
         if not words:
             return self._do_list([])
-        _want(words, 1, "%gptbatch status NAME")
+        want(words, 1, "%gptbatch status NAME")
         run = self._session().find(words[0])
         self._show(run)
         return None
 
     def _do_retry(self, words: list[str]) -> None:
-        words, given = _option(words, "--status", "names, such as failed,expired")
-        words, causes = _option(words, "--cause", "numbers as `errors` has them, such as 1,2")
-        words, cap = _option(words, "--max-cost", "US dollars, or any")
+        words, given = option(words, "--status", "names, such as failed,expired")
+        words, causes = option(words, "--cause", "numbers as `errors` has them, such as 1,2")
+        words, cap = option(words, "--max-cost", "US dollars, or any")
         live, words = "--live" in words, [word for word in words if word != "--live"]
-        _want(words, 1, "%gptbatch retry NAME [--status failed,expired | --cause 1,2] [--live]")
+        want(words, 1, "%gptbatch retry NAME [--status failed,expired | --cause 1,2] [--live]")
         labels = [label.strip() for label in (given or "").split(",") if label.strip()]
-        numbers = _numbers("--cause", causes)
+        numbers = cell_line.numbers("--cause", causes)
         home, use = self._session(), self._settings()
         run = home.retry(words[0], labels, use, cause=numbers, live=live, max_cost=cap)
         self._present(run)
 
     def _do_submit(self, words: list[str]) -> None:
-        _want(words, 1, "%gptbatch submit NAME")
+        want(words, 1, "%gptbatch submit NAME")
         self._present(self._session().confirm(words[0], self._settings()))
 
     def _do_finish(self, words: list[str]) -> None:
-        words, cap = _option(words, "--max-cost", "US dollars, or any")
-        _want(words, 1, "%gptbatch finish NAME [--max-cost USD]")
+        words, cap = option(words, "--max-cost", "US dollars, or any")
+        want(words, 1, "%gptbatch finish NAME [--max-cost USD]")
         self._present(self._session().finish(words[0], self._settings(), max_cost=cap))
 
     def _do_reparse(self, words: list[str]) -> None:
-        words, pattern = _option(words, "--parse", "a pattern")
-        words, schema = _option(words, "--schema", "a schema")
-        words, prefix = _option(words, "--prefix", "a text")
+        words, pattern = option(words, "--parse", "a pattern")
+        words, schema = option(words, "--schema", "a schema")
+        words, prefix = option(words, "--prefix", "a text")
         flat, words = "--flatten" in words, [word for word in words if word != "--flatten"]
-        _want(words, 1, "%gptbatch reparse NAME --parse PATTERN | --schema X [--prefix P]")
+        want(words, 1, "%gptbatch reparse NAME --parse PATTERN | --schema X [--prefix P]")
         options = Options(
             out="",
             schema=self._schema(schema or ""),
@@ -400,7 +407,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             print(f"  {note}")
 
     def _do_errors(self, words: list[str]) -> pd.DataFrame | None:
-        _want(words, 1, "%gptbatch errors NAME")
+        want(words, 1, "%gptbatch errors NAME")
         run = self._session().find(words[0])
         if len(errors := run.errors()):
             print(f"%gptbatch clinic {run.name} shows what a retry of each costs, with buttons")
@@ -409,15 +416,15 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         return None
 
     def _do_explore(self, words: list[str]) -> Explorer:
-        _want(words, 1, "%gptbatch explore NAME")
+        want(words, 1, "%gptbatch explore NAME")
         held = self.shell.user_ns.get(words[0])
         home = self._session()
         if isinstance(held, pd.DataFrame) and home.journal.find(words[0]) is None:
-            return session.explore(held, home=self._settings().home)
+            return python_api.explore(held, home=self._settings().home)
         return home.explore(words[0])
 
     def _do_clinic(self, words: list[str]) -> None:
-        _want(words, 1, "%gptbatch clinic NAME")
+        want(words, 1, "%gptbatch clinic NAME")
         run = self._session().find(words[0])
         found = run.diagnosis()
         if not is_possible():
@@ -439,36 +446,36 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         self._handover.renew(run, say)
 
     def _do_compare(self, words: list[str]) -> Comparison:
-        words, truth = _option(words, "--truth", "a column")
-        words, columns = _option(words, "--column", "a column, or one of each side: x,y")
-        words, on = _option(words, "--on", "a column")
-        words, models = _option(words, "--models", "models, such as gpt-5-mini,gpt-5-nano")
+        words, truth = option(words, "--truth", "a column")
+        words, columns = option(words, "--column", "a column, or one of each side: x,y")
+        words, on = option(words, "--on", "a column")
+        words, models = option(words, "--models", "models, such as gpt-5-mini,gpt-5-nano")
         if len(words) not in (1, 2):
             usage = cell_line.usage_of(VERBS["compare"])[0]
             raise CellError(f"the words do not fit; write %gptbatch compare {usage}")
         known = [self._known_side(word) for word in words]
-        names = _listed(columns)
-        found = session.contenders(known, names, _listed(models), truth or "")
+        names = listed(columns)
+        found = sides.contenders(known, names, listed(models), truth or "")
         return comparison.compare(found, truth=truth or "", column=names, on=on or "")
 
-    def _known_side(self, word: str) -> session.Contender:
+    def _known_side(self, word: str) -> sides.Contender:
         """Return the run of this name, else the DataFrame of this name, as a side."""
         try:
-            return session.known_sides(self._session().find(word))
+            return python_api.known_sides(self._session().find(word))
         except CellError:
             held = self.shell.user_ns.get(word)
             if not isinstance(held, pd.DataFrame):
                 raise
-            return session.known_sides(held, name=word)
+            return python_api.known_sides(held, name=word)
 
     def _do_plot(self, words: list[str]) -> Any:
-        _want(words, min(len(words), 1), "%gptbatch plot [NAME]")
+        want(words, min(len(words), 1), "%gptbatch plot [NAME]")
         home = self._session()
         return home.find(words[0]).plot() if words else home.cost_plot()
 
     def _do_cost(self, words: list[str]) -> pd.DataFrame | None:
         home = self._session()
-        _want(words, min(len(words), 1), "%gptbatch cost [NAME]")
+        want(words, min(len(words), 1), "%gptbatch cost [NAME]")
         pictures = [home.find(words[0]).snapshot()] if words else home.snapshots()
         if not pictures:
             print(f"there are no runs yet in {home.home.path}")
@@ -478,13 +485,13 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         return found
 
     def _do_attach(self, words: list[str]) -> None:
-        words, out = _option(words, "-o", "a name")
-        words, frame = _option(words, "--frame", "a DataFrame")
-        words, column = _option(words, "--id", "a column")
-        words, on = _option(words, "--on", "a backend")
-        _want(words, 1, "%gptbatch attach NAME | batch_… [-o NAME] [--frame FRAME] [--id COLUMN]")
+        words, out = option(words, "-o", "a name")
+        words, frame = option(words, "--frame", "a DataFrame")
+        words, column = option(words, "--id", "a column")
+        words, on = option(words, "--on", "a backend")
+        want(words, 1, "%gptbatch attach NAME | batch_… [-o NAME] [--frame FRAME] [--id COLUMN]")
         home, use = self._session(), self._settings()
-        if session.is_foreign(home, words[0]):
+        if home.is_foreign(words[0]):
             whole = None if frame is None else self._frame(frame)
             name = out or "adopted"
             self._check_out(name, "error")
@@ -498,14 +505,14 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             self._handover.give(run, run.result())
 
     def _do_take(self, words: list[str]) -> None:
-        words, given = _option(words, "--drop", "numbers as `errors` has them, such as 1,2")
-        _want(words, 1, "%gptbatch take NAME [--drop 1,2]")
-        run, numbers = self._session().find(words[0]), _numbers("--drop", given)
+        words, given = option(words, "--drop", "numbers as `errors` has them, such as 1,2")
+        want(words, 1, "%gptbatch take NAME [--drop 1,2]")
+        run, numbers = self._session().find(words[0]), cell_line.numbers("--drop", given)
         frame = run.result(drop=numbers)
         self._handover.give(run, frame, run.causes_of(numbers) if numbers else ())
         print(f"the result is in {run.name}")
         if numbers:
-            print(f"  {_left_words(run, frame)}")
+            print(f"  {left_words(run, frame)}")
 
     def _do_cancel(self, words: list[str]) -> None:
         home = self._session()
@@ -523,8 +530,8 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             print(f"{run.name}: cancel asked for; rows that finish until then are kept")
 
     def _do_recover(self, words: list[str]) -> None:
-        words, on = _option(words, "--on", "a backend")
-        _want(words, 0, "%gptbatch recover [--on BACKEND]")
+        words, on = option(words, "--on", "a backend")
+        want(words, 0, "%gptbatch recover [--on BACKEND]")
         home, use = self._session(), self._settings()
         jobs = home.orphans(use, on or "")
         if not jobs:
@@ -569,7 +576,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             print("deleted; their rows would be paid for again")
 
     def _do_show(self, words: list[str]) -> None:
-        _want(words, 1, "%gptbatch show NAME")
+        want(words, 1, "%gptbatch show NAME")
         run = self._session().find(words[0])
         s = run.snapshot()
         size = f"{size_words(s)}, {counted(len(s.jobs), 'job')}"
@@ -577,7 +584,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         print(f"backend   {' '.join(dict.fromkeys((s.backend.name, s.backend.base_url)))}")
         print(f"endpoint  {s.request.endpoint}\nmodel     {s.request.model}")
         print(f"params    {json.dumps(dict(s.request.params), ensure_ascii=False)}")
-        print(f"template\n{_indented(s.request.template)}")
+        print(f"template\n{indented(s.request.template)}")
         history = run.history()
         if len(history) > _EVENTS:
             print(f"… {counted(len(history) - _EVENTS, 'earlier event')}")
@@ -585,12 +592,12 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             print(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(at))}  {event}")
         example = run.example()
         if example is not None:
-            print(f"first request\n{_indented(_pretty(example))}")
+            print(f"first request\n{request_text(example)}")
 
     def _waited_for(self, words: list[str]) -> tuple[Run, float | None]:
-        words, given = _option(words, "--timeout", "a duration, such as 10m")
+        words, given = option(words, "--timeout", "a duration, such as 10m")
         timeout_s = None if given is None else cell_line.duration_s(given)
-        _want(words, 1, "%gptbatch wait NAME")
+        want(words, 1, "%gptbatch wait NAME")
         run = self._session().attach(words[0], self._settings())
         if run.run_id not in self._panels and not run.snapshot().is_ended:
             self._present(run)
@@ -705,231 +712,6 @@ for _magic in _documented:
     _magic.__doc__ = manual.cell_help(VERBS)
 
 
-class Says(Protocol):
-    """Whoever tells the reader where a result is."""
-
-    def say(self, text: str) -> None:
-        """Show one line; code in backticks. From any thread, never raising."""
-
-
-class HandOver:
-    """Puts results in the namespace: when the kernel is idle, or just before the next cell.
-
-    A background thread, or a click, only ever leaves here what is to be done to the namespace and
-    asks the main thread to look. A name is left alone that holds something else by then.
-    """
-
-    def __init__(self, shell: InteractiveShell) -> None:
-        self._shell = shell
-        self.is_busy = True  # the cell that loads the extension is running
-        self._ready: list[Callable[[], None]] = []
-        self._given: dict[str, weakref.ref[pd.DataFrame]] = {}  # run id → the frame it has given
-        self._left_out: dict[str, set[str]] = {}  # run id → causes whose rows the frame lacks
-        try:
-            self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:
-            self._loop = None
-        shell.events.register("pre_run_cell", self._before_cell)
-        shell.events.register("post_run_cell", self._after_cell)
-
-    def promise_when_idle(self, run: Run, view: Says) -> None:
-        """Do what `promise` does as soon as no cell is running; from any thread.
-
-        A name that holds something of the user's own, or this very result, is left alone.
-        """
-        if self.is_busy:
-            view.say(f"`{run.name}` is bound once the running cell has ended")
-        self._deliver(partial(self._promise_if_free, run, view))
-
-    def promise(self, run: Run, panel: Says) -> None:
-        """Bind the run's name to its handle now, and to its frame once there is one."""
-        self._shell.user_ns[run.name] = run
-        self._left_out.pop(run.run_id, None)
-        run.when_ended(lambda result: self._deliver(partial(self._put, run, result, panel)))
-
-    def give(self, run: Run, frame: pd.DataFrame, left_out: Iterable[str] = ()) -> None:
-        """Bind a frame at once, that lacks the rows of these causes: the running cell wants it."""
-        self._left_out[run.run_id] = set(left_out)
-        self._bind(run, frame)
-
-    def renew(self, run: Run, say: Callable[[str], None]) -> None:
-        """Bind the run's name to its new frame once there is one, if it holds the old one still."""
-        run.when_ended(lambda result: self._deliver(partial(self._put_again, run, result, say)))
-
-    def drop(self, run: Run, key: str, say: Callable[[str], None]) -> None:
-        """Take the rows of a cause out of the frame that the run's name holds."""
-        if self.is_busy:
-            say(f"they leave `{run.name}` when the running cell has ended")
-        self._deliver(partial(self._drop, run, key, say))
-
-    def _bind(self, run: Run, frame: pd.DataFrame) -> None:
-        self._shell.user_ns[run.name] = frame
-        self._given[run.run_id] = weakref.ref(frame)
-
-    def _deliver(self, deed: Callable[[], None]) -> None:
-        self._ready.append(deed)
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._when_idle)
-
-    def _when_idle(self) -> None:
-        if not self.is_busy:
-            self._swap()
-
-    def _before_cell(self, *_: object) -> None:
-        self._swap()
-        self.is_busy = True
-
-    def _after_cell(self, *_: object) -> None:
-        self.is_busy = False
-        self._swap()
-
-    def _promise_if_free(self, run: Run, view: Says) -> None:
-        """Bind a name that was asked for by a click, if that takes nothing from the user."""
-        name, take = run.name, f"`%gptbatch take {run.run_id}`"
-        bound = self._shell.user_ns.get(name)
-        is_ours = isinstance(bound, Run) or bool(_run_of(bound))
-        if run.snapshot().is_ended and _run_of(bound) == run.run_id:
-            view.say(f"`{name}` holds this result already; {take} brings it anew")
-        elif name in self._shell.user_ns and not is_ours:
-            what = type(bound).__name__
-            view.say(f"`{name}` holds a {what} of yours, and keeps it; {take} puts the run's there")
-        else:
-            view.say(f"`{name}` holds the run until it has ended")
-            self.promise(run, view)
-
-    def _swap(self) -> None:
-        while self._ready:
-            self._ready.pop(0)()
-
-    def _put(self, run: Run, result: pd.DataFrame | BatchMagicError, panel: Says) -> None:
-        bound = self._shell.user_ns.get(run.name)
-        if isinstance(result, BatchMagicError):
-            if run.snapshot().fault is None:  # a fault stands in the card by itself
-                panel.say(str(result))
-        elif isinstance(bound, Run) and bound.run_id == run.run_id:
-            self._bind(run, result)
-            run.taken()
-            panel.say(f"the result is in `{run.name}`")
-        elif _run_of(bound) == run.run_id:  # another panel of the run has brought it
-            panel.say(f"the result is in `{run.name}`")
-        elif not _run_of(bound):
-            panel.say(
-                f"`{run.name}` was bound to something else; the result is one line away:"
-                f" `%gptbatch take {run.name}`"
-            )
-
-    def _put_again(
-        self, run: Run, result: pd.DataFrame | BatchMagicError, say: Callable[[str], None]
-    ) -> None:
-        if isinstance(result, BatchMagicError):
-            say(str(result))
-            return
-        bound, given = self._shell.user_ns.get(run.name), self._given.get(run.run_id)
-        is_handle = isinstance(bound, Run) and bound.run_id == run.run_id
-        if not is_handle and (given is None or bound is not given()):
-            say(
-                f"`{run.name}` was changed since or holds something else; the new result is one"
-                f" line away: `%gptbatch take {run.name}`"
-            )
-            return
-        left_out = self._left_out.get(run.run_id, set())
-        frame = run.without(result, left_out) if left_out else result
-        self._bind(run, frame)
-        run.taken()
-        say(_left_words(run, frame) if left_out else f"the new result is in `{run.name}`")
-
-    def _drop(self, run: Run, key: str, say: Callable[[str], None]) -> None:
-        bound = self._shell.user_ns.get(run.name)
-        if _run_of(bound) != run.run_id:
-            say(
-                f"nothing was dropped: `{run.name}` does not hold the run's result;"
-                f" `%gptbatch take {run.name}` puts it there"
-            )
-            return
-        assert isinstance(bound, pd.DataFrame)
-        try:
-            frame = run.without(bound, {key})
-        except BatchMagicError as error:
-            say(f"nothing was dropped: {error}")
-            return
-        self._left_out.setdefault(run.run_id, set()).add(key)
-        self._bind(run, frame)
-        say(_left_words(run, frame))
-
-    def close(self) -> None:
-        """Take the hooks out of the shell."""
-        self._shell.events.unregister("pre_run_cell", self._before_cell)
-        self._shell.events.unregister("post_run_cell", self._after_cell)
-
-
-def _run_of(bound: object) -> str:
-    """Return the id of the run whose result this is; "" for anything else."""
-    if not isinstance(bound, pd.DataFrame):
-        return ""
-    facts = bound.attrs.get("gptbatch")
-    return str(facts.get("run_id", "?")) if isinstance(facts, dict) else ""
-
-
-# -- cells that wait ------------------------------------------------------------------------
-
-
-def async_cells(shell: InteractiveShell, magics: GPTBatch) -> tuple[Rewrite, Rewrite]:
-    """Return two input transformers that have a waiting cell, and a waiting line, awaited.
-
-    The first sees a cell as typed; the second sees lines that IPython has translated, so that
-    text in a string literal is left alone.
-
-    An async cell is the one way to wait that leaves the kernel free for a Cancel, is
-    interrupted cleanly and needs no patched loop (measured with ipykernel 7.0 to 7.4).
-    """
-
-    def can_await() -> bool:
-        # While a cell runs, it is another magic (%%time) that compiles a cell of its own, and
-        # does so without await: there the magic blocks.
-        # Without a kernel Ctrl-C is clearer in a plain wait.
-        in_kernel = getattr(shell, "kernel", None) is not None
-        return in_kernel and shell.autoawait and not magics.is_busy
-
-    def rewrite(lines: list[str]) -> list[str]:
-        if not lines:
-            return lines
-        name, _, line = lines[0].rstrip("\n").partition(" ")
-        if name == "%%gptbatch":
-            body = "".join(lines[1:]) or "\n"  # IPython refuses a cell magic without a body
-            if can_await() and magics.must_wait(line):
-                return [f"await get_ipython().run_cell_magic({AWAITED!r}, {line!r}, {body!r})\n"]
-            return [f"{name} {line}\n", body]
-        return lines
-
-    def rewrite_lines(lines: list[str]) -> list[str]:
-        return [_awaited_line(line) for line in lines] if can_await() else lines
-
-    # A terminal asks whether a cell is complete: about what was typed, not what we make of it.
-    rewrite.has_side_effects = True  # type: ignore[attr-defined]
-    return rewrite, rewrite_lines
-
-
-def _awaited_line(line: str) -> str:
-    """Await a `%gptbatch wait` of the top level, as IPython has already translated it."""
-    magic = "get_ipython().run_line_magic("
-    if not line.startswith(f"{magic}'gptbatch', 'wait"):
-        return line
-    return line.replace(f"{magic}'gptbatch'", f"await {magic}{AWAITED!r}", 1)
-
-
-def _is_headless(shell: InteractiveShell) -> bool:
-    """Tell whether nobody is there to come back later: nbclient, papermill, a script.
-
-    `allow_stdin: false` in the execute request is all that tells an executor from a notebook.
-    """
-    kernel = getattr(shell, "kernel", None)
-    if kernel is None:
-        # A terminal that was given a script or -c; an embedded shell has no application.
-        return not getattr(shell.parent, "interact", True)
-    content = kernel.get_parent().get("content", {})
-    return content.get("allow_stdin") is False
-
-
 async def _frame_of(run: Awaitable[pd.DataFrame]) -> pd.DataFrame:
     return await run
 
@@ -942,105 +724,18 @@ def _ended_within(run: Run, seconds: float) -> bool:
     return True
 
 
-# -- what is printed ------------------------------------------------------------------------
-
-
 def _detached(run: Run) -> str:
     return f"{run.name} goes on without this cell; wait for it again: %gptbatch wait {run.name}"
-
-
-def _print_dry_run(dry: DryRun, options: Options) -> None:
-    said = (
-        (dry.kept, "answered before: taken over, not paid again"),
-        (dry.held, "in flight in an earlier run: not sent again"),
-        (dry.twins, "with the same request as an earlier row: sent once"),
-        (dry.skipped, "with nothing to send: skipped"),
-        (dry.oversize, "larger than a job may be: failed"),
-        (dry.missing_values, "with a missing value, rendered as nothing"),
-        (dry.unsendable, "with what no request can carry: failed, unsent"),
-    )
-    requests = f"{counted(dry.to_send, 'request')} in {counted(dry.jobs, 'job')}"
-    print(
-        f"dry run: {counted(dry.rows, 'row')}, {requests}, {counted(dry.bytes, 'byte')};"
-        " nothing was sent"
-    )
-    for n, what in said:
-        if n:
-            print(f"  {counted(n, 'row')} {what}")
-    for note in dry.notes:
-        print(f"  {note}")
-    print(f"  estimate: {_rest_words(dry)}")
-    if why := caps.refusal(dry.record):
-        print(f"  it would not be submitted: {why}")
-    for line in dry.first_lines:
-        print(_indented(_pretty(line)))
-
-
-def _rest_words(dry: DryRun) -> str:
-    """Say what would be sent, and what it may cost."""
-    found = dry.record.estimate
-    if found is None or not found.requests:
-        return "nothing is left to send"
-    record = dry.record
-    return expected_words(found, record.request, is_sandbox=record.backend.is_sandbox)
 
 
 def _without_sample(line: str) -> str:
     return re.sub(r"\s*--sample[=\s]\s*\d+", "", f" {line}").strip()
 
 
-def _pretty(line: str) -> str:
-    return json.dumps(json.loads(line), indent=2, ensure_ascii=False)
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.splitlines())
-
-
 def _described(job: RemoteJob) -> str:
     created = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.created_at or 0))
     rows, made_by = counted(job.total or 0, "row"), job.metadata.get(METADATA_RUN, "?")
     return f"{job.batch_id}  {job.status}, {rows}, created {created} by run {made_by}"
-
-
-def _want(words: list[str], n: int, usage: str) -> None:
-    if len(words) != n:
-        raise CellError(f"the words do not fit; write {usage}")
-
-
-def _option(words: list[str], name: str, wanted: str) -> tuple[list[str], str | None]:
-    """Take `NAME value` or `NAME=value` out of a verb's words."""
-    for at, word in enumerate(words):
-        if word.startswith(f"{name}="):
-            return words[:at] + words[at + 1 :], word.partition("=")[2]
-        if word == name:
-            if at + 1 == len(words):
-                raise CellError(f"{name} stands alone; it takes {wanted}")
-            return words[:at] + words[at + 2 :], words[at + 1]
-    return words, None
-
-
-def _numbers(name: str, given: str | None) -> list[int]:
-    """Read `1,2`. Raises CellError for what is no number."""
-    words = [word.strip() for word in (given or "").split(",") if word.strip()]
-    if given is not None and (not words or not all(word.isdecimal() for word in words)):
-        raise CellError(
-            f"{name} {given!r} is no number of a cause; `%gptbatch errors NAME` has them"
-        )
-    return [int(word) for word in words]
-
-
-def _left_words(run: Run, frame: pd.DataFrame) -> str:
-    """Say what a result without some rows holds, and how to have them back."""
-    whole = run.snapshot().rows // len(run.snapshot().request.models)
-    return (
-        f"`{run.name}` has {len(frame):,} of {counted(whole, 'row')}: the run keeps the others,"
-        f" `%gptbatch take {run.name}` brings them back"
-    )
-
-
-def _listed(words: str | None) -> tuple[str, ...]:
-    return tuple(word.strip() for word in (words or "").split(",") if word.strip())
 
 
 def _answer(question: str) -> str:

@@ -8,7 +8,7 @@ longer there is no answer.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -94,6 +94,31 @@ def told_apart(sides: Sequence[Side]) -> list[Side]:
             name = f"{side.name}#{tail or letter}"
         found.append(replace(side, name=name))
     return found
+
+
+Contender = tuple[Side, Callable[[Sequence[str]], list[Side]]]
+"""A side, and what makes sides of the models that it asked."""
+
+
+def contenders(
+    known: Sequence[Contender], columns: Sequence[str], models: Sequence[str], truth: str
+) -> list[Side]:
+    """Return the sides that are compared. Raises CellError when there is nothing to compare."""
+    first, split = known[0]
+    if len(known) > 1:
+        if models:
+            raise CellError("models= (--models) are those of one run; leave out the other")
+        return told_apart([side for side, _ in known])
+    if len(models_of(first)) > 1 and (models or len(columns) < 2):
+        return told_apart(split(models))
+    if len(columns) > 1:
+        return by_column(first, columns)
+    if not truth:
+        raise CellError(
+            f"{first.name or 'the frame'} alone is nothing to compare; name a second run or frame,"
+            " a column with what is right (truth=, --truth), or two columns (column=, --column x,y)"
+        )
+    return told_apart([first])
 
 
 def _facts(frame: pd.DataFrame) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""How long a cell is busy: `session.submit` in a fresh process, the sandbox as the service.
+"""How long a cell is busy: `submit` in a fresh process, the sandbox as the service.
 
 `python -m benchmarks.cell ROWS reviews|notes HOME` prints the seconds of the first import, of the
 submit itself, and of what went on behind it until the run was on the disk.
@@ -25,13 +25,13 @@ def main(rows: int, kind: str, home: Path) -> None:
     """Submit once and say how long each part took."""
     frame = reviews(rows) if kind == "reviews" else notes(rows)
     start = time.perf_counter()
-    from batch_magic import session
+    from batch_magic import python_api, session
     from batch_magic.sandbox import launcher
 
     imported = time.perf_counter()
     launcher.ensure(home / "sandbox", answerer="stub")
     ready = time.perf_counter()
-    run = session.submit(frame, TEMPLATE, model="gpt-5-mini", on="sandbox", home=str(home))
+    run = python_api.submit(frame, TEMPLATE, model="gpt-5-mini", on="sandbox", home=str(home))
     submitted = time.perf_counter()
     shards = home / "runs" / run.run_id
     while not (shards / "twins.npy").exists() or list(shards.glob("*.part")):

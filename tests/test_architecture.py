@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "batch_magic"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("records", "errors", "wording"),
+    ("records", "errors", "wording", "awaiting"),
     (
         "durable_files",
         "cell_body",
@@ -71,20 +71,23 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         *("prepare", "engine", "result", "cleaning", "adoption", "closeup", "diagnosis"),
         *("comparison", "sides", "measuring"),
     ),
-    ("run", "drafting", "buttons", "explorer", "case_sheet", "lookout"),
-    ("session", "panel", "matcher", "clinic", "project"),
+    ("run", "drafting", "buttons", "explorer", "case_sheet", "dry_sheet", "lookout"),
+    ("session", "handover", "panel", "matcher", "clinic", "project"),
+    ("python_api",),
     ("magic",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 KEYS: dict[str, frozenset[str]] = {
-    "matplotlib": frozenset({"plots", "comparison", "run", "session"}),
+    "matplotlib": frozenset({"plots", "comparison", "run", "session", "python_api"}),
     "sqlite3": frozenset({"journal", "schema"}),
     "openai": frozenset({"api"}),
     "pandas": frozenset(
         {"exact_json", "frame", "stored_frame", "result", "adoption", "drafting", "run"}
         | {
             "session",
+            "python_api",
+            "handover",
             "magic",
             "overview",
             "browse",
@@ -111,7 +114,8 @@ KEYS: dict[str, frozenset[str]] = {
     "typing_extensions": frozenset({"strict_schema"}),
     "parse": frozenset({"answers"}),
     "ipywidgets": frozenset({"panel", "buttons", "clinic", "project"}),
-    "IPython": frozenset({"magic", "panel", "explorer", "matcher", "clinic", "project"}),
+    "IPython": frozenset({"magic", "handover", "awaiting", "matcher"})
+    | {"panel", "explorer", "clinic", "project"},
     "anywidget": frozenset({"bell", "explorer", "project"}),
     "traitlets": frozenset({"magic", "bell", "explorer", "project"}),
     "dotenv": frozenset({"settings"}),

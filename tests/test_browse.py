@@ -187,6 +187,14 @@ def test_a_query_comes_back_from_plain_values(query: Query) -> None:
     assert read_query(json.loads(json.dumps(plain_query(query)))) == query
 
 
+@pytest.mark.parametrize("value", ["", "nan", "inf", "-inf", "1e400"])
+def test_what_no_whole_number_can_be_is_found_nowhere(value: str) -> None:
+    """It is typed into the form like any other value, and is no bug."""
+    rows = Rows(pd.DataFrame({"stars": [1, 2, 3]}))
+    wanted = read_query({"filters": [{"column": "stars", "op": "equals", "value": value}]})
+    assert rows.positions(wanted).tolist() == []
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

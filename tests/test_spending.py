@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 import batch_magic as bm
-from batch_magic import session
+from batch_magic import python_api, session
 from batch_magic.errors import CellError, ServiceError
 from batch_magic.records import RowStatus
 from batch_magic.sandbox import launcher
@@ -319,7 +319,7 @@ def test_a_small_frame_gets_a_hint_and_nothing_else(
     use = session.settings.from_environment(os.environ)
     asked = session.Options(out="x", model="gpt-5-mini")
     for rows, is_told in ((5, True), (60, False)):
-        dry = session.dry_run(frame.head(rows), "Say {{ text }}", asked, use)
+        dry = python_api.dry_run(frame.head(rows), "Say {{ text }}", asked, use)
         assert any("--live" in note for note in dry.notes) is is_told
 
 

@@ -172,25 +172,32 @@ class Lab:
         self.artefacts = artefacts
         self.strayed: list[str] = []  # addresses outside this machine that the page asked for
         self.errors: list[str] = []  # exceptions thrown in the page
+        self.closed: set[str] = set()  # paths of notebooks without a kernel, perhaps on the page
         self._context = self._open_context(browser)
         self.page: Page = self._context.new_page()
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self._shade = "light"
         self.width(1400)
 
-    def open(self, *cells: str, name: str = "") -> Notebook:
+    def open(self, *cells: str, name: str = "", is_alone: bool = False) -> Notebook:
         """Write a notebook of code cells, open it, and wait until its kernel is there."""
-        return self.open_json(_notebook(cells), name=name)
+        return self.open_json(_notebook(cells), name=name, is_alone=is_alone)
 
-    def open_json(self, content: Mapping[str, Any], *, name: str = "") -> Notebook:
+    def open_json(
+        self, content: Mapping[str, Any], *, name: str = "", is_alone: bool = False
+    ) -> Notebook:
         """Write a notebook as given, outputs and all, open it and wait for its kernel.
 
-        Lab trusts only what it has signed itself: outputs written here are sanitized by it.
+        Lab trusts only what it has signed itself: outputs written here are sanitized by it. With
+        `is_alone` its page is a new one, without other notebooks, their title and their styles.
         """
         path = f"{name or secrets.token_hex(4)}.ipynb"
         (self.server.root / path).write_text(json.dumps(content))
         notebook = Notebook(self, path)
-        notebook.load()
+        if is_alone or not self.evaluate("() => 'jupyterapp' in window"):
+            notebook.load()
+        else:
+            notebook.add()
         return notebook
 
     def width(self, pixels: int, height: int = 1000) -> None:
@@ -356,11 +363,25 @@ class Notebook:
 
     reload = load
 
+    def add(self) -> None:
+        """Open it in the page that is there, as a click in the file browser does.
+
+        A page that is loaded afresh takes the time of three notebooks. Those that were closed
+        leave it, but for the last: a page without a notebook has no place to put one.
+        """
+        lab = self.lab
+        lab.command("docmanager:open", path=self.path)
+        self._page.wait_for_function(f"path => {CURRENT}?.context?.path === path", arg=self.path)
+        self._page.wait_for_selector(f"{PANEL} .jp-Notebook .jp-Cell")
+        self._wait_for_kernel()
+        lab.evaluate(DISPOSE, sorted(lab.closed))
+        lab.closed.clear()
+
     def reopen_elsewhere(self) -> Notebook:
         """Open what is saved as somebody else's file: untrusted, with a kernel of its own."""
         content = self.saved()
         content["cells"] += _notebook(["# sent by a colleague"])["cells"]
-        return self.lab.open_json(content)
+        return self.lab.open_json(content, is_alone=True)
 
     def close(self) -> None:
         """Shut the kernel down, whether the notebook is on the page or not."""
@@ -369,6 +390,7 @@ class Notebook:
         for session in ask.get(f"{server.url}api/sessions", headers=headers).json():
             if session["path"] == self.path:
                 ask.delete(f"{server.url}api/sessions/{session['id']}", headers=headers)
+        self.lab.closed.add(self.path)
 
     # ── inside ──
 
@@ -394,6 +416,8 @@ KERNEL = f"""() => {{
   const context = window.jupyterapp && {CURRENT} && {CURRENT}.sessionContext;
   return context && context.isReady && context.session && context.session.kernel.status === 'idle';
 }}"""
+DISPOSE = """(paths) => [...jupyterapp.shell.widgets('main')].forEach(
+  widget => { if (paths.includes(widget.context?.path)) widget.dispose() })"""
 IDLE = f"""() => {CURRENT}.sessionContext.session.kernel.status === 'idle' &&
   {CURRENT}.content.widgets.every(c => c.model.executionState !== 'running')"""
 HEIGHT = """() => Math.max(...Array.from(

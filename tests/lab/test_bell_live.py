@@ -113,7 +113,7 @@ def open_(allowing: Lab) -> Iterator[Callable[..., Notebook]]:
     opened: list[Notebook] = []
 
     def opens(*cells: str) -> Notebook:
-        opened.append(allowing.open(*cells))
+        opened.append(allowing.open(*cells, is_alone=True))
         return opened[-1]
 
     yield opens
@@ -335,7 +335,7 @@ def test_a_refusal_is_told_and_the_title_does_the_work(
     """In words beside the switch and on it; a browser that refuses is not asked again."""
     denying.width(width)
     denying.theme(shade)
-    notebook = begun(denying.open(BEGIN, "end(panel)"))
+    notebook = begun(denying.open(BEGIN, "end(panel)", is_alone=True))
     title = denying.page.title()
     notify = switch(notebook, "Notify me")
     notify.click()
@@ -362,7 +362,7 @@ def test_a_page_without_anywidget_has_a_panel_without_a_bell(
     """A page loaded before it was installed, or a Lab elsewhere: no red box, the rest works."""
     with page_of(server, browser, laboratory) as lab:
         lab.page.context.route("**/extensions/anywidget/**", lambda route: route.abort())
-        notebook = lab.open(BEGIN, "end(panel)")
+        notebook = lab.open(BEGIN, "end(panel)", is_alone=True)
         notebook.run(0)
         notebook.wait_for("Cancel", 0)
         lab.page.wait_for_selector(".jupyter-widgets-error-widget", state="attached")

@@ -396,6 +396,7 @@ def test_a_run_of_another_notebook_moves_and_can_be_attached(lab: Lab) -> None:
 
 def test_a_saved_view_reads_as_well_without_its_kernel(lab: Lab, filled: Notebook) -> None:
     """Somebody else opens the file: a table of the runs, no error, nothing that acts."""
+    filled.add()
     filled.save()
     sent_on = filled.reopen_elsewhere()
     lab.width(1000)
@@ -406,7 +407,6 @@ def test_a_saved_view_reads_as_well_without_its_kernel(lab: Lab, filled: Noteboo
     assert sent_on.output(1).locator("img, mjx-container, button").count() == 0
     assert lab.evaluate(FAINT_TEXTS, ".jp-OutputArea-output section") == []
     sent_on.close()
-    filled.load()
 
 
 LOOKING = """

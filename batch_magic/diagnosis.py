@@ -27,9 +27,9 @@ from batch_magic.outcomes import (
     cause_key,
     causes,
     exchanges,
-    tell_causes,
 )
 from batch_magic.records import PAID, Endpoint, Estimate, Lines, RowStatus, RunRecord, Span
+from batch_magic.resending import tell_causes
 from batch_magic.tokens import Tally, counter
 
 EXAMPLES = 60  # causes that are priced and shown by one of their rows

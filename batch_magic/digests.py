@@ -19,6 +19,13 @@ def as_digests(digests: bytes) -> NDArray[np.void]:
     return np.frombuffer(digests, dtype=DIGEST)
 
 
+def digests_of(entries: NDArray[np.void]) -> NDArray[np.void]:
+    """Return the digests (n values of DIGEST) of entries that say more besides."""
+    digests = np.empty(len(entries), dtype=DIGEST)
+    digests["hi"], digests["lo"] = entries["hi"], entries["lo"]
+    return digests
+
+
 class SortedDigests:
     """Digests of some lines, each with a number of the caller's (a position, a place)."""
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
-from batch_magic import lifecycle, outcomes, picture, progress
+from batch_magic import lifecycle, outcomes, picture, progress, resending
 from batch_magic.api import Api
 from batch_magic.durable_files import disk_errors, part_path, settle
 from batch_magic.errors import BatchMagicError, JournalError, ServiceError
@@ -592,7 +592,7 @@ class Engine:
 
     async def _take_over(self, run: RunRecord, lenders: tuple[str, ...]) -> None:
         folder, found = self._folder(run), self._with_folders(lenders)
-        taken = await asyncio.to_thread(outcomes.take_over, folder, run, found)
+        taken = await asyncio.to_thread(resending.take_over, folder, run, found)
         self._journal.add_work(
             run.run_id,
             self._owner,
@@ -617,10 +617,10 @@ class Engine:
     ) -> None:
         """Send rows again; what other runs were answered meanwhile is taken over first."""
         kin = self._kin(run) if wish else []
-        filled = await asyncio.to_thread(outcomes.fill, self._folder(run), run, wish, kin)
+        filled = await asyncio.to_thread(resending.fill, self._folder(run), run, wish, kin)
         run = replace(run, files={**run.files, **filled.files})
         folder = self._folder(run)
-        send = partial(outcomes.resend, folder, run, round, wish, kin, cut_off)
+        send = partial(resending.resend, folder, run, round, wish, kin, cut_off)
         shards, why = await asyncio.to_thread(send)
         if not shards and not wish:
             await self._settle(run, Ending.FINISHED)
@@ -722,7 +722,7 @@ class Engine:
         self, run: RunRecord, job: Job, why: str, parts: int, bad_lines: frozenset[int]
     ) -> None:
         folder = self._folder(run)
-        shards = await asyncio.to_thread(outcomes.recut, folder, run, job, parts, bad_lines)
+        shards = await asyncio.to_thread(resending.recut, folder, run, job, parts, bad_lines)
         planned = plan_jobs(shards, self._token)
         refusals = job.refusals + bool(bad_lines)
         self._journal.add_work(

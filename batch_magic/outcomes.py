@@ -1,4 +1,4 @@
-"""What became of each row of a run, and which lines go out again: files read, files written.
+"""What became of each row of a run: files read, counted, added up.
 
 It knows how a run's files add up (`resolution` has the rules) and refuses to know when to ask:
 that is `lifecycle`'s. Every ended job is read the same way, whatever its status was; the trap
@@ -11,10 +11,10 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from itertools import count, islice
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,33 +24,24 @@ from batch_magic import wire
 from batch_magic.answers import reader_of
 from batch_magic.costs import is_half_price, row_costs, usage_cost
 from batch_magic.cures import AGAIN, cure_of
-from batch_magic.digests import DIGEST, SortedDigests, as_digests
+from batch_magic.digests import digests_of
 from batch_magic.errors import JournalError
 from batch_magic.folder import (
     ANSWERED,
-    MANIFEST,
     Answered,
-    KeptWriter,
     OutcomeTable,
     RunFolder,
     Scan,
-    ShardWriter,
-    ShardWriters,
 )
-from batch_magic.packing import pick
 from batch_magic.records import (
-    NO_WISH,
     Cost,
-    Ending,
     Endpoint,
     Job,
     JobStage,
-    Lines,
     Outcomes,
     Preview,
     RowStatus,
     RunRecord,
-    Shard,
     Spent,
     Usage,
     Wish,
@@ -64,10 +55,6 @@ _NOTHING: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
 _TOKENS = ("usage_input", "usage_cached", "usage_output", "usage_reasoning")
 _BILLED = _TOKENS[:3]
-
-
-Tell = Callable[[str, Lines], object]
-"""Takes a model and lines that ask it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,16 +190,6 @@ class JobCount:
 
     counts: dict[RowStatus, int]
     retryable: int
-
-
-@dataclass(frozen=True, slots=True)
-class TakenOver:
-    """What came of another run's end: rows answered by it, and new shards for the rest."""
-
-    answered: int
-    counts: dict[RowStatus, int]
-    shards: tuple[Shard, ...]
-    files: dict[str, str]
 
 
 def resolve_run(folder: RunFolder, run: RunRecord) -> Resolved:
@@ -444,7 +421,7 @@ def _complaint_of(run: RunRecord, lately: Sequence[Outcomes]) -> str | None:
     causes: dict[str, list[tuple[RowStatus, str]]] = {}
     for part in lately:
         for status, error in zip(part.statuses, part.error, strict=True):
-            if status not in _BLAMELESS:
+            if status not in BLAMELESS:
                 said = error or "no reason was given"
                 cause = _VARIES.sub("#", said.partition(ANSWER)[0])
                 causes.setdefault(cause, []).append((RowStatus(status), said))
@@ -526,20 +503,20 @@ def answered(folder: RunFolder, run: RunRecord) -> Answered | None:
         return folder.answered()
 
 
-_BLAMELESS = frozenset({RowStatus.OK, RowStatus.SKIPPED, RowStatus.PENDING})
+BLAMELESS = frozenset({RowStatus.OK, RowStatus.SKIPPED, RowStatus.PENDING})
 _VARIES = re.compile(r"\b(?:req|batch|file|org|resp|chatcmpl)[-_]\w+|\d[\d,.]*")
 
 
 def causes(folder: RunFolder, run: RunRecord) -> list[Cause]:
     """Group the rows that came out badly by cause, the commonest first."""
     resolved = resolve_run(folder, run)
-    wanted = ~_is_of(resolved.resolution, _BLAMELESS)
-    return _causes(resolved, wanted, _rows_of_frame(run), _has_request(folder, run))
+    wanted = ~is_of(resolved.resolution, BLAMELESS)
+    return grouped(resolved, wanted, rows_of_frame(run), _has_request(folder, run))
 
 
 def requests_again(folder: RunFolder, run: RunRecord, wish: Wish) -> int:
     """Count the requests that go out if a wish is granted now."""
-    wished = _is_wished(resolve_run(folder, run), run, wish)
+    wished = is_wished(resolve_run(folder, run), run, wish)
     return int((wished & _has_request(folder, run)).sum())
 
 
@@ -608,34 +585,36 @@ def _received(folder: RunFolder, resolved: Resolved, position: int) -> Exchange:
     return Exchange()
 
 
-def _is_wished(resolved: Resolved, run: RunRecord, wish: Wish) -> NDArray[np.bool_]:
-    """Tell which rows a wish means, as they came out so far."""
-    found = _is_of(resolved.resolution, wish.statuses)
+def is_wished(resolved: Resolved, run: RunRecord, wish: Wish) -> NDArray[np.bool_]:
+    """Tell which rows (n values) a wish means, as they came out so far."""
+    found = is_of(resolved.resolution, wish.statuses)
     if wish.causes:
-        bad = np.flatnonzero(~_is_of(resolved.resolution, _BLAMELESS))
-        keys = [key for _, key in _errors_and_keys(resolved, bad, _rows_of_frame(run))]
+        bad = np.flatnonzero(~is_of(resolved.resolution, BLAMELESS))
+        keys = [key for _, key in errors_and_keys(resolved, bad, rows_of_frame(run))]
         found[bad] |= np.isin(np.array(keys, dtype="U16"), sorted(wish.causes))
     return found
 
 
-def _rows_of_frame(run: RunRecord) -> int:
+def rows_of_frame(run: RunRecord) -> int:
+    """Return how many rows the frame of a run has: each of them is asked of every model."""
     return run.rows // len(run.request.models)
 
 
 def _has_request(folder: RunFolder, run: RunRecord) -> NDArray[np.bool_]:
     """Tell which rows have a request of their own: some share another's, some were never sent."""
     found = np.zeros(run.rows, dtype=bool)
-    for _, positions in _all_lines(folder, run):
+    for _, positions in all_lines(folder, run):
         found[positions] = True
     found[folder.twins()[:, 0]] = False
     return found
 
 
-def _is_of(resolution: Resolution, statuses: Iterable[RowStatus]) -> NDArray[np.bool_]:
+def is_of(resolution: Resolution, statuses: Iterable[RowStatus]) -> NDArray[np.bool_]:
+    """Tell which rows (n values) came out with one of these statuses."""
     return np.isin(resolution.statuses, [int(status) for status in statuses])
 
 
-def _causes(
+def grouped(
     resolved: Resolved,
     wanted: NDArray[np.bool_],
     rows: int,
@@ -644,7 +623,7 @@ def _causes(
     """Group the errors of the wanted rows, every `rows` of them (those of a model) apart."""
     bad = np.flatnonzero(wanted)
     goes_out = np.zeros(len(bad), dtype=bool) if requests is None else requests[bad]
-    said = _errors_and_keys(resolved, bad, rows)
+    said = errors_and_keys(resolved, bad, rows)
     found: dict[str, _Group] = {}
     for position, (error, key), is_sent in zip(bad.tolist(), said, goes_out.tolist(), strict=True):
         group = found.setdefault(key, _Group(position, error))
@@ -668,10 +647,13 @@ class _Group:
     requests: int = 0
 
 
-def _errors_and_keys(
+def errors_and_keys(
     resolved: Resolved, bad: NDArray[np.int64], rows: int
 ) -> Iterator[tuple[str, str]]:
-    """Yield what is said of each of these rows, and the key of its cause."""
+    """Yield what is said of each of these rows, and the key of its cause.
+
+    `bad` are positions; of each model there are `rows`.
+    """
     statuses, models = resolved.resolution.statuses[bad].tolist(), (bad // max(rows, 1)).tolist()
     known: dict[tuple[int, int, str], str] = {}
     for kind in zip(models, statuses, _errors_of(resolved, bad), strict=True):
@@ -701,276 +683,13 @@ _COMPLAINT_CHARS = 300  # of the error: what cures it is not to be cut off
 
 def _complaint(run: RunRecord, resolved: Resolved) -> str | None:
     """Return the commonest error of the rows that came out badly, how often, and its cure."""
-    blameless = _BLAMELESS | {RowStatus.CANCELLED}
-    found = _causes(resolved, ~_is_of(resolved.resolution, blameless), run.rows)
+    blameless = BLAMELESS | {RowStatus.CANCELLED}
+    found = grouped(resolved, ~is_of(resolved.resolution, blameless), run.rows)
     if not found:
         return None
     rows, first = counted(sum(one.rows for one in found), "row"), found[0]
     said = _with_cure(run, first.status, first.error)
     return f"{first.rows:,} of {rows} without a good answer: {said}"
-
-
-def resend(
-    folder: RunFolder,
-    run: RunRecord,
-    round: int,
-    wish: Wish = NO_WISH,
-    kin: Sequence[tuple[RunFolder, RunRecord]] = (),
-    cut_off: Collection[RowStatus] = (),
-) -> tuple[list[Shard], str]:
-    """Write lines into new shards of `round`: of rows that are wished for, else what may pass.
-
-    Besides what may pass, rows of a status in `cut_off` go out.
-
-    Returns the shards, and in short why these rows are asked for again.
-
-    A row that was answered by an earlier run has its line there: in one of `kin`. What another
-    of them has in flight just now is left alone.
-    """
-    resolved = resolve_run(folder, run)
-    left = resolved.resolution.retryable | _is_of(resolved.resolution, cut_off)
-    if wish:
-        left = _is_wished(resolved, run, wish)
-    left[folder.twins()[:, 0]] = False  # they have the line of another row, and its fate
-    others = [one for one in kin if one[1].run_id != run.run_id]
-    for digests, positions in _all_lines(folder, run) if others else ():
-        for other, record in others:
-            left[positions[_is_sending(other, record, digests)]] = False
-    reasons = _reasons(_causes(resolved, left, run.rows))
-    writer = _writers(folder, run, round)
-    _each_line(folder, run, left, others, writer.write)
-    return writer.close(), reasons
-
-
-def tell_lines(
-    folder: RunFolder,
-    run: RunRecord,
-    wish: Wish,
-    kin: Sequence[tuple[RunFolder, RunRecord]],
-    tell: Tell,
-) -> None:
-    """Tell the lines of rows that are wished for, as `resend` would write them: each line once."""
-    left = _is_wished(resolve_run(folder, run), run, wish)
-    left[folder.twins()[:, 0]] = False
-    _each_line(folder, run, left, [one for one in kin if one[1].run_id != run.run_id], tell)
-
-
-def tell_causes(
-    folder: RunFolder,
-    run: RunRecord,
-    keys: Sequence[str],
-    kin: Sequence[tuple[RunFolder, RunRecord]],
-    tell: Callable[[str, str, Lines], object],
-) -> None:
-    """Tell the lines of these causes in one reading, each line once: (key, model, lines)."""
-    resolved = resolve_run(folder, run)
-    bad = np.flatnonzero(~_is_of(resolved.resolution, _BLAMELESS))
-    place = {key: n for n, key in enumerate(keys)}
-    cause_of = np.full(run.rows, -1, dtype=np.int64)
-    said = _errors_and_keys(resolved, bad, _rows_of_frame(run))
-    cause_of[bad] = [place.get(key, -1) for _, key in said]
-    cause_of[folder.twins()[:, 0]] = -1
-
-    def tell_each(model: str, lines: Lines) -> None:
-        causes = cause_of[np.asarray(lines.positions, dtype=np.int64)]
-        for n in np.unique(causes).tolist():
-            tell(keys[n], model, pick(lines, np.flatnonzero(causes == n).tolist()))
-
-    others = [one for one in kin if one[1].run_id != run.run_id]
-    _each_line(folder, run, cause_of >= 0, others, tell_each)
-
-
-def _each_line(
-    folder: RunFolder,
-    run: RunRecord,
-    left: NDArray[np.bool_],
-    others: Sequence[tuple[RunFolder, RunRecord]],
-    tell: Tell,
-) -> None:
-    """Tell the lines of the rows that `left` marks, by model, from wherever they stand."""
-    for shard in run.shards:
-        positions = folder.manifest(shard)["position"]
-        for lines in folder.lines_at(shard, left[positions]):
-            tell(shard.model or run.request.model, lines)
-        left[positions] = False  # a line stands in the shards of earlier rounds too
-    if left.any():
-        _tell_borrowed(tell, folder, run, left, others)
-
-
-_REASONS_TOLD = 3
-
-
-def _reasons(found: Sequence[Cause]) -> str:
-    said = [f"{one.rows:,} {one.status.label} ({one.error:.100})" for one in found[:_REASONS_TOLD]]
-    others = sum(one.rows for one in found[_REASONS_TOLD:])
-    return ", ".join([*said, *([f"{others:,} for other reasons"] if others else [])])
-
-
-def _is_sending(folder: RunFolder, run: RunRecord, digests: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Tell which of these lines a run that goes on has asked for itself, not held for another.
-
-    Those that it has collected as well: they are to be had from it when it has ended.
-    """
-    found = np.zeros(len(digests), dtype=bool)
-    for shard in run.shards if run.ending is None else ():
-        if not shard.held:
-            theirs = _digests(folder.manifest(shard))
-            found |= SortedDigests(theirs, np.arange(len(theirs))).find(digests) >= 0
-    return found
-
-
-def lends(folder: RunFolder, run: RunRecord, borrower: RunFolder, shards: Iterable[Shard]) -> bool:
-    """Tell whether a run was answered a line of these shards, or has asked for one by now."""
-    some = [_digests(borrower.manifest(shard)) for shard in shards]
-    digests = np.concatenate(some) if some else np.empty(0, dtype=DIGEST)
-    if run.ending is None:
-        return bool(_is_sending(folder, run, digests).any())
-    found = answered(folder, run) if run.ending is not Ending.STOPPED else None
-    return found is not None and bool((found.find(digests) >= 0).any())
-
-
-@dataclass(frozen=True, slots=True)
-class Filled:
-    """Rows that other runs were answered meanwhile: how the counts change, and the new files."""
-
-    rows: int
-    change: dict[RowStatus, int]
-    files: dict[str, str]
-
-
-def fill(
-    folder: RunFolder,
-    run: RunRecord,
-    wish: Wish,
-    kin: Sequence[tuple[RunFolder, RunRecord]],
-) -> Filled:
-    """Take over what other runs were answered of the rows that are to be sent again.
-
-    Rows that have an answer of their own are asked anew all the same.
-    """
-    resolved = resolve_run(folder, run)
-    statuses = resolved.resolution.statuses
-    wanted = _is_wished(resolved, run, wish) & ~resolved.resolution.paid
-    wanted[folder.twins()[:, 0]] = False
-    kept = _kept_writer(folder)
-    change: Counter[RowStatus] = Counter()
-    for other, record in kin if wanted.any() else ():
-        # Also of a run that goes on for a retry of its own: what was paid stays answered.
-        answers = None if record.run_id == run.run_id else answered(other, record)
-        if answers is None:
-            continue
-        for digests, positions in _all_lines(folder, run):
-            at = positions[wanted[positions]]
-            asked = digests[wanted[positions]]
-            found = answers.find(asked)
-            hits = found >= 0
-            kept.write(at[hits], asked[hits], answers.lines(found[hits].tolist()))
-            wanted[at[hits]] = False
-            change.subtract(RowStatus(int(one)) for one in statuses[at[hits]])
-    rows, counts, files = _close_kept(kept, folder, run)
-    change.update(counts)
-    return Filled(rows, dict(change), files)
-
-
-def _tell_borrowed(
-    tell: Tell,
-    folder: RunFolder,
-    run: RunRecord,
-    left: NDArray[np.bool_],
-    others: Iterable[tuple[RunFolder, RunRecord]],
-) -> None:
-    """Tell the lines of rows whose answers were taken over, as their first run wrote them."""
-    kept = [folder.kept_manifest(number) for number in folder.kept_numbers()]
-    manifest = np.concatenate([*kept, np.empty(0, dtype=MANIFEST)])
-    wanted = manifest[left[manifest["position"]]]
-    for other, record in others:
-        for shard in record.shards:
-            index = SortedDigests(_digests(wanted), wanted["position"].astype(np.int64))
-            found = index.find(_digests(other.manifest(shard)))
-            for lines in other.lines_at(shard, found >= 0):
-                positions = index.find(as_digests(lines.digests))
-                model = shard.model or record.request.model
-                tell(model, _renamed(lines, run.run_id, positions.tolist()))
-            wanted = wanted[~np.isin(wanted["position"], found)]
-            if not len(wanted):
-                return
-
-
-def _renamed(lines: Lines, run_id: str, positions: list[int]) -> Lines:
-    old = lines.data.split(b"\n")[:-1]
-    new = [wire.renamed(line, run_id, at) + b"\n" for line, at in zip(old, positions, strict=True)]
-    return Lines(positions, b"".join(new), list(map(len, new)), lines.digests)
-
-
-def recut(
-    folder: RunFolder, run: RunRecord, job: Job, parts: int, bad_lines: Collection[int]
-) -> list[Shard]:
-    """Write a job's lines into `parts` new shards, without those (1-based) that were refused."""
-    shard = next(one for one in run.shards if one.number == job.shard)
-    places = np.setdiff1d(np.arange(shard.rows), np.array(sorted(bad_lines), dtype=np.int64) - 1)
-    numbers = count(_next_shard(run))
-    shards: list[Shard] = []
-    for part in np.array_split(places, parts):
-        wanted = np.zeros(shard.rows, dtype=bool)
-        wanted[part] = True
-        writer = ShardWriter(
-            folder,
-            run.limits,
-            numbers=numbers,
-            round=job.round,
-            model=shard.model,
-            count=counting(run),
-        )
-        for lines in folder.lines_at(shard, wanted):
-            writer.write(lines)
-        shards += writer.close()
-    return shards
-
-
-def take_over(
-    folder: RunFolder, run: RunRecord, lenders: Sequence[tuple[RunFolder, RunRecord]]
-) -> TakenOver:
-    """Take over what the lenders answered of the held lines; write the rest into shards to send."""
-    found = [each for each in (answered(*lender) for lender in lenders) if each is not None]
-    kept, writer = _kept_writer(folder), _writers(folder, run, run.round)
-    for shard in run.shards:
-        if shard.held:
-            left = _keep_answers(kept, folder.manifest(shard), found)
-            for lines in folder.lines_at(shard, left):
-                writer.write(shard.model or run.request.model, lines)
-    rows, counts, files = _close_kept(kept, folder, run)
-    return TakenOver(rows, counts, tuple(writer.close()), files)
-
-
-def _kept_writer(folder: RunFolder) -> KeptWriter:
-    return KeptWriter(folder, folder.free_number("kept", 1))
-
-
-def _close_kept(
-    kept: KeptWriter, folder: RunFolder, run: RunRecord
-) -> tuple[int, dict[RowStatus, int], dict[str, str]]:
-    """Return how many rows were taken over, of which status, and the hashes of the new files."""
-    rows = kept.close()
-    if not rows:
-        return 0, {}, {}
-    path = folder.kept_path(kept.number)
-    files = folder.hashes(path.name, path.with_suffix(".npy").name)
-    return rows, count_kept(folder, run, kept.number), files
-
-
-def _keep_answers(
-    kept: KeptWriter, manifest: NDArray[np.void], found: Sequence[Answered]
-) -> NDArray[np.bool_]:
-    """Write the answers that there are for these lines; tell which lines have none."""
-    digests = _digests(manifest)
-    left = np.ones(len(manifest), dtype=bool)
-    for answers in found:
-        numbers = answers.find(digests)
-        hits = left & (numbers >= 0)
-        lines = answers.lines(numbers[hits].tolist())
-        kept.write(manifest["position"][hits], digests[hits], lines)
-        left &= ~hits
-    return left
 
 
 def count_kept(folder: RunFolder, run: RunRecord, number: int) -> dict[RowStatus, int]:
@@ -985,12 +704,6 @@ def count_kept(folder: RunFolder, run: RunRecord, number: int) -> dict[RowStatus
         )
     statuses, counts = np.unique(table.table["status"].to_numpy(), return_counts=True)
     return {RowStatus(int(s)): int(n) for s, n in zip(statuses, counts, strict=True)}
-
-
-def in_flight(folder: RunFolder, run: RunRecord) -> NDArray[np.void]:
-    """Return the digests of all lines that a run has sent or will send."""
-    some = [_digests(folder.manifest(shard)) for shard in run.shards]
-    return np.concatenate(some) if some else np.empty(0, dtype=DIGEST)
 
 
 # -- reading --------------------------------------------------------------------------------
@@ -1140,31 +853,7 @@ def _rows_of(folder: RunFolder, run: RunRecord, job: Job) -> NDArray[np.int64]:
     return folder.manifest(shard)["position"].astype(np.int64)
 
 
-def _digests(manifest: NDArray[np.void]) -> NDArray[np.void]:
-    digests = np.empty(len(manifest), dtype=DIGEST)
-    digests["hi"], digests["lo"] = manifest["hi"], manifest["lo"]
-    return digests
-
-
 # -- writing --------------------------------------------------------------------------------
-
-
-def counting(run: RunRecord) -> Callable[[Lines], Sequence[int]] | None:
-    """Return what counts each line's inputs, where a job's limit counts them."""
-    return wire.inputs_of if run.layout.several else None
-
-
-def _writers(folder: RunFolder, run: RunRecord, round: int) -> ShardWriters:
-    numbers, counted = count(_next_shard(run)), counting(run)
-    return ShardWriters(
-        lambda model: ShardWriter(
-            folder, run.limits, numbers=numbers, round=round, model=model, count=counted
-        )
-    )
-
-
-def _next_shard(run: RunRecord) -> int:
-    return 1 + max((shard.number for shard in run.shards), default=-1)
 
 
 def _write_answered(folder: RunFolder, run: RunRecord, resolved: Resolved) -> None:
@@ -1176,7 +865,7 @@ def _write_answered(folder: RunFolder, run: RunRecord, resolved: Resolved) -> No
         starts.append(len(files))
         files.extend(table.files)
     seen: list[NDArray[np.void]] = []
-    for digests, positions in _all_lines(folder, run):
+    for digests, positions in all_lines(folder, run):
         entry = entry_of[positions]
         paid = entry >= 0
         entries = np.empty(int(paid.sum()), dtype=ANSWERED)
@@ -1199,9 +888,10 @@ def _locations(tables: Sequence[OutcomeTable]) -> dict[str, NDArray[np.int64]]:
     return columns
 
 
-def _all_lines(
+def all_lines(
     folder: RunFolder, run: RunRecord
 ) -> list[tuple[NDArray[np.void], NDArray[np.int64]]]:
+    """Return the digests and the positions of all lines of a run, each line once, file by file."""
     manifests = [folder.manifest(shard) for shard in run.shards]
     manifests += [folder.kept_manifest(number) for number in folder.kept_numbers()]
     seen = np.zeros(run.rows, dtype=bool)  # later shards repeat lines of the first ones
@@ -1209,5 +899,5 @@ def _all_lines(
     for manifest in manifests:
         fresh = manifest[~seen[manifest["position"]]]
         seen[fresh["position"]] = True
-        lines.append((_digests(fresh), fresh["position"].astype(np.int64)))
+        lines.append((digests_of(fresh), fresh["position"].astype(np.int64)))
     return lines

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch_magic import frame as frames
-from batch_magic import outcomes
+from batch_magic import outcomes, resending
 from batch_magic.costs import cache_note, estimate, shape_text, spent_before
 from batch_magic.digests import FirstSeen, SortedDigests, as_digests
 from batch_magic.durable_files import disk_errors
@@ -82,7 +82,7 @@ def known_answers(home: Home, journal: Journal, draft: RunRecord, *, fresh: bool
         folder = home.run_folder(run_id, run.files)
         try:
             if not has_ended:
-                digests = outcomes.in_flight(folder, run)
+                digests = resending.in_flight(folder, run)
                 in_flight[run_id] = SortedDigests(digests, np.arange(len(digests)))
             elif (found := outcomes.answered(folder, run)) is not None:
                 answered.append(found)
@@ -219,7 +219,7 @@ class _Out:
     def __init__(self, folder: RunFolder, draft: RunRecord, known: Known) -> None:
         self._folder, self._draft, self._known = folder, draft, known
         numbers = count()
-        count_inputs = outcomes.counting(draft)
+        count_inputs = resending.counting(draft)
         self._shards = ShardWriters(
             lambda model: ShardWriter(
                 folder, draft.limits, numbers=numbers, model=model, count=count_inputs
@@ -517,7 +517,7 @@ def _packer(draft: RunRecord) -> Packer:
     return Packer(
         max_rows=limits.max_rows_per_job,
         max_bytes=limits.max_bytes_per_job,
-        count=outcomes.counting(draft),
+        count=resending.counting(draft),
     )
 
 

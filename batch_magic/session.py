@@ -36,6 +36,7 @@ from batch_magic import (
     overview,
     picture,
     plots,
+    resending,
     result,
     settings,
 )
@@ -325,7 +326,7 @@ class Session:
                 continue
             theirs = self.home.run_folder(other, record.files)
             with contextlib.suppress(JournalError):  # damaged: nothing can be had from it
-                if outcomes.lends(theirs, record, folder, shards):
+                if resending.lends(theirs, record, folder, shards):
                     found.append(other)
         return found
 
@@ -678,7 +679,7 @@ class Session:
         kin = [self.journal.run(one) for one in names]
         folders = [(self.home.run_folder(one.run_id, one.files), one) for one in kin]
         folder, tallies = self.home.run_folder(record.run_id, record.files), Tallies(record)
-        outcomes.tell_lines(folder, record, wish, folders, tallies.add)
+        resending.tell_lines(folder, record, wish, folders, tallies.add)
         return tallies.estimate(costs.spent_before(kin, record.request))
 
     def _most_usd(self, record: RunRecord, wish: Wish) -> float:

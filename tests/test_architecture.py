@@ -68,11 +68,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("outcomes", "services", "live", "standing", "report", "plots"),
     (
-        *("prepare", "engine", "result", "cleaning", "adoption", "closeup", "diagnosis"),
+        *("resending", "result", "cleaning", "adoption", "closeup"),
         *("comparison", "sides", "measuring"),
     ),
-    ("run", "drafting", "buttons", "explorer", "case_sheet", "dry_sheet", "lookout"),
-    ("session", "handover", "panel", "matcher", "clinic", "project"),
+    ("prepare", "engine", "drafting", "buttons", "explorer", "diagnosis", "lookout"),
+    ("run", "panel", "matcher", "case_sheet", "dry_sheet", "project"),
+    ("session", "handover", "clinic"),
     ("python_api",),
     ("magic",),
 )
@@ -134,6 +135,7 @@ KEYS: dict[str, frozenset[str]] = {
             "resolution",
             "folder",
             "outcomes",
+            "resending",
             "live",
             "costs",
             "tokens",

@@ -12,7 +12,7 @@ import pytest
 from test_folder import lines_for, write_shards
 from test_lifecycle import job, remote, run_of
 
-from batch_magic import outcomes
+from batch_magic import outcomes, resending
 from batch_magic.folder import Home, RunFolder
 from batch_magic.records import Job, JobFault, JobStage, RowStatus, RunRecord
 
@@ -170,13 +170,13 @@ def test_rows_of_an_open_job_are_pending_again(folder: RunFolder, run: RunRecord
 def test_lines_sent_again_are_the_same_bytes(folder: RunFolder, run: RunRecord) -> None:
     """Same custom_id, same body; only rows that may pass, each once."""
     run = collect(folder, run, [answer("run-1-0")], [answer("run-1-3", status=503)])
-    (shard,), _ = outcomes.resend(folder, run, 1)
+    (shard,), _ = resending.resend(folder, run, 1)
     assert shard.round == 1
     assert folder.manifest(shard)["position"].tolist() == [1, 2, 3, 4]
     before = folder.shard_path(0).read_bytes().splitlines()
     assert folder.shard_path(shard.number).read_bytes().splitlines() == before[1:]
     again = replace(run, shards=(*run.shards, shard))
-    (second,), _ = outcomes.resend(folder, again, 2)
+    (second,), _ = resending.resend(folder, again, 2)
     assert folder.manifest(second)["position"].tolist() == [1, 2, 3, 4]
 
 
@@ -190,7 +190,7 @@ def test_settling_writes_down_where_each_paid_answer_is(folder: RunFolder, run: 
     names = ("answered.npy", "answered.json")
     answers = RunFolder(folder.path, folder.hashes(*names)).answered()
     assert answers is not None
-    digests = outcomes.in_flight(folder, run)
+    digests = resending.in_flight(folder, run)
     found = answers.find(digests)
     assert np.flatnonzero(found >= 0).tolist() == [2]
     (line,) = answers.lines([int(found[2])])

@@ -4,33 +4,36 @@ The map of the house. An import goes down a floor, never sideways, never up; eac
 has its rooms, and `tests/test_architecture.py` holds this against the code. Read from the top of
 the list down, the rooms tell the way of a row.
 
-    floor 10 magic           %%gptbatch, %gptbatch: a line taken to its room         (IPython)
-    floor 9  python_api      submit, attach, runs, explore, compare, plot, estimate
-    floor 8  session         one home of this process put together
+    floor 11 magic           %%gptbatch, %gptbatch: a line taken to its room         (IPython)
+    floor 10 python_api      submit, attach, runs, explore, compare, plot, estimate
+    floor 9  session         one home of this process put together
              handover        results into the user's namespace            (IPython, pandas)
              clinic          draws a diagnosis in the cell, with buttons          (ipywidgets)
-    floor 7  run             the handle: waits, gives the frame
-             matcher         what Tab offers in this shell                        (IPython, pandas)
-             panel           draws a snapshot in the cell                         (ipywidgets)
+    floor 8  run             the handle: waits, gives the frame
              case_sheet      a diagnosis as HTML and as text
              dry_sheet       a dry run as text
-             project         draws all runs of a home, live           (ipywidgets, anywidget)
-    floor 6  prepare         rows out: render, encode, leave out, cut shards, one commit
+    floor 7  prepare         rows out: render, encode, leave out, cut shards, one commit
              engine          intent meets effect: journal → lifecycle → api → journal (asyncio)
              diagnosis       why rows have no answer: causes, cures, prices       (pandas)
-             buttons         what a person may do to a run just now               (ipywidgets)
-             explorer        a frame to look through, in the page  (anywidget, traitlets, IPython)
              drafting        what a cell asks for, checked and drafted as a run
-             lookout         all runs of a home, looked at again and again
-    floor 5  resending       which lines go out again, or are taken over from other runs
+             explorer        a frame to look through, in the page  (anywidget, traitlets, IPython)
+             matcher         what Tab offers in this shell                        (IPython, pandas)
+             panel           draws a snapshot in the cell                         (ipywidgets)
+             project         draws all runs of a home, live           (ipywidgets, anywidget)
+    floor 6  resending       which lines go out again, or are taken over from other runs
+             settling        how a run comes out: a glimpse while it goes on, its sums at the end
              result          outcomes put onto the frame
              closeup         one row seen whole: its request and its answer, as they went
+             buttons         what a person may do to a run just now               (ipywidgets)
+             lookout         all runs of a home, looked at again and again
+    floor 5  causes          what rows without an answer have in common; which rows a wish means
+             billing         what answers took, and what was saved: tokens and dollars
              adoption        a job that was made elsewhere, taken in as a run
              comparison      answers side by side, to be taken home
              sides           results and frames as sides of a comparison
              measuring       tokens and times of a run's answers
              cleaning        when a run may be forgotten
-    floor 4  outcomes        what became of each row, and why some have no answer
+    floor 4  outcomes        what became of each row: files read, judged, added up
              live            the live lane: lines through the realtime API            (asyncio)
              services        a backend's service, connected; the sandbox, launched
              standing        how runs stand side by side, and what may be done to each

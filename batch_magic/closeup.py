@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch_magic import wire
+from batch_magic.billing import entry_costs
 from batch_magic.errors import JournalError
 from batch_magic.folder import OutcomeTable, RunFolder
-from batch_magic.outcomes import Resolved, entry_costs, resolve_run
+from batch_magic.outcomes import Resolved, resolve_run
 from batch_magic.records import RowStatus, RunRecord
 from batch_magic.value_words import clean, unfolded
 

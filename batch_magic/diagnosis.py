@@ -15,19 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from batch_magic.causes import Cause, cause_key, causes
 from batch_magic.costs import estimate, spent_before
 from batch_magic.cures import Cure, cure_of
 from batch_magic.errors import CellError
 from batch_magic.folder import RunFolder
-from batch_magic.outcomes import (
-    ANSWER,
-    NO_REASON,
-    Cause,
-    Exchange,
-    cause_key,
-    causes,
-    exchanges,
-)
+from batch_magic.outcomes import ANSWER, NO_REASON, Exchange, exchanges
 from batch_magic.records import PAID, Endpoint, Estimate, Lines, RowStatus, RunRecord, Span
 from batch_magic.resending import tell_causes
 from batch_magic.tokens import Tally, counter

@@ -19,7 +19,7 @@ from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
-from batch_magic import lifecycle, outcomes, picture, progress, resending
+from batch_magic import billing, lifecycle, outcomes, picture, progress, resending, settling
 from batch_magic.api import Api
 from batch_magic.durable_files import disk_errors, part_path, settle
 from batch_magic.errors import BatchMagicError, JournalError, ServiceError
@@ -46,7 +46,6 @@ from batch_magic.lifecycle import (
     Upload,
 )
 from batch_magic.live import Lane, Lanes, Work
-from batch_magic.outcomes import Glimpse
 from batch_magic.records import (
     Backend,
     Ending,
@@ -62,6 +61,7 @@ from batch_magic.records import (
     Wish,
     result_files,
 )
+from batch_magic.settling import Glimpse
 from batch_magic.wording import counted
 
 log = logging.getLogger("batch_magic.engine")
@@ -225,7 +225,7 @@ class Engine:
         if known == what or 0 <= now - at < _GLIMPSE_S or what == (0, 0):
             return seen
         is_resolved = picture.is_troubled(drawn) and not drawn.is_driven_elsewhere
-        look = partial(outcomes.glimpse, self._folder(run), run, is_resolved=is_resolved)
+        look = partial(settling.glimpse, self._folder(run), run, is_resolved=is_resolved)
         try:
             seen = await asyncio.to_thread(look)
         except JournalError as error:  # whoever wants the rows is told; a look is worth no stop
@@ -551,7 +551,7 @@ class Engine:
         scan, unwrapped = await asyncio.to_thread(outcomes.scan_job, folder, run, job.number)
         collected = replace(job, stage=JobStage.COLLECTED, problem=problem)
         count = await asyncio.to_thread(outcomes.count_job, folder, run, collected)
-        taken = await asyncio.to_thread(outcomes.taken_by, folder, run, job)
+        taken = await asyncio.to_thread(billing.taken_by, folder, run, job)
         self._save(
             run,
             job,
@@ -652,7 +652,7 @@ class Engine:
         return [(self._folder(one), one) for one in map(self._journal.run, run_ids)]
 
     async def _settle(self, run: RunRecord, ending: Ending) -> None:
-        settled = await asyncio.to_thread(outcomes.settle, self._folder(run), run)
+        settled = await asyncio.to_thread(settling.settle, self._folder(run), run)
         self._journal.end_run(
             run.run_id,
             self._owner,
@@ -885,7 +885,7 @@ def _is_ours(remote: RemoteJob, job: Job, run: RunRecord) -> bool:
 
 
 def _oddities(scan: Scan, unwrapped: int) -> str | None:
-    said = list(outcomes.unwrapped_words(unwrapped))
+    said = list(settling.unwrapped_words(unwrapped))
     if scan.repeated:
         said.append(f"{counted(scan.repeated, 'row')} answered twice: the first good answer holds")
     if scan.foreign:

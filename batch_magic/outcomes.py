@@ -1,176 +1,40 @@
-"""What became of each row of a run: files read, counted, added up.
+"""What became of each row of a run: files read, judged, counted, added up.
 
-It knows how a run's files add up (`resolution` has the rules) and refuses to know when to ask:
-that is `lifecycle`'s. Every ended job is read the same way, whatever its status was; the trap
-is to believe the status, or the service's counts, instead of the two result files.
+It knows how a run's files add up (`resolution` has the rules), and where each answer stands; it
+refuses to know when to ask, which is `lifecycle`'s, why a row has no answer, and what answers cost.
+Every ended job is read the same way, whatever its status was; the trap is to believe the status, or
+the service's counts, instead of the two result files.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from batch_magic import wire
 from batch_magic.answers import reader_of
-from batch_magic.costs import is_half_price, row_costs, usage_cost
-from batch_magic.cures import AGAIN, cure_of
+from batch_magic.costs import is_half_price
+from batch_magic.cures import AGAIN
 from batch_magic.digests import digests_of
 from batch_magic.errors import JournalError
-from batch_magic.folder import (
-    ANSWERED,
-    Answered,
-    OutcomeTable,
-    RunFolder,
-    Scan,
-)
+from batch_magic.folder import ANSWERED, Answered, OutcomeTable, RunFolder, Scan
 from batch_magic.records import (
-    Cost,
     Endpoint,
     Job,
     JobStage,
     Outcomes,
-    Preview,
     RowStatus,
     RunRecord,
-    Spent,
-    Usage,
-    Wish,
     result_files,
 )
 from batch_magic.resolution import Resolution, Source, resolve
 from batch_magic.wording import counted
 
 _NOTHING: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-
-
-_TOKENS = ("usage_input", "usage_cached", "usage_output", "usage_reasoning")
-_BILLED = _TOKENS[:3]
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """What a job's answers took: tokens, dollars, and what later estimates rest on."""
-
-    usage: Usage
-    cost: Cost
-    spent: Spent
-
-
-def taken_by(folder: RunFolder, run: RunRecord, job: Job) -> Taken | None:
-    """Add up what a job's answers took; None where no tokens are told of.
-
-    A row that stands in the files more than once was answered once. What the job itself says was
-    billed beyond that is of answers that are in no file: it is priced as short requests.
-    """
-    shard = next(one for one in run.shards if one.number == job.shard)
-    asked = shard.model or run.request.model
-    table = folder.outcomes(f"job-{job.number:05}")
-    told = _told(table.table, run, job, asked) if table is not None else _NOTHING_TAKEN
-    billed = job.remote.usage if job.remote else None
-    lost = (billed or Usage()).beyond(told.usage)
-    if not told.spent.requests and not lost.input:
-        return None
-    is_half = is_half_price(run, job)
-    extra = Cost(*(usage_cost(run, asked, lost, is_batch=one) for one in (is_half, False)))
-    return Taken(told.usage + lost, told.cost + extra, told.spent)
-
-
-def _told(table: Any, run: RunRecord, job: Job, asked: str) -> Taken:
-    """Add up what the rows of a job's files tell."""
-    known = np.flatnonzero(~np.isnan(_numbers(table, "usage_input")))
-    _, firsts = np.unique(table["position"].to_numpy()[known], return_index=True)
-    if not len(firsts):
-        return _NOTHING_TAKEN
-    rows = table.select([*_TOKENS, "model"]).take(known[np.sort(firsts)])
-    tokens = {name: np.nan_to_num(_numbers(rows, name)) for name in _TOKENS}
-    served, counts = rows["model"].to_pylist(), [tokens[name] for name in _BILLED]
-    paid, at_once = (
-        _known_sum(row_costs(run, served, asked, *counts, is_batch=is_batch))
-        for is_batch in (is_half_price(run, job), False)
-    )
-    usage = Usage(*(int(tokens[name].sum()) for name in _TOKENS))
-    squares = float((tokens["usage_output"] ** 2).sum())
-    size = round(job.bytes * min(1.0, len(rows) / max(1, job.rows)))
-    spent = Spent(len(rows), size, usage.input, usage.output, squares)
-    return Taken(usage, Cost(paid, at_once), spent)
-
-
-_NOTHING_TAKEN = Taken(Usage(), Cost(0.0, 0.0), Spent())
-
-
-def _numbers(table: Any, name: str) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = table[name].to_numpy(zero_copy_only=False).astype(float)
-    return found
-
-
-def entry_costs(
-    run: RunRecord, resolved: Resolved, entries: NDArray[np.int64], asked: str
-) -> NDArray[np.float64]:
-    """Return US dollars of these entries' answers (n values), at the prices of their lanes.
-
-    `asked` is the model that they were asked of. NaN for entry -1, and where it is not known.
-    """
-    dollars, first = np.full(len(entries), np.nan), 0
-    for table, is_full in zip(resolved.tables, resolved.full_price, strict=True):
-        size = len(table.table)
-        mine = np.flatnonzero((entries >= first) & (entries < first + size))
-        if len(mine):
-            part = table.table.select([*_BILLED, "model"]).take(entries[mine] - first)
-            tokens = [_numbers(part, name) for name in _BILLED]
-            served = part["model"].to_pylist()
-            dollars[mine] = row_costs(run, served, asked, *tokens, is_batch=not is_full)
-        first += size
-    return dollars
-
-
-def _savings(folder: RunFolder, run: RunRecord, resolved: Resolved) -> dict[str, float]:
-    """Return US dollars that were not paid: by batch, for rows alike, for answers of other runs.
-
-    What is not known is left out. A kept answer counts at the price of a batch.
-    """
-    entry, paid = resolved.resolution.entry, resolved.resolution.paid
-    is_twin = np.zeros(run.rows, dtype=bool)
-    is_twin[folder.twins()[:, 0]] = True
-    is_kept = paid & ~is_twin & (entry >= 0) & (entry < resolved.first_paid)
-    costs = [job.cost for job in run.jobs if job.cost is not None and not job.is_replaced]
-    saved = {
-        "batch": _by_batch(costs),
-        "duplicates": _of_rows(run, resolved, is_twin & paid),
-        "reuse": _of_rows(run, resolved, is_kept),
-    }
-    return {why: dollars for why, dollars in saved.items() if dollars is not None}
-
-
-def _by_batch(costs: Iterable[Cost]) -> float | None:
-    total = sum(costs, Cost(0.0, 0.0))
-    if total.at_once_usd is None or total.paid_usd is None:
-        return None
-    return total.at_once_usd - total.paid_usd
-
-
-def _of_rows(run: RunRecord, resolved: Resolved, wanted: NDArray[np.bool_]) -> float | None:
-    """Add up what the answers of these rows cost, by the model that each was asked of."""
-    total, models = 0.0, run.request.models
-    rows = run.rows // len(models)
-    for nth, model in enumerate(models):
-        mine = slice(nth * rows, (nth + 1) * rows)
-        entries = resolved.resolution.entry[mine][wanted[mine]]
-        total += float(entry_costs(run, resolved, entries, model).sum())
-    return None if math.isnan(total) else total
-
-
-def _known_sum(dollars: NDArray[np.float64]) -> float | None:
-    return None if np.isnan(dollars).any() else float(dollars.sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +72,7 @@ def resolve_run(folder: RunFolder, run: RunRecord) -> Resolved:
 
 def scan_job(folder: RunFolder, run: RunRecord, job: int) -> tuple[Scan, int]:
     """Read a job's result files; return the sum, and how many answers were not JSON alone."""
-    judge = _Judge(run, _inputs_asked(folder, run, job))
+    judge = Judge(run, _inputs_asked(folder, run, job))
     scan = folder.scan_job(job, run.run_id, judge, run.request.endpoint)
     return scan, judge.unwrapped
 
@@ -226,12 +90,16 @@ def _inputs_asked(folder: RunFolder, run: RunRecord, number: int) -> dict[int, i
 
 
 def _scan_kept(folder: RunFolder, run: RunRecord, number: int) -> None:
-    judge = _Judge(run, None)  # whose vectors they are was looked at when they came
+    judge = Judge(run, None)  # whose vectors they are was looked at when they came
     folder.scan_kept(number, run.run_id, judge, run.request.endpoint)
 
 
-class _Judge:
-    """Says of a run's answers whether they fit what was asked for."""
+class Judge:
+    """Says of a run's answers whether they fit what was asked for.
+
+    `inputs`: how many inputs each row of embeddings has, one where nothing else is said; None where
+    vectors are not to be counted.
+    """
 
     def __init__(self, run: RunRecord, inputs: Mapping[int, int] | None) -> None:
         self._inputs = inputs if run.request.endpoint == Endpoint.EMBEDDINGS else None
@@ -240,6 +108,7 @@ class _Judge:
 
     @property
     def unwrapped(self) -> int:
+        """How many of the answers so far were not JSON alone."""
         return 0 if self._reader is None else self._reader.unwrapped
 
     def __call__(self, part: Outcomes) -> Outcomes:
@@ -278,48 +147,6 @@ def _verdict(
     return int(RowStatus.UNPARSED), None, f"{misfit}{ANSWER}{text:.{_RAW_CHARS}}"
 
 
-def judge_again(folder: RunFolder, run: RunRecord, reshaped: RunRecord) -> RunRecord:
-    """Read all answers of an ended run anew, by its new shape; return it with its new counts.
-
-    Nothing is asked again: what did not fit before may fit now, and the other way round.
-    """
-    numbers = folder.kept_numbers()
-    before = sum((Counter(count_kept(folder, run, number)) for number in numbers), Counter())
-    folder.forget_outcomes()
-    after = sum((Counter(count_kept(folder, reshaped, number)) for number in numbers), Counter())
-    decided = Counter(run.decided)
-    decided.subtract(before)
-    decided.update(after)
-    collected = [job for job in run.jobs if job.stage is JobStage.COLLECTED and job.remote]
-    unwrapped = sum(scan_job(folder, reshaped, job.number)[1] for job in collected)
-    jobs = [_recounted(folder, reshaped, job) for job in run.jobs]
-    resolved = resolve_run(folder, reshaped)
-    notes = [note for note in run.notes if _UNWRAPPED not in note]
-    return replace(
-        reshaped,
-        jobs=tuple(jobs),
-        notes=(*notes, *unwrapped_words(unwrapped)),
-        decided=dict(decided),
-        counts=resolved.resolution.counts(),
-        fault=_complaint(reshaped, resolved),
-    )
-
-
-_UNWRAPPED = "had fences or prose around the JSON: read"
-
-
-def unwrapped_words(answers: int) -> tuple[str, ...]:
-    """Say of how many answers the JSON stood in something else."""
-    return (f"{counted(answers, 'answer')} {_UNWRAPPED}",) if answers else ()
-
-
-def _recounted(folder: RunFolder, run: RunRecord, job: Job) -> Job:
-    if job.is_replaced or job.stage is not JobStage.COLLECTED:
-        return job
-    count = count_job(folder, run, job)
-    return replace(job, counts=count.counts, retryable=count.retryable)
-
-
 def count_job(folder: RunFolder, run: RunRecord, job: Job) -> JobCount:
     """Count the outcomes of one collected job's rows."""
     reader = _Reader(folder, run)
@@ -331,151 +158,6 @@ def count_job(folder: RunFolder, run: RunRecord, job: Job) -> JobCount:
         {RowStatus(int(s)): int(n) for s, n in zip(statuses, counts, strict=True)},
         int(mine.retryable[rows].sum()),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """How a run came out: rows of each status, and the commonest reason why rows have no answer."""
-
-    counts: dict[RowStatus, int]
-    complaint: str | None
-    saved: dict[str, float]  # US dollars, by why
-    files: dict[str, str]
-
-
-def settle(folder: RunFolder, run: RunRecord) -> Settled:
-    """Write down where each paid answer is, for later runs; count what became of the rows."""
-    resolved = resolve_run(folder, run)
-    _write_answered(folder, run, resolved)
-    files = folder.hashes("answered.npy", "answered.json")
-    saved = _savings(folder, run, resolved)
-    return Settled(resolved.resolution.counts(), _complaint(run, resolved), saved, files)
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """A reason why rows have no answer: their status, one of their errors, and the first of them.
-
-    Errors that differ in numbers and ids alone are one cause; those of each model are apart.
-    `key` is its name for good, whatever else becomes of the run; `requests` are those that go out
-    if its rows are sent again: rows alike share one, and some rows have none.
-    """
-
-    status: RowStatus
-    error: str
-    rows: int
-    position: int
-    key: str
-    requests: int = 0
-
-
-_PREVIEWED, _PREVIEW_CHARS = 5, 200
-
-
-@dataclass(frozen=True, slots=True)
-class Glimpse:
-    """What is seen of a run that goes on: its newest answers, and its commonest error so far."""
-
-    newest: tuple[Preview, ...] = ()
-    complaint: str | None = None
-
-
-def glimpse(folder: RunFolder, run: RunRecord, *, is_resolved: bool) -> Glimpse:
-    """Look at what has come in of a run that goes on, in files and, live, as it comes.
-
-    With `is_resolved` the error is that of all rows in; else of the last answers alone, which is
-    all that a look costs next to nothing for: there is no end of what comes in live, and files of
-    outcomes are another's to make where another kernel drives the run.
-    """
-    lately = _lately(folder, run)
-    complaint = _complaint(run, resolve_run(folder, _as_collected(run))) if is_resolved else None
-    return Glimpse(_newest(run, lately), complaint or _complaint_of(run, lately))
-
-
-def _lately(folder: RunFolder, run: RunRecord) -> list[Outcomes]:
-    """Read the ends of what has come in last, oldest first, until there is enough to show."""
-    judge, found, rows = _Judge(run, None), list[Outcomes](), 0
-    for job in sorted(run.jobs, key=_came_at, reverse=True):
-        is_in = job.stage is JobStage.COLLECTED and not job.is_replaced
-        if rows < _PREVIEWED and (is_in or (job.is_live and job.stage is JobStage.RUNNING)):
-            parts = folder.lately(job.number, run.run_id, judge, run.request.endpoint)
-            rows += sum(len(part.positions) for part in parts)
-            found[:0] = parts
-    return found
-
-
-def _came_at(job: Job) -> float:
-    return job.ended_at if job.ended_at is not None else math.inf
-
-
-def _as_collected(run: RunRecord) -> RunRecord:
-    """Return a run whose open jobs have nothing to read: what they noted is not looked into."""
-    is_in = JobStage.COLLECTED
-    jobs = tuple(job if job.stage is is_in else replace(job, is_live=False) for job in run.jobs)
-    return replace(run, jobs=jobs)
-
-
-def _complaint_of(run: RunRecord, lately: Sequence[Outcomes]) -> str | None:
-    """Return the commonest error among the last answers, and its cure."""
-    rows = sum(len(part.statuses) for part in lately)
-    causes: dict[str, list[tuple[RowStatus, str]]] = {}
-    for part in lately:
-        for status, error in zip(part.statuses, part.error, strict=True):
-            if status not in BLAMELESS:
-                said = error or "no reason was given"
-                cause = _VARIES.sub("#", said.partition(ANSWER)[0])
-                causes.setdefault(cause, []).append((RowStatus(status), said))
-    if not causes:
-        return None
-    found = max(causes.values(), key=len)
-    of_rows = f"{len(found):,} of the last {counted(rows, 'answer')}"
-    return f"{of_rows}: {_with_cure(run, *found[-1])}"
-
-
-def _with_cure(run: RunRecord, status: RowStatus, error: str) -> str:
-    # A backtick begins code where this is shown; what a service says is none.
-    cause = error.partition(ANSWER)[0].replace("`", "'")
-    cure = cure_of(run, status, error).words
-    told = f"{cause:.{_COMPLAINT_CHARS}}".rstrip(". ")
-    return cause if cure in cause else f"{told}; {cure}"
-
-
-def _newest(run: RunRecord, lately: Sequence[Outcomes]) -> tuple[Preview, ...]:
-    """Return the few that came in last, newest first; none of embeddings."""
-    if run.request.endpoint == Endpoint.EMBEDDINGS:
-        return ()
-    rows = [
-        row
-        for part in lately
-        for row in zip(part.positions, part.statuses, part.text, part.error, strict=True)
-    ]
-    return tuple(_preview(run, *row) for row in rows[::-1][:_PREVIEWED])
-
-
-def _preview(
-    run: RunRecord, position: int, status: int, text: str | None, error: str | None
-) -> Preview:
-    said = _fields(run, text) if text else error or ""
-    row = position % (run.rows // len(run.request.models))
-    return Preview(row, RowStatus(status), said[:_PREVIEW_CHARS])
-
-
-def _fields(run: RunRecord, text: str) -> str:
-    """Tell a typed answer as its fields; any other, and one in prose, as it is."""
-    shape = run.layout.shape
-    if shape is None or shape.schema is None:
-        return text
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    if not isinstance(found, dict):
-        return text
-    return " · ".join(f"{name}: {_plainly(value)}" for name, value in found.items())
-
-
-def _plainly(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def lost_results(folder: RunFolder, run: RunRecord, *, verify: bool) -> list[Job]:
@@ -499,35 +181,8 @@ def answered(folder: RunFolder, run: RunRecord) -> Answered | None:
     try:
         return folder.answered()
     except JournalError:
-        _write_answered(folder, run, resolve_run(folder, run))
+        write_answered(folder, run, resolve_run(folder, run))
         return folder.answered()
-
-
-BLAMELESS = frozenset({RowStatus.OK, RowStatus.SKIPPED, RowStatus.PENDING})
-_VARIES = re.compile(r"\b(?:req|batch|file|org|resp|chatcmpl)[-_]\w+|\d[\d,.]*")
-
-
-def causes(folder: RunFolder, run: RunRecord) -> list[Cause]:
-    """Group the rows that came out badly by cause, the commonest first."""
-    resolved = resolve_run(folder, run)
-    wanted = ~is_of(resolved.resolution, BLAMELESS)
-    return grouped(resolved, wanted, rows_of_frame(run), _has_request(folder, run))
-
-
-def requests_again(folder: RunFolder, run: RunRecord, wish: Wish) -> int:
-    """Count the requests that go out if a wish is granted now."""
-    wished = is_wished(resolve_run(folder, run), run, wish)
-    return int((wished & _has_request(folder, run)).sum())
-
-
-def cause_key(model: int, status: RowStatus, error: str) -> str:
-    """Return the name of a cause: 16 hexadecimal digits of what its rows have in common.
-
-    `model` is the place of the model among those of the run. What stands in an answer, numbers and
-    ids are no part of it.
-    """
-    kind = f"{model}\0{status.label}\0{_VARIES.sub('#', error.partition(ANSWER)[0])}"
-    return blake2b(kind.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -583,113 +238,6 @@ def _received(folder: RunFolder, resolved: Resolved, position: int) -> Exchange:
             return Exchange(text=text, raw=raw)
         first += len(table.table)
     return Exchange()
-
-
-def is_wished(resolved: Resolved, run: RunRecord, wish: Wish) -> NDArray[np.bool_]:
-    """Tell which rows (n values) a wish means, as they came out so far."""
-    found = is_of(resolved.resolution, wish.statuses)
-    if wish.causes:
-        bad = np.flatnonzero(~is_of(resolved.resolution, BLAMELESS))
-        keys = [key for _, key in errors_and_keys(resolved, bad, rows_of_frame(run))]
-        found[bad] |= np.isin(np.array(keys, dtype="U16"), sorted(wish.causes))
-    return found
-
-
-def rows_of_frame(run: RunRecord) -> int:
-    """Return how many rows the frame of a run has: each of them is asked of every model."""
-    return run.rows // len(run.request.models)
-
-
-def _has_request(folder: RunFolder, run: RunRecord) -> NDArray[np.bool_]:
-    """Tell which rows have a request of their own: some share another's, some were never sent."""
-    found = np.zeros(run.rows, dtype=bool)
-    for _, positions in all_lines(folder, run):
-        found[positions] = True
-    found[folder.twins()[:, 0]] = False
-    return found
-
-
-def is_of(resolution: Resolution, statuses: Iterable[RowStatus]) -> NDArray[np.bool_]:
-    """Tell which rows (n values) came out with one of these statuses."""
-    return np.isin(resolution.statuses, [int(status) for status in statuses])
-
-
-def grouped(
-    resolved: Resolved,
-    wanted: NDArray[np.bool_],
-    rows: int,
-    requests: NDArray[np.bool_] | None = None,
-) -> list[Cause]:
-    """Group the errors of the wanted rows, every `rows` of them (those of a model) apart."""
-    bad = np.flatnonzero(wanted)
-    goes_out = np.zeros(len(bad), dtype=bool) if requests is None else requests[bad]
-    said = errors_and_keys(resolved, bad, rows)
-    found: dict[str, _Group] = {}
-    for position, (error, key), is_sent in zip(bad.tolist(), said, goes_out.tolist(), strict=True):
-        group = found.setdefault(key, _Group(position, error))
-        group.rows += 1
-        group.requests += is_sent
-    statuses = resolved.resolution.statuses
-    causes = [
-        Cause(RowStatus(int(statuses[g.first])), g.error, g.rows, g.first, key, g.requests)
-        for key, g in found.items()
-    ]
-    return sorted(causes, key=lambda cause: (-cause.rows, cause.position))
-
-
-@dataclass(slots=True)
-class _Group:
-    """A cause while its rows are counted."""
-
-    first: int
-    error: str
-    rows: int = 0
-    requests: int = 0
-
-
-def errors_and_keys(
-    resolved: Resolved, bad: NDArray[np.int64], rows: int
-) -> Iterator[tuple[str, str]]:
-    """Yield what is said of each of these rows, and the key of its cause.
-
-    `bad` are positions; of each model there are `rows`.
-    """
-    statuses, models = resolved.resolution.statuses[bad].tolist(), (bad // max(rows, 1)).tolist()
-    known: dict[tuple[int, int, str], str] = {}
-    for kind in zip(models, statuses, _errors_of(resolved, bad), strict=True):
-        model, status, error = kind
-        if kind not in known:
-            known[kind] = cause_key(model, RowStatus(status), error)
-        yield error, known[kind]
-
-
-def _errors_of(resolved: Resolved, rows: NDArray[np.int64]) -> list[str]:
-    """Return what is said of each of these rows."""
-    entry, notes = resolved.resolution.entry[rows], resolved.resolution.notes[rows]
-    said = [resolved.notes[note] if note >= 0 else NO_REASON for note in notes.tolist()]
-    first = 0
-    for table in resolved.tables:
-        size = len(table.table)
-        mine = np.flatnonzero((entry >= first) & (entry < first + size))
-        errors = table.table["error"].take(entry[mine] - first).to_pylist()
-        for place, error in zip(mine.tolist(), errors, strict=True):
-            said[place] = error.decode("utf-8", "replace") if error else said[place]
-        first += size
-    return said
-
-
-_COMPLAINT_CHARS = 300  # of the error: what cures it is not to be cut off
-
-
-def _complaint(run: RunRecord, resolved: Resolved) -> str | None:
-    """Return the commonest error of the rows that came out badly, how often, and its cure."""
-    blameless = BLAMELESS | {RowStatus.CANCELLED}
-    found = grouped(resolved, ~is_of(resolved.resolution, blameless), run.rows)
-    if not found:
-        return None
-    rows, first = counted(sum(one.rows for one in found), "row"), found[0]
-    said = _with_cure(run, first.status, first.error)
-    return f"{first.rows:,} of {rows} without a good answer: {said}"
 
 
 def count_kept(folder: RunFolder, run: RunRecord, number: int) -> dict[RowStatus, int]:
@@ -755,7 +303,7 @@ class _Reader:
         """Read the answers that the live lane has noted so far."""
         run, judge = (
             self._run,
-            _Judge(self._run, _inputs_asked(self._folder, self._run, job.number)),
+            Judge(self._run, _inputs_asked(self._folder, self._run, job.number)),
         )
         return self._folder.scan_live(job.number, run.run_id, judge, run.request.endpoint)
 
@@ -856,7 +404,8 @@ def _rows_of(folder: RunFolder, run: RunRecord, job: Job) -> NDArray[np.int64]:
 # -- writing --------------------------------------------------------------------------------
 
 
-def _write_answered(folder: RunFolder, run: RunRecord, resolved: Resolved) -> None:
+def write_answered(folder: RunFolder, run: RunRecord, resolved: Resolved) -> None:
+    """Write down where each paid answer of a run is: by digest of its line, for later runs."""
     entry_of = np.where(resolved.resolution.paid, resolved.resolution.entry, -1)
     columns = _locations(resolved.tables)
     files: list[object] = []

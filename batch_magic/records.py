@@ -94,7 +94,7 @@ class Mark:
 class Wish:
     """Which rows the user wants sent again: all of some statuses, and all of some causes.
 
-    A cause is named by the key that `outcomes.Cause` has. Nothing wished for is false.
+    A cause is named by the key that `causes.Cause` has. Nothing wished for is false.
     """
 
     statuses: frozenset[RowStatus] = frozenset()

@@ -18,21 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch_magic import wire
-from batch_magic.digests import DIGEST, SortedDigests, as_digests, digests_of
-from batch_magic.folder import MANIFEST, Answered, KeptWriter, RunFolder, ShardWriter, ShardWriters
-from batch_magic.outcomes import (
+from batch_magic.causes import (
     BLAMELESS,
     Cause,
-    all_lines,
-    answered,
-    count_kept,
     errors_and_keys,
     grouped,
     is_of,
     is_wished,
-    resolve_run,
     rows_of_frame,
 )
+from batch_magic.digests import DIGEST, SortedDigests, as_digests, digests_of
+from batch_magic.folder import MANIFEST, Answered, KeptWriter, RunFolder, ShardWriter, ShardWriters
+from batch_magic.outcomes import all_lines, answered, count_kept, resolve_run
 from batch_magic.packing import pick
 from batch_magic.records import NO_WISH, Ending, Job, Lines, RowStatus, RunRecord, Shard, Wish
 

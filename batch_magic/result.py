@@ -18,9 +18,10 @@ import pandas as pd
 from batch_magic import frame as frames
 from batch_magic import picture
 from batch_magic.answers import reader_of
+from batch_magic.billing import entry_costs
 from batch_magic.errors import CellError
 from batch_magic.folder import RunFolder
-from batch_magic.outcomes import Resolved, entry_costs, resolve_run
+from batch_magic.outcomes import Resolved, resolve_run
 from batch_magic.records import Endpoint, Layout, Mark, RowStatus, RunRecord
 from batch_magic.resolution import Resolution
 from batch_magic.stored_frame import load

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pandas as pd
 
-from batch_magic import diagnosis, outcomes, picture, plots, result, sides
+from batch_magic import causes, diagnosis, picture, plots, result, sides
 from batch_magic.diagnosis import Diagnosis
 from batch_magic.errors import BatchMagicError, CellError, ServiceError, StillRunning
 from batch_magic.folder import Home, RunFolder
@@ -162,7 +162,7 @@ class Run:
         numbers and ids alone are one cause.
         """
         record, folder = self._recorded()
-        found = outcomes.causes(folder, record)
+        found = causes.causes(folder, record)
         self._numbered = tuple(cause.key for cause in found)
         return diagnosis.errors_frame(record, found, result.frame_of(folder, self._held))
 
@@ -192,7 +192,7 @@ class Run:
         """
         if self._numbered is None:
             record, folder = self._recorded()
-            self._numbered = tuple(cause.key for cause in outcomes.causes(folder, record))
+            self._numbered = tuple(cause.key for cause in causes.causes(folder, record))
         known = self._numbered
         for number in (asked := [numbers] if isinstance(numbers, int) else list(numbers)):
             if not isinstance(number, int) or not 0 < number <= len(known):

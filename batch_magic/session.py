@@ -39,10 +39,12 @@ from batch_magic import (
     resending,
     result,
     settings,
+    settling,
 )
 from batch_magic import frame as frames
 from batch_magic.answers import knows_rules
 from batch_magic.caps import Leave
+from batch_magic.causes import requests_again
 from batch_magic.closeup import Closeup, Letter
 from batch_magic.drafting import (
     Options,
@@ -612,7 +614,7 @@ class Session:
         record = self.journal.run(run.run_id)
         folder = self.home.run_folder(record.run_id, record.files)
         changed = reshaped(record, options, result.frame_of(folder, run._held))
-        self.journal.reshape(outcomes.judge_again(folder, record, changed), time.time())
+        self.journal.reshape(settling.judge_again(folder, record, changed), time.time())
         run._start(picture.snapshot(self.journal.run(run.run_id), time.time()))
         return run
 
@@ -751,7 +753,7 @@ class Session:
         if wish.causes:
             record = self.journal.run(run.run_id)
             folder = self.home.run_folder(record.run_id, record.files)
-            if not outcomes.requests_again(folder, record, wish):
+            if not requests_again(folder, record, wish):
                 raise CellError(
                     f"{s.name} has no row now that can be sent again for that;"
                     f" `%gptbatch errors {s.name}` shows what there is"

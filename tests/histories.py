@@ -24,7 +24,8 @@ from campaign import CALL_FAULTS, ROW_FAULTS, _answered, _noted_live, _texts_of
 from lives import Clock, Life
 from service import Service, stub_answer
 
-from batch_magic import outcomes, picture
+from batch_magic import picture
+from batch_magic.causes import causes
 from batch_magic.records import UNANSWERED, Ending, JobStage, RowStatus, RunRecord
 
 CHAPTER_STEPS = 400
@@ -134,7 +135,7 @@ class History:
         if ended:
             run_id = self.dice.choice(ended)
             run = self.life.run(run_id)
-            found = outcomes.causes(self.life.home.run_folder(run_id, run.files), run)
+            found = causes(self.life.home.run_folder(run_id, run.files), run)
             keys = [cause.key for cause in found if cause.status in UNANSWERED]
             for _ in range(self.dice.randint(1, 2)):
                 some = self.dice.sample(keys, self.dice.randint(0, len(keys)))

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from lives import Life
 from service import Service, stub_answer
 
-from batch_magic import outcomes
+from batch_magic.causes import Cause, cause_key, causes
 from batch_magic.errors import JournalError
-from batch_magic.outcomes import Cause, cause_key
 from batch_magic.records import Ending, JobStage, RowStatus, RunRecord, Wish
 from batch_magic.schema import read_wish, wish_json
 
@@ -25,7 +24,7 @@ TWO_FAULTS = [{"status": 400, "every": 3}, {"status": 404, "every": 5}]
 
 def found(life: Life, run_id: str) -> list[Cause]:
     run = life.run(run_id)
-    return outcomes.causes(life.home.run_folder(run_id, run.files), run)
+    return causes(life.home.run_folder(run_id, run.files), run)
 
 
 def retry(life: Life, run_id: str, *keys: str, live: bool = False) -> None:

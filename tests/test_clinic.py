@@ -23,10 +23,10 @@ from pictures import picture
 import batch_magic as bm
 from batch_magic import diagnosis, session, settings
 from batch_magic.case_sheet import case_html, clinic_html, clinic_text, going_words, question
+from batch_magic.causes import cause_key
 from batch_magic.cures import AGAIN, Cure, cure_of
 from batch_magic.diagnosis import Case, Diagnosis, Example
 from batch_magic.errors import CellError
-from batch_magic.outcomes import cause_key
 from batch_magic.records import (
     Backend,
     Endpoint,

@@ -17,6 +17,7 @@ from lives import PATIENCE_S, Clock, Life
 from service import Service, stub_answer
 
 from batch_magic import engine, lifecycle, outcomes
+from batch_magic.causes import causes
 from batch_magic.errors import JournalError
 from batch_magic.journal import Journal
 from batch_magic.records import Ending, JobStage, RowStatus
@@ -819,7 +820,7 @@ def test_causes_are_grouped_counted_and_shown_by_a_row(
     service.faults(row_status=[{"status": 400, "every": 3}, {"status": 404, "every": 5}])
     run_id = life.submit(reviews)
     run = life.until_ended(run_id)
-    found = outcomes.causes(life.home.run_folder(run_id), run)
+    found = causes(life.home.run_folder(run_id), run)
     assert [(cause.rows, cause.position) for cause in found] == [(4, 2), (2, 4)]
     assert found[0].error.startswith("400")
 

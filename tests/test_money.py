@@ -17,9 +17,9 @@ from service import serving
 
 import batch_magic as bm
 from batch_magic import session
+from batch_magic.costs import row_costs
 from batch_magic.errors import CellError
 from batch_magic.money import costs, prices_of
-from batch_magic.outcomes import row_costs
 from batch_magic.records import Request
 
 NOW = time.time()

@@ -12,7 +12,7 @@ import pytest
 from test_folder import lines_for, write_shards
 from test_lifecycle import job, remote, run_of
 
-from batch_magic import outcomes, resending
+from batch_magic import outcomes, resending, settling
 from batch_magic.folder import Home, RunFolder
 from batch_magic.records import Job, JobFault, JobStage, RowStatus, RunRecord
 
@@ -183,7 +183,7 @@ def test_lines_sent_again_are_the_same_bytes(folder: RunFolder, run: RunRecord) 
 def test_settling_writes_down_where_each_paid_answer_is(folder: RunFolder, run: RunRecord) -> None:
     """And only the paid ones: a failure is nothing to take over."""
     run = collect(folder, run, [answer("run-1-2")], [answer("run-1-3", status=400)])
-    settled = outcomes.settle(folder, run)
+    settled = settling.settle(folder, run)
     assert settled.counts == {RowStatus.OK: 1, RowStatus.FAILED: 1, RowStatus.MISSING: 3}
     assert settled.complaint is not None
     assert settled.complaint.startswith("3 of 4 rows without a good answer: in neither")

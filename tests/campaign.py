@@ -597,6 +597,9 @@ _PER_SERVICE = 20  # a list of all jobs ever made would slow the search
 def play_all(stories: list[Schedule], lanes: int, *, say: bool = False) -> Tally:
     """Play schedules side by side and add up how they went."""
     total, lock = Tally(), threading.Lock()
+    # The fork server looks here alone, and leaves out without a word what it does not find.
+    places = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     multiprocessing.get_context("forkserver").set_forkserver_preload(["campaign", "warm"])
 
     def play_some(part: list[Schedule]) -> None:

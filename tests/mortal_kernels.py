@@ -110,6 +110,7 @@ class MortalKernel:
 def _be_a_kernel(connection_file: str, folder: str, environment: Mapping[str, str]) -> None:
     from ipykernel.kernelapp import IPKernelApp
 
+    assert "warm" in sys.modules, "the fork server has not loaded what a life begins with"
     os.environ.update(environment)
     os.environ["IPYTHONDIR"] = f"{folder}/.ipython"
     os.chdir(folder)

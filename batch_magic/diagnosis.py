@@ -24,6 +24,7 @@ from batch_magic.outcomes import ANSWER, NO_REASON, Exchange, exchanges
 from batch_magic.records import PAID, Endpoint, Estimate, Lines, RowStatus, RunRecord, Span
 from batch_magic.resending import tell_causes
 from batch_magic.tokens import Tally, counter
+from batch_magic.wording import printable
 
 EXAMPLES = 60  # causes that are priced and shown by one of their rows
 _COLUMNS, _VALUE_CHARS, _TEXT_CHARS = 8, 120, 600
@@ -238,11 +239,15 @@ def _error_row(run: RunRecord, cause: Cause, frame: pd.DataFrame) -> dict[str, A
 
 
 class _Wide(pd.DataFrame):
-    """A frame that shows its texts whole: pandas cuts them at 50 characters."""
+    """A frame that shows its texts whole: pandas cuts them at 50 characters.
+
+    Where a terminal is too narrow for all columns pandas leaves some out, the error among them;
+    and it prints what a row holds as it is, colours and bells of a terminal included.
+    """
 
     def __repr__(self) -> str:
-        with pd.option_context("display.max_colwidth", None):
-            return super().__repr__()
+        with pd.option_context("display.max_colwidth", None, "display.max_columns", None):
+            return printable(super().__repr__())
 
     def _repr_html_(self) -> Any:
         plain: Any = super()

@@ -640,9 +640,20 @@ function messageOf({role, parts}) {
       : h("div", {class: "text", dir: "auto"}, words)));
 }
 
+// Notebook 7 looks at keys before the widget does, and would take x for "cut this cell". It leaves
+// alone an element with this attribute; a key with Ctrl, Alt or Meta is the notebook's still.
+function keepKeys(root) {
+  const tell = ({target, ctrlKey, altKey, metaKey}) => {
+    if (root.contains(target))
+      target.toggleAttribute("data-lm-suppress-shortcuts", !(ctrlKey || altKey || metaKey));
+  };
+  window.addEventListener("keydown", tell, true);
+  return () => window.removeEventListener("keydown", tell, true);
+}
+
 function render({model, el}) {
-  const view = new View(model, el);
-  return () => view.end();
+  const view = new View(model, el), letGo = keepKeys(el);
+  return () => { letGo(); view.end(); };
 }
 
 export default {render};

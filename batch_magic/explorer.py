@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from shutil import get_terminal_size
 from threading import RLock
 from typing import Any, TypedDict
 
@@ -30,6 +31,7 @@ from batch_magic.browse import (
     ColumnFacts,
     FieldTree,
     Query,
+    RowCells,
     Rows,
     plain_query,
     read_query,
@@ -47,6 +49,15 @@ log = logging.getLogger(__name__)
 PAGE_ROWS = 50
 HEAD_ROWS = 20  # in a saved notebook
 TEXT_ROWS = 8  # in a terminal
+_TEXT_COLUMNS = 8
+_TEXT_CELL = 36
+_BY_HAND = (
+    "a notebook shows a table to click on; here give it a name, `explorer = _`, and then:",
+    '  explorer.query = {"text": "late", "statuses": ["failed"]}  ask for less',
+    "  explorer.view()                                            the rows that are shown",
+    "  explorer.pick([0, 2]), explorer.selection()                pick rows by position, take them",
+    '  explorer.mark(0, "up", "a note")                           a thumb and a note on a row',
+)
 _COLUMNS = 40  # in the table; the side pane has all
 _NOTE_CHARS = 10_000
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -227,15 +238,16 @@ class Explorer:
     def __repr__(self) -> str:
         with self._lock:
             positions = self._rows.positions(self._query)
-            head, shown = self._rows.frame.iloc[positions[:TEXT_ROWS]], len(positions)
+            marks = [name for name in frames.MARK_COLUMNS if name in self._rows.names]
+            names, shown = [*marks, *self._table_names()], len(positions)
+            rows = self._rows.page(self._query, 0, TEXT_ROWS, names[:_TEXT_COLUMNS])
         lines = [f"{clip(self._name, 80)}: {self._size(shown)}", *self._counts(), ""]
-        lines += _text_table(head).splitlines()
-        if shown > len(head):
-            lines.append(f"… {counted(shown - len(head), 'more row')}")
-        lines += ["", "explorer.view() is what is shown, explorer.selection() what is picked;"]
-        lines.append('explorer.query = {"text": "late", "statuses": ["failed"]} asks for less;')
-        lines.append("in JupyterLab the same is a table to click on")
-        return "\n".join([*lines, *([self._said] if self._said else [])])
+        lines += _text_table(rows, names[:_TEXT_COLUMNS]).splitlines()
+        if shown > len(rows):
+            lines.append(f"… {counted(shown - len(rows), 'more row')}")
+        if len(names) > _TEXT_COLUMNS:
+            lines.append(f"… {counted(len(names) - _TEXT_COLUMNS, 'more column')}")
+        return "\n".join([*lines, "", *_BY_HAND, *([self._said] if self._said else [])])
 
     def _size(self, shown: int) -> str:
         total = counted(len(self._rows), "row")
@@ -502,13 +514,14 @@ def _is_plain(index: Any) -> bool:
     return isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1
 
 
-def _text_table(frame: pd.DataFrame) -> str:
-    """Return rows as text: a line each, cells cut short."""
-    plain = {
-        str(name): [clip(short(value) or "", 36) for value in frame.iloc[:, n].array]
-        for n, name in enumerate(frame.columns[:8])
-    }
-    return pd.DataFrame(plain, index=frame.index).to_string()
+def _text_table(rows: Sequence[RowCells], names: list[str]) -> str:
+    """Return rows as text, cells cut short: where the terminal is too narrow, block under block."""
+    cells = [[clip(cell or "", _TEXT_CELL) for cell in row["cells"]] for row in rows]
+    index = [row["index"] for row in rows]
+    table = pd.DataFrame(cells, index=index, columns=names, dtype=object)
+    # Korean and Chinese letters take two columns of a terminal.
+    with pd.option_context("display.unicode.east_asian_width", True):
+        return str(table.to_string(line_width=get_terminal_size().columns))
 
 
 def _receipt(widget: Any) -> str:

@@ -27,6 +27,9 @@ class Says(Protocol):
     def say(self, text: str) -> None:
         """Show one line; code in backticks. From any thread, never raising."""
 
+    def tell(self) -> None:
+        """Print what is new, where there is no page; in the main thread only."""
+
 
 class HandOver:
     """Puts results in the namespace: when the kernel is idle, or just before the next cell.
@@ -133,6 +136,7 @@ class HandOver:
                 f"`{run.name}` was bound to something else; the result is one line away:"
                 f" `%gptbatch take {run.name}`"
             )
+        panel.tell()
 
     def _put_again(
         self, run: Run, result: pd.DataFrame | BatchMagicError, say: Callable[[str], None]

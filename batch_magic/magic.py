@@ -307,6 +307,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         standings = home.lookout().look(time.time())
         if getattr(self.shell, "kernel", None) is None:
             print(standing.table_text(standings, time.time(), path))
+            print(standing.BY_HAND if standings else standing.BEGIN)
             return
         if is_headless(self.shell):
             show_table(standings, path)
@@ -410,7 +411,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         want(words, 1, "%gptbatch errors NAME")
         run = self._session().find(words[0])
         if len(errors := run.errors()):
-            print(f"%gptbatch clinic {run.name} shows what a retry of each costs, with buttons")
+            print(f"%gptbatch clinic {run.name} shows what cures each and what a retry costs")
             return errors
         print(f"{run.name}: every row that was asked for and has come in has an answer")
         return None
@@ -420,7 +421,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         held = self.shell.user_ns.get(words[0])
         home = self._session()
         if isinstance(held, pd.DataFrame) and home.journal.find(words[0]) is None:
-            return python_api.explore(held, home=self._settings().home)
+            return python_api.explore(held, name=words[0], home=self._settings().home)
         return home.explore(words[0])
 
     def _do_clinic(self, words: list[str]) -> None:

@@ -505,7 +505,8 @@ def _plot_type() -> type[Figure]:
             return data.getvalue()
 
         def __repr__(self) -> str:
-            return f"<Plot: {self.get_suptitle()}; .savefig('plot.png') keeps it>"
+            title = " · ".join(self.get_suptitle().splitlines())
+            return f"<Plot: {title}; a notebook draws it, `_.savefig('plot.png')` keeps it>"
 
     return Plot
 

@@ -210,6 +210,17 @@ class Run {
 
 // -- all of them -----------------------------------------------------------------------------
 
+// Notebook 7 looks at keys before the widget does, and would take x for "cut this cell". It leaves
+// alone an element with this attribute; a key with Ctrl, Alt or Meta is the notebook's still.
+function keepKeys(root) {
+  const tell = ({target, ctrlKey, altKey, metaKey}) => {
+    if (root.contains(target))
+      target.toggleAttribute("data-lm-suppress-shortcuts", !(ctrlKey || altKey || metaKey));
+  };
+  window.addEventListener("keydown", tell, true);
+  return () => window.removeEventListener("keydown", tell, true);
+}
+
 function render({model, el}) {
   const view = `${model.model_id ?? "view"}-${++views}-${Math.random().toString(36).slice(2)}`;
   const send = (said) => model.send(said);
@@ -350,7 +361,7 @@ function render({model, el}) {
     for (const run of runs.values()) run.drawFacts();
   };
   const seen = () => document.visibilityState === "visible" ? look() : send({kind: "bye", view});
-  const timer = setInterval(look, LOOK_MS);
+  const timer = setInterval(look, LOOK_MS), letGo = keepKeys(el);
   document.addEventListener("visibilitychange", seen);
 
   const drawSaid = () => writeCoded(said, model.get("said"));
@@ -361,6 +372,7 @@ function render({model, el}) {
   look();
   return () => {
     clearInterval(timer);
+    letGo();
     document.removeEventListener("visibilitychange", seen);
     model.off("change:page", draw);
     model.off("change:said", drawSaid);

@@ -119,6 +119,9 @@ class ProjectView:
         except Exception:
             log.exception("%r could not be shown", text)
 
+    def tell(self) -> None:
+        """Do nothing: what is new is on the page already."""
+
     @property
     def is_looked_at(self) -> bool:
         """Tell whether a page has lately said that somebody looks at it."""

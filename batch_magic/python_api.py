@@ -126,8 +126,10 @@ def runs(*, home: str | None = None) -> pd.DataFrame:
     return overview.runs_frame(session_for(home or use.home).snapshots())
 
 
-def explore(frame: pd.DataFrame | Run | str, *, home: str | None = None) -> Explorer:
-    """Look through a frame (n rows): a widget in a notebook, text elsewhere.
+def explore(
+    frame: pd.DataFrame | Run | str, *, name: str = "frame", home: str | None = None
+) -> Explorer:
+    """Look through a frame (n rows): a widget in a notebook, text elsewhere; `name` is its title.
 
     Of a result, all of it or rows of it, the prompts as sent and the answers as received are shown
     too, and marks and notes are kept in the journal; any other frame is shown with what it has. A
@@ -144,10 +146,12 @@ def explore(frame: pd.DataFrame | Run | str, *, home: str | None = None) -> Expl
     facts = whole.attrs.get("gptbatch")
     run_id = facts.get("run_id") if isinstance(facts, dict) else None
     if run_id is None:
-        return Explorer(whole)
+        return Explorer(whole, name=name)
     mine = session_for(place) if (Path(place).expanduser() / "journal.db").exists() else None
     if mine is None or mine.journal.find(str(run_id)) is None:
-        return Explorer(whole, said=f"run {run_id} is not in {place}: its prompts are not here")
+        return Explorer(
+            whole, name=name, said=f"run {run_id} is not in {place}: its prompts are not here"
+        )
     return mine.explore_part(whole, mine.find(str(run_id)))
 
 

@@ -423,6 +423,12 @@ def _taken_words(one: Standing) -> str:
 
 # -- a table for a terminal and for the saved notebook ----------------------------------------
 
+BY_HAND = (
+    "what may be done: %gptbatch status, explore, clinic, take, retry, cancel, attach or clean"
+    " NAME; %gptbatch help tells of each"
+)
+BEGIN = "%%gptbatch? tells how to begin"
+
 _HEAD = ("run", "state", "rows", "cost", "model", "age", "where")
 _CELL_LENGTH = 40
 

@@ -72,6 +72,11 @@ def short_duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02} h" if minutes < 2880 else f"{minutes // 1440} d"
 
 
+def printable(lines: str) -> str:
+    """Lines without what moves a terminal's cursor or turns their direction round."""
+    return "\n".join(_UNPRINTABLE.sub(" ", one) for one in lines.split("\n"))
+
+
 def clip(text: str, length: int) -> str:
     """One printable line of at most `length` characters."""
     plain = _UNPRINTABLE.sub(" ", text).strip()

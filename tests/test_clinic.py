@@ -522,7 +522,8 @@ def test_the_text_of_a_clinic_is_what_a_saved_notebook_keeps(opened: Kernel) -> 
     seen = opened.run("%gptbatch clinic labelled")
     assert "labelled: 10 of 20 rows without a good answer, 2 causes" in seen.text
     assert "%gptbatch retry labelled --cause 1 [--live]" in seen.text
-    assert "%gptbatch clinic labelled shows" in opened.run("%gptbatch errors labelled").printed
+    errors = opened.run("%gptbatch errors labelled").printed
+    assert "%gptbatch clinic labelled shows what cures each" in errors
 
 
 def test_a_click_retries_one_cause_and_the_name_gets_the_new_result(opened: Kernel) -> None:

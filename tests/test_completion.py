@@ -1,13 +1,8 @@
-"""Completion: what is offered where, in a cell half typed; and in a real kernel and a terminal."""
+"""Completion: what is offered where, in a cell half typed; and in a real kernel."""
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import select
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kernels import PROJECT, Kernel, kernel
+from kernels import Kernel, kernel
 
 from batch_magic.completion import Candidate, Known, complete
 from batch_magic.magic import VERBS
@@ -338,46 +333,3 @@ def test_unloading_takes_completion_away(tmp_path: Path) -> None:
         assert running.run(count).printed.strip() == "1"
         running.run("%unload_ext batch_magic")
         assert running.run(count).printed.strip() == "0"
-
-
-# -- in a terminal --------------------------------------------------------------------------
-
-
-def test_a_terminal_completes_the_cell_as_well(tmp_path: Path) -> None:
-    """IPython without a page: Tab, as a person presses it."""
-    words = os.environ | {
-        "PYTHONPATH": str(PROJECT),
-        "IPYTHONDIR": str(tmp_path / "ipython"),
-        "TERM": "xterm",
-        "HOME": str(tmp_path),
-        "PROMPT_TOOLKIT_NO_CPR": "1",
-    }
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "IPython", "--no-banner", "--no-confirm-exit"]
-    process = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=tmp_path, env=words, close_fds=True
-    )
-    os.close(theirs)
-    try:
-        _until(ours, "In [1]")
-        os.write(ours, b"%load_ext batch_magic\r")
-        _until(ours, "In [2]")
-        os.write(ours, b"import pandas as pd; reviews = pd.DataFrame({'title': ['a']})\r")
-        _until(ours, "In [3]")
-        os.write(ours, b"%%gptbatch rev\t")
-        _until(ours, "reviews")
-        os.write(ours, b" --dry-r\t")
-        _until(ours, "--dry-run")
-    finally:
-        process.kill()
-        process.wait(10)
-        os.close(ours)
-
-
-def _until(terminal: int, text: str, timeout_s: float = 60.0) -> None:
-    """Read a terminal until it shows a text, colours and moves of the cursor left out."""
-    seen, ends = "", time.monotonic() + timeout_s
-    while text not in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen):
-        assert time.monotonic() < ends, seen
-        if select.select([terminal], [], [], 0.2)[0]:
-            seen += os.read(terminal, 65536).decode("utf-8", "replace")

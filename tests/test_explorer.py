@@ -261,7 +261,7 @@ def test_in_a_kernel_a_table_stays_in_the_file(tmp_path: Path) -> None:
             "found = pd.DataFrame({'a': ['<b>x</b>'] * 30})\n%gptbatch explore found"
         )
         assert seen.error is None, seen
-        assert "frame: 30 rows" in seen.text
+        assert "found: 30 rows" in seen.text
         assert len(seen.shown) == 2
         wrong = notebook.run("%gptbatch explore nothing")
     assert "no run is called 'nothing'" in str(wrong.error)

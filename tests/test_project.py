@@ -433,4 +433,5 @@ def test_a_terminal_prints_the_table(tmp_path: Path) -> None:
     )  # fmt: skip
     lines = done.stdout.partition("--\n")[2].splitlines()
     assert lines[0].split() == ["run", "state", "rows", "cost", "model", "age", "where"]
-    assert len(lines) == 9, done.stdout + done.stderr
+    assert len(lines) == 10, done.stdout + done.stderr
+    assert lines[-1].startswith("what may be done: %gptbatch status")

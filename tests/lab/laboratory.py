@@ -1,5 +1,8 @@
 """A real JupyterLab in a real browser, as a reader has it: open, run, click, look.
 
+Notebook 7 is the same server's other face: a page of its own for each notebook, without Lab's
+frame, built of the same parts; a `Face` says in which of the two a notebook is opened.
+
 It knows the server, Chromium and the names of Lab's own commands and CSS classes; it refuses to
 know anything of the package under test. Nothing here reaches beyond this machine: the browser
 resolves no other name, and whatever a page asks for elsewhere stands in `Lab.strayed`.
@@ -19,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -64,6 +68,13 @@ class Server:
     token: str
 
 
+class Face(StrEnum):
+    """Where a notebook is opened: the path before its own."""
+
+    LAB = "doc/tree"
+    NOTEBOOK = "notebooks"  # Notebook 7
+
+
 class MissingChromiumError(Exception):
     """The browser tests were asked for where there is no browser."""
 
@@ -82,6 +93,7 @@ def serving(home: Path, python_path: Sequence[Path]) -> Iterator[Server]:
         *("--allow-root", "--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0"),
         *(f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root}"),
         *("--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly"),
+        "--JupyterNotebookApp.expose_app_in_browser=True",
         *("--LabApp.news_url=", "--LabServerApp.blocked_extensions_uris="),
     ]
     with (home / "server.log").open("wb") as log:
@@ -179,25 +191,34 @@ class Lab:
         self._shade = "light"
         self.width(1400)
 
-    def open(self, *cells: str, name: str = "", is_alone: bool = False) -> Notebook:
+    def open(
+        self, *cells: str, name: str = "", is_alone: bool = False, face: Face = Face.LAB
+    ) -> Notebook:
         """Write a notebook of code cells, open it, and wait until its kernel is there."""
-        return self.open_json(_notebook(cells), name=name, is_alone=is_alone)
+        return self.open_json(_notebook(cells), name=name, is_alone=is_alone, face=face)
 
     def open_json(
-        self, content: Mapping[str, Any], *, name: str = "", is_alone: bool = False
+        self,
+        content: Mapping[str, Any],
+        *,
+        name: str = "",
+        is_alone: bool = False,
+        face: Face = Face.LAB,
     ) -> Notebook:
         """Write a notebook as given, outputs and all, open it and wait for its kernel.
 
         Lab trusts only what it has signed itself: outputs written here are sanitized by it. With
-        `is_alone` its page is a new one, without other notebooks, their title and their styles.
+        `is_alone` its page is a new one, without other notebooks, their title and their styles;
+        so it is always in Notebook 7.
         """
         path = f"{name or secrets.token_hex(4)}.ipynb"
         (self.server.root / path).write_text(json.dumps(content))
-        notebook = Notebook(self, path)
-        if is_alone or not self.evaluate("() => 'jupyterapp' in window"):
-            notebook.load()
-        else:
+        notebook = Notebook(self, path, face)
+        is_lab = self.evaluate("() => window.jupyterapp?.name") == "JupyterLab"
+        if is_lab and face is Face.LAB and not is_alone:
             notebook.add()
+        else:
+            notebook.load()
         return notebook
 
     def width(self, pixels: int, height: int = 1000) -> None:
@@ -270,10 +291,11 @@ class Lab:
 
 @dataclass
 class Notebook:
-    """A notebook open in Lab. Cells are counted from 0."""
+    """A notebook open in Lab, or in Notebook 7. Cells are counted from 0."""
 
     lab: Lab
     path: str
+    face: Face = Face.LAB
     _page: Page = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -356,7 +378,7 @@ class Notebook:
     def load(self) -> None:
         """Load the page afresh, as the browser's reload does; a live kernel is found again."""
         server = self.lab.server
-        self._page.goto(f"{server.url}doc/tree/{self.path}?token={server.token}")
+        self._page.goto(f"{server.url}{self.face}/{self.path}?token={server.token}")
         self._page.wait_for_selector(f"{PANEL} .jp-Notebook .jp-Cell")
         self.lab.ready()
         self._wait_for_kernel()

@@ -52,7 +52,7 @@ TEXT_ROWS = 8  # in a terminal
 _TEXT_COLUMNS = 8
 _TEXT_CELL = 36
 _BY_HAND = (
-    "a notebook shows a table to click on; here give it a name, `explorer = _`, and then:",
+    "a notebook shows a table to click on; here by `explorer`, as %gptbatch explore calls it:",
     '  explorer.query = {"text": "late", "statuses": ["failed"]}  ask for less',
     "  explorer.view()                                            the rows that are shown",
     "  explorer.pick([0, 2]), explorer.selection()                pick rows by position, take them",
@@ -394,6 +394,7 @@ class Explorer:
             said.append(f"{counted(hidden, 'more column')} in the pane of each row")
         if self._known is None:
             said.append("marks and notes stay in this explorer: view() and selection() have them")
+        said.append("%gptbatch help explore tells how these rows become DataFrames")
         return {
             "name": clip(self._name, 80),
             "columns": self._rows.columns(),

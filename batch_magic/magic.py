@@ -324,7 +324,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         """Do what was clicked in the project view; in any thread, so no name is bound here."""
         home, use = self._session(), self._settings()
         if deed is Deed.EXPLORE:
-            return self._do_explore([run_id])
+            return home.explore(run_id)
         if deed is Deed.CANCEL:
             home.find(run_id).cancel()
         elif deed in (Deed.CLEAN, Deed.CLEAN_REMOTE):
@@ -418,11 +418,18 @@ class GPTBatch(_Configured):  # type: ignore[misc]
 
     def _do_explore(self, words: list[str]) -> Explorer:
         want(words, 1, "%gptbatch explore NAME")
-        held = self.shell.user_ns.get(words[0])
-        home = self._session()
-        if isinstance(held, pd.DataFrame) and home.journal.find(words[0]) is None:
-            return python_api.explore(held, name=words[0], home=self._settings().home)
-        return home.explore(words[0])
+        found = self._explorer_of(words[0])
+        held = self.shell.user_ns.get("explorer")
+        if held is None or isinstance(held, Explorer):  # else it is the user's own
+            self.shell.user_ns["explorer"] = found
+        return found
+
+    def _explorer_of(self, word: str) -> Explorer:
+        """Return an explorer of the run of this name, else of the DataFrame of this name."""
+        held, home = self.shell.user_ns.get(word), self._session()
+        if isinstance(held, pd.DataFrame) and home.journal.find(word) is None:
+            return python_api.explore(held, name=word, home=self._settings().home)
+        return home.explore(word)
 
     def _do_clinic(self, words: list[str]) -> None:
         want(words, 1, "%gptbatch clinic NAME")

@@ -97,7 +97,11 @@ _PAGES = {
     " buttons retry a cause, ask it live, or drop its rows from NAME; each asks first.",
     "explore": "A table to look through, for a run or a DataFrame: sort, search, filter, counts and"
     " histograms to click on, one row whole with prompt and answer, thumbs and notes, which become"
-    " the columns gpt_mark and gpt_note. `bm.explore(frame)` does the same in Python.\n\n"
+    " the columns gpt_mark and gpt_note. The name `explorer` is bound to it, unless it holds"
+    " something of yours: `explorer.view()` is a DataFrame of what is shown, `explorer.selection()`"
+    " of what is picked, `explorer.query` what was asked for. In the table the arrow keys move,"
+    " Enter opens a row, x picks it, + and - set a thumb, n writes a note, / searches, Esc closes."
+    " `ex = bm.explore(frame)` does the same in Python.\n\n"
     "    %gptbatch explore labelled",
     "compare": "Sets the answers of two runs side by side, row by row: what is equal, Cohen's kappa"
     " for labels, differences for scores, likeness for texts, the rows that differ, what each took."

@@ -259,9 +259,12 @@ def _clean(one: Standing) -> Offer | None:
     if one.kept is not None or s.ending is None or s.asks_usd is not None:
         return None
     question = (
-        f"Delete the files of {counted(s.rows, 'row')}? The run leaves this list, its answers"
-        " can be had no more, and the same rows would be paid for again."
+        f"Delete the files of {counted(s.rows, 'row')}? The run leaves this list, and the same rows"
+        " would be paid for again."
     )
+    if any(job.batch_id for job in s.jobs):
+        question += " Deleted here alone, its jobs can be had from the service by %gptbatch recover"
+        question += ", for as long as it keeps them."
     answers = [("Delete here", Deed.CLEAN)]
     if s.jobs:
         answers.append(("Delete here and at the service", Deed.CLEAN_REMOTE))

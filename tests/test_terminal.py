@@ -162,7 +162,6 @@ def test_the_explorer_is_a_table_and_a_way_to_go_on(answered: Terminal) -> None:
     for part in ("one: 20 rows", "16 ok, 4 failed", "stub ", "400 invalid_value", "… 12 more rows"):
         assert part in said
     assert max(map(width, said.splitlines())) <= COLUMNS
-    words(answered, "explorer = _")
     words(answered, "explorer.query = {'text': 'lamp 1', 'statuses': ['failed']}")
     assert "one: 2 of 20 rows shown" in words(answered, "explorer")
     words(answered, "explorer.pick([2]); explorer.mark(2, 'up', '좋다')")

@@ -171,9 +171,10 @@ def _is_true(value: Any) -> bool:
 def _of_numbers(columns: Sequence[pd.Series[Any]]) -> Coded:
     parts = [_numbers(column) for column in columns]
     floats = tuple(part.to_numpy(dtype=np.float64, na_value=np.nan) for part in parts)
-    if all(part.dtype == "Int64" for part in parts):
-        # Whole numbers beyond 2^53 would be equal as floats though they are not.
-        codes, uniques = pd.factorize(pd.concat(parts, ignore_index=True).array)
+    if any(map(_is_beyond_floats, parts)):
+        # Whole numbers beyond 2^53 would be equal as floats though they are not; Python's own
+        # numbers are equal by value, of whatever type and size.
+        codes, uniques = pd.factorize(np.concatenate([_objects(part) for part in parts]))
         found: Any = np.asarray(uniques)
     else:
         codes, found = pd.factorize(np.concatenate(floats))
@@ -185,10 +186,20 @@ def _of_numbers(columns: Sequence[pd.Series[Any]]) -> Coded:
     return Coded(Kind.NUMBERS, _split(codes, columns), values, has_labels, floats)
 
 
+def _is_beyond_floats(part: pd.Series[Any]) -> bool:
+    """Tell whether a column holds whole numbers that floats cannot tell apart."""
+    if part.dtype == object:
+        return True
+    return part.dtype == "Int64" and bool(((part > _EXACT) | (part < -_EXACT)).any())
+
+
 def _numbers(column: pd.Series[Any]) -> pd.Series[Any]:
-    """Return a column as Int64, else as Float64, with missing as NA."""
+    """Return a column as Int64, as Float64, or as whole numbers and floats; missing is NA."""
     dtype: Any = column.dtype
-    if isinstance(dtype, (pd.CategoricalDtype, pd.StringDtype, np.dtypes.ObjectDType)):
+    is_decimal = getattr(dtype, "type", None) is Decimal
+    if is_decimal or isinstance(
+        dtype, (pd.CategoricalDtype, pd.StringDtype, np.dtypes.ObjectDType)
+    ):
         return _read(column)
     if isinstance(dtype, np.dtype) and dtype.kind == "f" and dtype.itemsize < 8:
         # 0.1 as float32 is 0.1 to its user, not 0.10000000149011612.
@@ -196,7 +207,7 @@ def _numbers(column: pd.Series[Any]) -> pd.Series[Any]:
     try:
         found = column.astype("Int64" if pd.api.types.is_integer_dtype(dtype) else "Float64")
     except (OverflowError, TypeError, ValueError):  # whole numbers beyond 64 bits
-        found = column.astype("Float64")
+        return _read(column)
     return found.mask((found != found).fillna(True)).reset_index(drop=True)
 
 
@@ -206,14 +217,19 @@ def _read(column: pd.Series[Any]) -> pd.Series[Any]:
     known = ~pd.isna(values)
     found = np.full(len(values), None, dtype=object)
     found[known] = list(map(_number, values[known]))
-    are_whole = all(isinstance(value, int) and abs(value) < 2**63 for value in found[known])
-    return pd.Series(pd.array(found, dtype="Int64" if are_whole else "Float64"))
+    whole = [abs(value) for value in found[known] if isinstance(value, int)]
+    if len(whole) == int(known.sum()) and max(whole, default=0) < 2**63:
+        return pd.Series(pd.array(found, dtype="Int64"))
+    if max(whole, default=0) <= _EXACT:
+        return pd.Series(pd.array(found, dtype="Float64"))
+    return pd.Series(found, dtype=object)
 
 
 def _number(value: Any) -> int | float:
     if isinstance(value, (str, Decimal)):
         read = float(value)
-        return int(read) if read.is_integer() and "." not in str(value) else read
+        is_whole = read.is_integer() and "." not in str(value)
+        return int(value if isinstance(value, Decimal) else read) if is_whole else read
     return int(value) if isinstance(value, (int, np.integer)) else float(value)
 
 

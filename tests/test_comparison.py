@@ -192,6 +192,8 @@ EQUAL: list[tuple[str, Any, Any]] = [
     ("lists and arrays", [[1, 2], []], [np.array([1, 2]), np.array([])]),
     ("objects in another order", [{"a": 1, "b": [None]}], [{"b": [float("nan")], "a": 1.0}]),
     ("whole numbers beyond floats", [2**60, 2**60 + 1], [2**60, 2**60 + 1]),
+    ("uint64 and Python's own", np.array([2**64 - 1], np.uint64), [2**64 - 1]),
+    ("large whole numbers and floats", [2**53 + 2, 5], [float(2**53 + 2), 5.0]),
     ("texts of both kinds", pd.array(["x", None], dtype="string"), np.array(["x", None], object)),
 ]
 
@@ -207,6 +209,11 @@ def test_values_are_equal_however_they_are_stored(one: Any, other: Any) -> None:
 DIFFERENT: list[tuple[str, Any, Any]] = [
     ("one and true", [{"a": 1}], [{"a": True}]),
     ("whole numbers that floats confuse", [2**60], [2**60 + 1]),
+    ("uint64", np.array([2**64 - 1], np.uint64), np.array([2**64 - 2], np.uint64)),
+    ("beyond 64 bits", [2**63, 10**30], [2**63 + 1, 10**30]),
+    ("whole numbers of two dtypes", [2**53 + 1], np.array([2**53], np.uint64)),
+    ("a whole number and a float", [2**53 + 1], [float(2**53)]),
+    ("large decimals", [Decimal(2**53 + 1)], [Decimal(2**53)]),
     ("order in a list", [[1, 2]], [[2, 1]]),
     ("a vector and its reshape", [np.zeros((2, 3))], [np.zeros((3, 2))]),
     ("an empty text and nothing", ["", "x"], [None, "x"]),

@@ -108,7 +108,12 @@ def _places(one: Side, other: Side) -> tuple[NDArray[np.int64], NDArray[np.int64
 
 
 def _by_index(one: Side, other: Side, *, is_sure: bool) -> Pairing:
-    found = other.frame.index.get_indexer(one.frame.index).astype(np.int64)
+    # As objects, intervals are labels: to pandas' own index they are ranges, which may overlap.
+    labels = [
+        index.astype(object) if isinstance(index, pd.IntervalIndex) else index
+        for index in (one.frame.index, other.frame.index)
+    ]
+    found = labels[1].get_indexer(labels[0]).astype(np.int64)
     first = np.flatnonzero(found >= 0)
     second = found[first]
     if not len(first) and len(one.frame) and len(other.frame):
@@ -142,16 +147,16 @@ def _by_column(one: Side, other: Side, on: str) -> Pairing:
                 f"column {on!r} of {side.name} repeats in {counted(again, 'row')};"
                 f" {_cure(one, other)}"
             )
-    found = keys[1].get_indexer(keys[0]).astype(np.int64)
-    found[keys[0].isna()] = -1
-    first = np.flatnonzero(found >= 0)
+    mine, theirs = (np.flatnonzero(index.notna()) for index in keys)  # missing ones repeat
+    found = keys[1][theirs].get_indexer(keys[0][mine])
+    first, second = mine[found >= 0], theirs[found[found >= 0]]
     if not len(first) and len(one.frame) and len(other.frame):
         examples = " and ".join(repr(index[0]) for index in keys)
         raise FrameError(
             f"no value of {on!r} is in both {one.name} and {other.name} (such as {examples});"
             f" {_cure(one, other)}"
         )
-    return Pairing(first, found[first], f"column {on!r}")
+    return Pairing(first, second, f"column {on!r}")
 
 
 def _keys(side: Side, on: str) -> pd.Index[Any]:

@@ -337,6 +337,26 @@ def test_rows_without_a_key_are_no_rows_of_the_other() -> None:
     assert found.runs["only_here"].tolist() == [1, 1]
 
 
+def test_several_rows_of_both_may_be_without_a_key() -> None:
+    """They are left out of both; the others are matched all the same."""
+    a = result({"answer": list("ABCD")}, "a", id=[None, "p", None, "r"])
+    b = result({"answer": list("DBXY")}, "b", id=["r", "p", None, float("nan")])
+    found = bm.compare(a, b, on="id")
+    assert found.rows == 2
+    assert only(found.summary)["equal"] == 2
+    assert found.runs["only_here"].tolist() == [2, 2]
+
+
+def test_intervals_that_overlap_are_labels_like_others() -> None:
+    """An index of ranges is matched by the ranges, not by what lies in them."""
+    index = pd.IntervalIndex.from_tuples([(0, 2), (1, 3)])
+    a = result({"answer": ["A", "B"]}, "a", index=index, text=["p", "q"])
+    b = result({"answer": ["B", "A"]}, "b", index=index[::-1], text=["q", "p"])
+    assert only(bm.compare(a, b).summary)["equal"] == 2
+    with pytest.raises(FrameError, match="no index label"):
+        bm.compare(a, b.set_axis([1, 2]))
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.sampled_from(["ok", "failed", "truncated", None]), min_size=1, max_size=12),

@@ -5,7 +5,8 @@ and refuses to know a shell: names, models and runs are asked of `Known`, and on
 wants them. Offsets count characters, as Python does; whoever speaks to a page has turned its UTF-16
 into them. The traps: text before the cursor is always unfinished, so nothing here may insist on a
 closing quote, bracket or brace; and a word that is offered replaces just `Found.typed`, so that a
-column's name of several words must not be cut at a blank.
+column's name of several words must not be cut at a blank. Nobody types an expression of thousands
+of characters: where one is that long nothing is offered, as what reads its end looks at all of it.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class Known:
     keep: Sequence[str] = ()
 
 
+_LONGEST = 2_000  # characters of a word or an expression under way
 _BEFORE = re.compile(rf"(?:[ \t]*\n|%%(?!{MAGIC}\b)[^\n]*\n)*")  # blank lines, %%time and the like
 _VERB_LINE = re.compile(rf"\s*(?:[\w.,\s]+=\s*)?%{MAGIC}[ \t]")
 
@@ -138,6 +140,8 @@ def _option(name: str) -> Option | None:
 
 def _on_cell_line(before: str, known: Known) -> Found | None:
     line = _read(before)
+    if len(line.typed) > _LONGEST:
+        return None
     name, has_value, value = line.typed.partition("=")
     if line.waiting is not None:
         return _value(line.waiting, line.typed, line, known)
@@ -244,7 +248,7 @@ def _value(option: Option, typed: str, line: _Line, known: Known) -> Found | Non
     about = line.frame or ""
     if "{{" in text and "}}" not in text.rpartition("{{")[2]:
         columns = known.columns(about)
-        return _offer([one for one in columns if one.text.isidentifier()], _word_at_end(text))
+        return _offer(filter(_is_plain, columns), _word_at_end(text))
     match option.dest:
         case "out":
             default = [Candidate(f"{about}_out", "the result's name")] * about.isidentifier()
@@ -315,6 +319,8 @@ def _on_verb_line(before: str, known: Known) -> Found | None:
     words, is_open = raw_words(before)
     is_under_way = bool(words) and (bool(is_open) or not before[-1:].isspace())
     typed = words.pop() if is_under_way else ""
+    if len(typed) > _LONGEST:
+        return None
     verbs = known.verbs
     offered = [Candidate(verb, usage_of(told)[1]) for verb, told in verbs.items()]
     if not words:
@@ -395,7 +401,7 @@ def _in_body(before: str, after: str, line: _Line, known: Known) -> Found | None
         roles = [Candidate(one, "begins a message") for one in _ROLES]
         found = _offer([one for one in roles if one.text.startswith(word)], word)
         return found if word and found.candidates else None
-    if opener == "{#":
+    if opener == "{#" or len(inner) > _LONGEST:
         return None
     columns = known.columns(line.frame or "")
     text = _open_string(inner)
@@ -442,8 +448,8 @@ def _string(inner: str, text: str, after: str, columns: Iterable[Candidate]) -> 
     if not re.search(r"\brow\s*\[\s*['\"]$", before):
         return None
     ends = "" if after.startswith(quote) else f"{quote}]"
-    usable = [one for one in columns if quote not in one.text]
-    chosen = _fitting(usable, text)
+    inside = [Candidate(_escaped(one.text), one.said) for one in columns if quote not in one.text]
+    chosen = _fitting(inside, text)
     return Found(text, tuple(Candidate(one.text + ends, one.said) for one in chosen))
 
 
@@ -455,17 +461,34 @@ def _members(columns: Iterable[Candidate]) -> list[Candidate]:
 def _names(
     word: str, columns: Sequence[Candidate], before: str, line: _Line, known: Known
 ) -> Found:
-    plain = [one for one in columns if one.text.isidentifier()]
+    plain = [one for one in columns if _is_plain(one)]
     odd = [
-        Candidate(f'row["{one.text}"]', one.said)
+        Candidate(f'row["{_escaped(one.text)}"]', one.said)
         for one in columns
-        if not one.text.isidentifier() and '"' not in one.text
+        if not _is_plain(one) and '"' not in one.text
     ]
     given = [name.strip() for name in line.given.get("extras", "").split(",")]
     extras = [Candidate(name, "given by --with") for name in given if name]
     bound = [Candidate(name, "named above") for name in dict.fromkeys(_BOUND.findall(before))]
     row = [Candidate("row", "the whole row")]
     return _offer([*plain, *extras, *bound, *odd, *row, *known.functions()], word)
+
+
+# Words of the prompt language's own, and those that the template keeps for itself.
+_TAKEN = ("true", "True", "false", "False", "none", "None", "not", "row")
+_TAKEN_BEGINNINGS = ("__position", "__index", "__row", "__column_")
+
+
+def _is_plain(column: Candidate) -> bool:
+    """Tell whether a column is read by its bare name."""
+    name = column.text
+    is_taken = name in _TAKEN or name.startswith(_TAKEN_BEGINNINGS)
+    return name.isidentifier() and not is_taken
+
+
+def _escaped(name: str) -> str:
+    """Return a name as it is written between quotes."""
+    return name.replace("\\", "\\\\")
 
 
 # -- what fits ------------------------------------------------------------------------------

@@ -3,17 +3,20 @@
 It knows the shell's namespace, the home's names and how IPython wants its candidates, and refuses
 to know what may stand where: that is `completion`'s. The traps: Tab must never run anything, so a
 frame is asked for its columns and its size, never for a value, and an expression is not evaluated;
-and a matcher that raises prints a traceback over the cell that is being typed, so it never does.
+`isinstance` and `hasattr` run what a user's class makes of `__class__` and `__getattr__`, so a
+value is told by its type and a class is read as it lies; and a matcher that raises prints a
+traceback over the cell that is being typed, so it never does.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from inspect import getattr_static
 from types import ModuleType
 from typing import Any
 
@@ -108,27 +111,36 @@ class Completions:
         ]
 
     def _frames(self) -> list[Candidate]:
-        found = [(name, value) for name, value in self._own() if isinstance(value, pd.DataFrame)]
+        found = [(name, value) for name, value in self._own() if _is_a(value, pd.DataFrame)]
+        sizes = [_SIZE(frame) for _, frame in found]
         return [
-            Candidate(name, f"frame, {counted(len(one), 'row')} × {one.shape[1]}")
-            for name, one in found
+            Candidate(name, f"frame, {counted(rows, 'row')} × {columns}")
+            for (name, _), (rows, columns) in zip(found, sizes, strict=True)
         ]
 
     def _columns(self, expression: str) -> list[Candidate]:
-        """Return the columns of the first frame that an expression names."""
+        """Return the columns of the first frame that an expression names.
+
+        Those alone that a template finds by a text: not by a number, nor by a name of two.
+        """
         names = re.findall(r"[^\W\d]\w*", expression)
         held = (self._shell.user_ns.get(name) for name in names)
-        frame = next((one for one in held if isinstance(one, pd.DataFrame)), None)
+        frame = next((one for one in held if _is_a(one, pd.DataFrame)), None)
         if frame is None:
             return []
+        times = Counter(label for label in frame.columns if type(label) is str)
         kinds = zip(frame.columns[:_MOST_COLUMNS], frame.dtypes, strict=False)
-        return [Candidate(str(name), f"column, {kind}") for name, kind in kinds]
+        return [
+            Candidate(name, f"column, {kind}")
+            for name, kind in kinds
+            if type(name) is str and times[name] == 1
+        ]
 
     def _variables(self) -> list[Candidate]:
         return [
             Candidate(name, type(value).__name__)
             for name, value in self._own()
-            if not isinstance(value, ModuleType) and not callable(value)
+            if not _is_a(value, ModuleType) and not callable(value)
         ]
 
     def _schemas(self) -> list[Candidate]:
@@ -175,17 +187,36 @@ def _cursor(context: CompletionContext) -> int:
     return sum(len(line) + 1 for line in lines) + context.cursor_position
 
 
+_SIZE: Callable[[Any], tuple[int, int]] = vars(pd.DataFrame)["shape"].fget
+"""A frame's rows and columns, whatever a class of the user's has made of its `shape`."""
+
+
+def _is_a(value: object, kind: type) -> bool:
+    """Tell by its type alone whether a value is of a kind: nothing of its own is run."""
+    return issubclass(type(value), kind)
+
+
 def _schema_kind(value: object) -> str:
     """Say what kind of schema a value is, by its looks alone; "" for none."""
-    if isinstance(value, dict):
-        return "JSON Schema" if {"properties", "$ref", "type"} & value.keys() else ""
-    if not isinstance(value, type) or value.__module__.startswith("pydantic"):
+    if _is_a(value, dict):
+        names: Any = value
+        return "JSON Schema" if {"properties", "$ref", "type"} & dict.keys(names) else ""
+    if not _is_a(value, type):
         return ""
-    if hasattr(value, "model_json_schema"):
-        return "Pydantic model"
-    if hasattr(value, "__required_keys__"):
-        return "TypedDict"
-    return "dataclass" if dataclasses.is_dataclass(value) else ""
+    room = getattr_static(value, "__module__", "")
+    if isinstance(room, str) and room.startswith("pydantic"):
+        return ""
+    for mark, kind in _SCHEMA_MARKS.items():
+        if getattr_static(value, mark, None) is not None:
+            return kind
+    return ""
+
+
+_SCHEMA_MARKS = {
+    "model_json_schema": "Pydantic model",
+    "__required_keys__": "TypedDict",
+    "__dataclass_fields__": "dataclass",
+}
 
 
 def _price_words(prices: money.Prices | None) -> str:

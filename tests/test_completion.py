@@ -15,6 +15,7 @@ from kernels import Kernel, kernel
 from batch_magic.completion import Candidate, Known, complete
 from batch_magic.magic import VERBS
 from batch_magic.manual import options_of
+from batch_magic.template import compile_template
 
 
 def some(*names: str) -> list[Candidate]:
@@ -205,6 +206,46 @@ def test_whatever_is_typed_what_is_replaced_stands_before_the_cursor(
         assert all(candidate.text for candidate in one.candidates)
 
 
+ODD = ["true", "none", "not", "row", "__row", "if", "a\\nb", "it's", "x²", "q}}", "a\nb", "", "é"]
+
+
+@pytest.mark.parametrize("before", ["{{ ", "{{ row.", "{{ row['", '{{ row["'])
+def test_what_is_offered_as_a_column_is_one_to_the_template(before: str) -> None:
+    """Each name in the form that reads it: a bare word may be one of the language's own."""
+    known = Known(columns=lambda expression: some(*ODD))
+    text = f"%%gptbatch reviews\n{before}"
+    one = complete(text, len(text), known)
+    assert one is not None
+    names = [each.text for each in one.candidates]
+    offered = names[: -1 if before == "{{ " else -2 if before == "{{ row." else None]
+    assert len(offered) >= len(ODD) - (1 if before != "{{ row." else 8), offered
+    for name in offered:
+        body = f"{before}{name} }}}}"
+        assert len(compile_template(body, columns=ODD).columns) == 1, body
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "%%gptbatch {word}",
+        "%%gptbatch {word}!",
+        "%%gptbatch reviews -m {word}",
+        "%%gptbatch reviews -s 'x: {word}",
+        "%%gptbatch reviews\n{{{{ {word}",
+        "%%gptbatch reviews\n{{{{ {word}!",
+        "%gptbatch take {word}",
+        "{word} = %gptbatch take ",
+    ],
+)
+@pytest.mark.parametrize("part", ["x", "a[0].", "a, ", " "])
+def test_a_word_without_an_end_keeps_nobody_waiting(text: str, part: str) -> None:
+    """A text that was pasted in the wrong place is no reason to lose the kernel."""
+    text = text.format(word=part * 50_000)
+    began = time.monotonic()
+    complete(text, len(text), KNOWN)
+    assert time.monotonic() - began < 2
+
+
 # -- in a kernel ----------------------------------------------------------------------------
 
 SETUP = """%load_ext batch_magic
@@ -290,6 +331,48 @@ def test_a_frame_is_never_looked_into(notebook: Kernel) -> None:
     """Not for its columns, and an expression is not run."""
     assert answer(notebook, "%%gptbatch guarded\n{{ te¦")[0] == ["text"]
     assert answer(notebook, "%%gptbatch guarded.head(1/0)\n{{ te¦")[0] == ["text"]
+
+
+def test_a_variable_of_a_strange_class_takes_nothing_away(notebook: Kernel) -> None:
+    """A proxy without its server raises or waits in whatever it is asked; it is asked nothing."""
+    strange = """
+import time
+asked = []
+class Proxy:
+    @property
+    def __class__(self): asked.append("class"); time.sleep(1); raise RuntimeError("no server")
+class Meta(type):
+    def __getattr__(cls, name): asked.append(name); raise RuntimeError(name)
+class Odd(metaclass=Meta): pass
+class Shelf(dict):
+    def keys(self): asked.append("keys"); raise RuntimeError("no file")
+class Lazy(pd.DataFrame):
+    @property
+    def shape(self): asked.append("shape"); raise RuntimeError("not yet")
+    def __len__(self): asked.append("len"); raise RuntimeError("not yet")
+proxy, shelf, lazy = Proxy(), Shelf(a=1), Lazy({"a": [1]})
+"""
+    assert notebook.run(strange).error is None
+    try:
+        began = time.monotonic()
+        assert answer(notebook, "%%gptbatch ¦")[0] == ["reviews", "guarded", "labelled", "lazy"]
+        assert answer(notebook, "%%gptbatch reviews -s ¦")[0] == ["Label"]
+        assert {"proxy", "codebook"} <= set(answer(notebook, "%%gptbatch reviews --with ¦")[0])
+        assert answer(notebook, "%%gptbatch lazy\n{{ ¦")[0][0] == "a"
+        assert time.monotonic() - began < 1
+        assert notebook.run("print(asked)").printed.strip() == "[]"
+    finally:
+        notebook.run("del proxy, shelf, lazy, Proxy, Meta, Odd, Shelf, Lazy")
+
+
+def test_a_column_that_no_text_names_is_not_offered(notebook: Kernel) -> None:
+    """The template finds a text alone, and one column by it."""
+    labels = "[5, ('t', 1), 'twice', 'twice', 'once', '한국']"
+    notebook.run(f"odd = pd.DataFrame([range(6)], columns=pd.Index({labels}, tupleize_cols=False))")
+    try:
+        assert answer(notebook, "%%gptbatch odd\n{{ ¦")[0][:3] == ["once", "한국", "row"]
+    finally:
+        notebook.run("del odd")
 
 
 def test_other_cells_are_completed_as_ever(notebook: Kernel) -> None:

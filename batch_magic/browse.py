@@ -12,11 +12,13 @@ alone, for labels may repeat.
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from enum import StrEnum
 from functools import cached_property
 from itertools import pairwise
@@ -35,6 +37,7 @@ STATUS = "gpt_status"
 _LABELS = 30  # different texts that are still labels
 _BINS = 20
 _SAMPLE_ROWS = 2_000  # that tell what a column of objects holds
+_SEARCHED_CHARS = 10_000  # of a text to look for; Arrow refuses a long one
 _KEPT = 24  # parts of queries whose rows are remembered: a byte a row each
 
 Mask = NDArray[np.bool_]
@@ -49,21 +52,35 @@ class Op(StrEnum):
 
     CONTAINS = "contains"  # its text holds `value`, in whatever case
     EQUALS = "equals"  # it is `value`: a number by its size, anything else by its text
-    BETWEEN = "between"  # a number or time from `low` to `high`, both included; None: no end
+    BETWEEN = "between"  # a number, time or span from `low` to `high`, both included; None: no end
     LENGTH = "length"  # a text of `low` to `high` characters
     MISSING = "missing"
     PRESENT = "present"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Filter:
-    """One condition on one column. Times are texts that pandas reads: `2026-11-22`."""
+    """One condition on one column.
+
+    Times and spans are texts that pandas reads: `2026-11-22`, `2 hours`.
+    """
 
     column: str
     op: Op
     value: str | float | bool | None = None
     low: str | float | None = None
     high: str | float | None = None
+
+    @property
+    def _key(self) -> tuple[Hashable, ...]:
+        """What filters alike share; 1 is 1.0, as in JSON, and is not True, as in Python."""
+        return (self.column, self.op, self.value, type(self.value) is bool, self.low, self.high)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Filter) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +167,11 @@ class Kind(StrEnum):
     NUMBER = "number"
     TRUTH = "truth"
     TIME = "time"
+    SPAN = "span"  # a length of time
     OBJECT = "object"  # lists, dicts, arrays, anything
+
+
+_MEASURED = (Kind.NUMBER, Kind.TIME, Kind.SPAN)
 
 
 class ColumnFacts(TypedDict):
@@ -261,6 +282,7 @@ class Rows:
 
     def check(self, query: Query) -> None:
         """Raise CellError for a query that this frame cannot answer."""
+        _check_length(query.text)
         for one in query.filters:
             self._column(one.column).check(one)
         for key in query.sort:
@@ -417,12 +439,12 @@ class _Column:
     def check(self, one: Filter) -> None:
         """Raise CellError for a filter that makes no sense for this column."""
         if one.op is Op.BETWEEN:
-            if self.kind not in (Kind.NUMBER, Kind.TIME, Kind.TRUTH):
+            if self.kind not in (*_MEASURED, Kind.TRUTH):
                 raise CellError(f"{self.name!r} holds no numbers: it has no between; try length")
             self._end(one.low, -math.inf)
             self._end(one.high, math.inf)
         if one.op is Op.LENGTH:
-            if self.kind is Kind.NUMBER or self.kind is Kind.TIME:
+            if self.kind in _MEASURED:
                 raise CellError(f"{self.name!r} holds no texts: it has no length; try between")
             for end in (one.low, one.high):
                 _number(end, 0.0)
@@ -430,6 +452,8 @@ class _Column:
             raise CellError(
                 f"{one.op} on {self.name!r} wants a value; name one, or ask for missing"
             )
+        if one.op is Op.CONTAINS:
+            _check_length(str(one.value))
 
     def mask(self, one: Filter) -> Mask:
         """Tell which rows a filter lets through."""
@@ -467,7 +491,8 @@ class _Column:
     def _search(self, text: str) -> Mask:
         if self.kind is Kind.LABEL:
             codes, labels = self.labels
-            hits = [text.casefold() in label.casefold() for label in labels]
+            wanted = clean(text).casefold()
+            hits = [wanted in label.casefold() for label in labels]
             return _of_labels(codes, hits)
         found = pc.match_substring(self.texts, clean(text), ignore_case=True)
         return _as_mask(found)
@@ -475,35 +500,37 @@ class _Column:
     def _equals(self, value: Any) -> Mask:
         if self.kind in (Kind.LABEL, Kind.TRUTH):
             codes, labels = self.labels
-            wanted = str(value).casefold() if self.kind is Kind.TRUTH else str(value)
+            wanted = str(value).casefold() if self.kind is Kind.TRUTH else self._spelled(value)
             return _of_labels(codes, [label == wanted for label in labels])
         if self.kind is Kind.NUMBER:
             return self._equals_number(value)
-        if self.kind is Kind.TIME:
+        if self.kind in _MEASURED:
             moment = self._end(value, math.nan)
             return _within(self.numbers, moment, moment)
-        return _as_mask(pc.equal(self.texts, clean(str(value))))
+        return _as_mask(pc.equal(self.texts, self._spelled(value)))
+
+    def _spelled(self, value: Any) -> str:
+        """Return a value that is asked for as the column's texts have it."""
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # the page does not tell 1.0 from 1
+        return clean(str(value) if self.kind is Kind.TEXT else words(value))
 
     def _equals_number(self, value: Any) -> Mask:
         number = _number(value, math.nan)
         if pd.api.types.is_integer_dtype(self._series.dtype) and number.is_integer():
             whole = int(str(value)) if str(value).lstrip("+-").isdecimal() else int(number)
+            if not -(2**63) <= whole < 2**64:
+                return np.zeros(len(self._series), dtype=bool)
             return np.asarray((self._series == whole).fillna(False), dtype=bool)
         return _within(self.numbers, number, number)
 
     def _end(self, end: Any, default: float) -> float:
-        """Read an end of a range: a number, or a time as microseconds."""
+        """Read an end of a range: a number, or a time or span as microseconds."""
         if end is None or end == "":
             return default
-        if self.kind is not Kind.TIME:
-            return _number(end, default)
-        try:
-            moment = pd.Timestamp(end)
-            moment = moment.tz_localize(self.zone) if moment.tzinfo is None else moment
-            plain = moment.tz_convert("UTC").tz_localize(None).to_datetime64()
-            return float(plain.astype("datetime64[us]").astype(np.int64))
-        except (ValueError, TypeError):
-            raise CellError(f"{end!r} is no time; write one as 2026-11-22 14:00") from None
+        if self.kind is Kind.TIME:
+            return _moment_of(end, self.zone)
+        return _span_of(end) if self.kind is Kind.SPAN else _number(end, default)
 
     # -- as arrays --
 
@@ -511,8 +538,8 @@ class _Column:
     def zone(self) -> Any:
         """The time zone of the values as they are shown."""
         dtype: Any = self._series.dtype
-        is_arrow = isinstance(dtype, pd.ArrowDtype)
-        return (dtype.pyarrow_dtype.tz if is_arrow else getattr(dtype, "tz", None)) or "UTC"
+        dtype = dtype.pyarrow_dtype if isinstance(dtype, pd.ArrowDtype) else dtype
+        return getattr(dtype, "tz", None) or "UTC"
 
     @cached_property
     def texts(self) -> Any:
@@ -529,17 +556,24 @@ class _Column:
 
     @cached_property
     def numbers(self) -> NDArray[np.float64]:
-        """The values as floats, times as microseconds; NaN where one is missing."""
-        if self.kind is Kind.TIME:
-            stamps: Any = self._series
-            if isinstance(stamps.dtype, pd.ArrowDtype):
-                has_zone = stamps.dtype.pyarrow_dtype.tz is not None
-                stamps = stamps.astype("datetime64[us, UTC]" if has_zone else "datetime64[us]")
-            if getattr(stamps.dtype, "tz", None) is not None:
-                stamps = stamps.dt.tz_convert("UTC").dt.tz_localize(None)
-            micros = stamps.to_numpy().astype("datetime64[us]").astype(np.int64).astype(float)
-            return np.where(self.missing, np.nan, micros)
+        """The values as floats, times and spans as microseconds; NaN where one is missing."""
+        if self.kind in (Kind.TIME, Kind.SPAN):
+            ticks, unit = self._ticks
+            many = ticks // 1_000 if unit == "ns" else ticks.astype(float) * _MICROS[unit]
+            return np.where(self.missing, np.nan, many)
         return np.asarray(self._series.to_numpy(dtype=np.float64, na_value=np.nan))
+
+    @property
+    def _ticks(self) -> tuple[NDArray[np.int64], str]:
+        """Times (UTC) and spans as whole numbers of their own unit, and the unit."""
+        held: Any = self._series.array
+        if not isinstance(held.dtype, pd.ArrowDtype):
+            return held.asi8, held.unit
+        stamps = pa.array(held).cast(held.dtype.pyarrow_dtype)  # of no rows the type is lost
+        if pa.types.is_date(stamps.type):
+            stamps = stamps.cast(pa.timestamp("s" if pa.types.is_date32(stamps.type) else "ms"))
+        ticks = pc.fill_null(stamps.cast(pa.int64()), 0)
+        return np.asarray(ticks.to_numpy(), dtype=np.int64), stamps.type.unit
 
     @cached_property
     def labels(self) -> tuple[NDArray[np.int32], list[str]]:
@@ -550,7 +584,11 @@ class _Column:
         if self.kind is Kind.LABEL:
             held: Any = self._series
             cat = held.astype("category") if not _is_categorical(held.dtype) else held
-            return cat.cat.codes.to_numpy().astype(np.int32), list(map(_label, cat.cat.categories))
+            # Categories that read alike, 1 and "1", are one label: they could not be told apart.
+            read = list(map(_label, cat.cat.categories))
+            number = {label: n for n, label in enumerate(dict.fromkeys(read))}
+            codes = np.array([*[number[label] for label in read], -1], dtype=np.int32)
+            return codes[cat.cat.codes.to_numpy()], list(number)
         told = pc.dictionary_encode(self.texts)
         told = told.combine_chunks() if isinstance(told, pa.ChunkedArray) else told
         codes = told.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
@@ -566,15 +604,40 @@ class _Column:
     def _ranks(self) -> NDArray[np.int64]:
         if self.kind in (Kind.LABEL, Kind.TRUTH):
             return self.labels[0].astype(np.int64)
-        if self.kind in (Kind.NUMBER, Kind.TIME) and not _is_whole(self._series.dtype):
-            return np.unique(self.numbers, return_inverse=True)[1].astype(np.int64)
-        if self.kind is Kind.NUMBER:
-            whole = self._series.fillna(0).to_numpy()
-            return np.unique(whole, return_inverse=True)[1].astype(np.int64)
+        if self.kind in (Kind.TIME, Kind.SPAN):
+            return _dense(self._ticks[0])
+        if self.kind is Kind.NUMBER and _is_whole(self._series.dtype):
+            return _dense(self._series.fillna(0).to_numpy())
+        if self.kind is Kind.NUMBER and not _is_decimal(self._series.dtype):
+            return _dense(self.numbers)
+        if (ranks := self._ranks_by_value()) is not None:
+            return ranks
         order = pc.sort_indices(self.texts).to_numpy()
         texts = self.texts.take(pa.array(order))
         ranks = np.zeros(len(order), dtype=np.int64)
         ranks[order[1:]] = np.cumsum(_as_mask(pc.not_equal(texts[1:], texts[:-1])))
+        return ranks
+
+    def _ranks_by_value(self) -> NDArray[np.int64] | None:
+        """Rank objects that are more than texts; None where texts are all that they share."""
+        if isinstance(self._series.dtype, pd.StringDtype) or (
+            self.kind is Kind.TEXT and pd.api.types.infer_dtype(self._series) == "string"
+        ):
+            return None
+        at = np.flatnonzero(~self.missing)
+        held = self._series.array.take(at)
+        keys = _sort_keys([one.item() if isinstance(one, np.generic) else one for one in held])
+        if keys is None:
+            return None
+        ranks = np.zeros(len(self._series), dtype=np.int64)
+        try:
+            order = sorted(range(len(keys)), key=keys.__getitem__)
+            rank = 0
+            for before, here in pairwise(order):
+                rank += keys[before] != keys[here]
+                ranks[at[here]] = rank
+        except (TypeError, ValueError, ArithmeticError):  # moments with a zone and without one
+            return None
         return ranks
 
     # -- as words --
@@ -590,7 +653,7 @@ class _Column:
         """How the column's values are counted; None where that would tell nothing."""
         if self.kind in (Kind.LABEL, Kind.TRUTH):
             return _Scale.of_labels(self)
-        if self.kind is Kind.NUMBER or self.kind is Kind.TIME:
+        if self.kind in _MEASURED:
             return _Scale.of_numbers(self, self.numbers, Op.BETWEEN)
         if self.kind is Kind.OBJECT:
             return None
@@ -642,7 +705,8 @@ class _Scale(NamedTuple):
         finite = numbers[np.isfinite(numbers)]
         if not len(finite):
             return None
-        is_whole = op is Op.LENGTH or _is_whole(column._series.dtype)
+        is_whole = op is Op.LENGTH or column.kind in (Kind.TIME, Kind.SPAN)
+        is_whole = is_whole or _is_whole(column._series.dtype)
         edges = _edges(float(finite.min()), float(finite.max()), is_whole=is_whole)
         codes = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, len(edges) - 2)
         codes = np.where(np.isnan(numbers), -1, codes)
@@ -678,8 +742,10 @@ def _bar(mark: _Mark, rows: int, on: set[Filter]) -> Bar:
 def _edges(least: float, most: float, *, is_whole: bool) -> NDArray[np.float64]:
     """Return the edges of the bars between two numbers: one a whole number where they are few."""
     if is_whole:
-        step = max(1, math.ceil((most - least + 1) / _BINS))
-        return np.arange(math.floor(least), most + step + 1, step, dtype=float)[: _BINS + 1]
+        nearest = float(np.spacing(max(abs(least), abs(most))))  # more than 1 from 2^53 on
+        step = max(1.0, float(math.ceil((most - least + 1) / _BINS)), nearest)
+        many = min(_BINS, int((most - least) / step) + 1)
+        return np.unique(least + step * np.arange(many + 1))
     if least == most:
         return np.array([least, np.nextafter(most, math.inf)])
     edges = np.linspace(least, most, _BINS + 1)
@@ -692,13 +758,17 @@ def _stretch(
 ) -> _Mark:
     """Return a bar from one edge to just before the next; the outer ones reach to infinity."""
     low = float(ends[n][0])
-    high = float(ends[n][1] - 1 if is_whole else np.nextafter(ends[n][1], -math.inf))
+    high = float(np.nextafter(ends[n][1], -math.inf))
+    high = min(high, float(ends[n][1]) - 1) if is_whole else high
     lowest = None if n == 0 else low
     highest = None if n == len(ends) - 1 else high
     if column.kind is Kind.TIME:
         label = _moment(low, column.zone)[:16].replace("T", " ")
         stamps = [None if end is None else _moment(end, column.zone) for end in (lowest, highest)]
         return _Mark(label, Filter(column.name, op, None, *stamps))
+    if column.kind is Kind.SPAN:
+        spans = [None if end is None else _span(end) for end in (lowest, highest)]
+        return _Mark(_span(low), Filter(column.name, op, None, *spans))
     if is_whole:
         label = f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
     else:
@@ -708,6 +778,10 @@ def _stretch(
 
 def _moment(micros: float, zone: Any) -> str:
     return pd.Timestamp(int(micros), unit="us", tz="UTC").tz_convert(zone).isoformat()
+
+
+def _span(micros: float) -> str:
+    return words(pd.Timedelta(int(micros), unit="us"))
 
 
 # -- kinds ----------------------------------------------------------------------------------
@@ -726,6 +800,8 @@ def _kind(series: pd.Series[Any]) -> Kind:
         return Kind.NUMBER
     if types.is_datetime64_any_dtype(dtype):
         return Kind.TIME
+    if dtype.kind == "m":
+        return Kind.SPAN
     if isinstance(dtype, pd.StringDtype):
         return Kind.TEXT
     some = [value for value in series.array[:_SAMPLE_ROWS] if is_there(value)]
@@ -738,6 +814,36 @@ def _is_categorical(dtype: Any) -> bool:
 
 def _is_whole(dtype: Any) -> bool:
     return bool(pd.api.types.is_integer_dtype(dtype))
+
+
+def _is_decimal(dtype: Any) -> bool:
+    return isinstance(dtype, pd.ArrowDtype) and pa.types.is_decimal(dtype.pyarrow_dtype)
+
+
+# -- order ----------------------------------------------------------------------------------
+
+_NUMBERS = (int, float, Decimal)
+_ORDERED: tuple[type, ...] = (
+    *(datetime.datetime, datetime.date, datetime.time, datetime.timedelta),
+    *(pd.Interval, pd.Period, bytes, list, tuple),
+)
+
+
+def _dense(values: Any) -> NDArray[np.int64]:
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def _sort_keys(values: Sequence[Any]) -> Sequence[Any] | None:
+    """Return what orders values: their size, where they have one; numbers before all the rest."""
+    are_numbers = [isinstance(value, _NUMBERS) for value in values]
+    if all(are_numbers):
+        return values
+    if any(are_numbers):
+        return [
+            (0, value, "") if is_number else (1, 0, _searched(value))
+            for value, is_number in zip(values, are_numbers, strict=True)
+        ]
+    return values if any(all(isinstance(v, kind) for v in values) for kind in _ORDERED) else None
 
 
 # -- arrays ---------------------------------------------------------------------------------
@@ -766,7 +872,42 @@ def _number(end: Any, default: float) -> float:
     try:
         return float(end)
     except (TypeError, ValueError):
-        raise CellError(f"{end!r} is no number; write one, such as 0.5") from None
+        raise CellError(f"{end!r:.60} is no number; write one, such as 0.5") from None
+    except OverflowError:
+        raise CellError(
+            "a number of hundreds of digits is too large to ask for; leave the end open"
+        ) from None
+
+
+def _moment_of(end: Any, zone: Any) -> float:
+    try:
+        moment = pd.Timestamp(end)
+        moment = moment.tz_localize(zone) if moment.tzinfo is None else moment
+        plain = moment.tz_convert("UTC").tz_localize(None).to_datetime64()
+        return float(plain.astype("datetime64[us]").astype(np.int64))
+    except (ValueError, TypeError, OverflowError):
+        raise CellError(f"{end!r:.60} is no time; write one as 2026-11-22 14:00") from None
+
+
+def _span_of(end: Any) -> float:
+    """Read a span of time; a bare number is none, as nobody can tell its unit."""
+    try:
+        if isinstance(end, str) and end.strip(" +-.0123456789"):
+            return float(pd.Timedelta(end) / pd.Timedelta(1, unit="us"))
+    except (ValueError, TypeError, OverflowError):
+        pass
+    raise CellError(f"{end!r:.60} is no span of time; write one as 2 hours or 1 days 12:30:00")
+
+
+def _check_length(text: str) -> None:
+    if len(text) > _SEARCHED_CHARS:
+        raise CellError(
+            f"a text of {len(text):,} characters is too long to look for; search for at most"
+            f" {_SEARCHED_CHARS:,} of them"
+        )
+
+
+_MICROS = {"us": 1, "ms": 1_000, "s": 1_000_000}
 
 
 def _label(value: Any) -> str:

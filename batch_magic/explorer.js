@@ -14,7 +14,7 @@ const THUMB = "M2 7h2.6v7H2z M4.6 7.4 7.6 2c1.5 0 2.2 1 1.9 2.3l-.5 2.2h4c1 0 1.
   + "c-.2.9-.9 1.5-1.8 1.5h-7z";
 const OPS = [["contains", "contains"], ["equals", "equals"], ["between", "is between"],
              ["length", "has a length of"], ["missing", "is missing"], ["present", "is not missing"]];
-const HAS_NUMBERS = new Set(["number", "time", "truth"]);
+const HAS_NUMBERS = new Set(["number", "time", "span", "truth"]);
 
 // -- elements -------------------------------------------------------------------------------------
 

@@ -61,6 +61,8 @@ def words(value: Any, most: int = TEXT_CHARS) -> str:
     if isinstance(value, (float, np.floating)):
         plain = float(value)
         return f"{plain:.6g}" if abs(plain) < 1e15 else repr(plain)
+    if isinstance(value, pd.Timedelta):
+        return _span(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return f"{len(value):,} bytes"
     if isinstance(value, np.ndarray):
@@ -76,6 +78,15 @@ def words(value: Any, most: int = TEXT_CHARS) -> str:
         return str(value)[: most + 1]
     except Exception:  # a user's class: how it fails is its own affair
         return f"<{type(value).__name__}>"
+
+
+def _span(value: pd.Timedelta) -> str:
+    """Return a length of time as `01:30:00` within a day, else as pandas has it."""
+    is_negative = value.days < 0
+    plain = str(-value if is_negative else value)
+    if not plain.startswith("0 days "):
+        return str(value)
+    return "-" * is_negative + plain.removeprefix("0 days ")
 
 
 def _json(value: Any) -> str:

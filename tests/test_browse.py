@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -310,6 +315,174 @@ def test_values_of_any_kind_are_ordered_counted_and_searched() -> None:
             assert len(shown) == bar["rows"], bar
     rows.positions(Query(text="a"))
     json.dumps([rows.page(Query(), 0, 9, rows.names), rows.row(0)])
+
+
+DAY, NOON = datetime.date(2026, 1, 2), datetime.datetime(2026, 1, 2, 12)
+HOUR = datetime.timedelta(hours=1)
+ARROW: list[tuple[Any, list[Any]]] = [
+    (pa.date32(), [DAY, None, datetime.date(1600, 1, 1)]),
+    (pa.date64(), [DAY, None, DAY]),
+    (pa.time32("s"), [datetime.time(9), None, datetime.time(10)]),
+    (pa.time64("us"), [datetime.time(9), datetime.time(8, 0, 0, 1), None]),
+    (pa.timestamp("s"), [NOON, None, datetime.datetime(9999, 12, 31)]),
+    (pa.timestamp("ms"), [NOON, None, datetime.datetime(9999, 12, 31)]),
+    (pa.timestamp("ns", "Europe/Berlin"), [NOON, None, NOON]),
+    (pa.duration("s"), [HOUR, None, -9 * HOUR]),
+    (pa.duration("ns"), [HOUR, None, 30 * HOUR]),
+    (pa.decimal128(10, 2), [Decimal("9.5"), Decimal("10"), None]),
+    (pa.decimal256(50, 2), [Decimal(10) ** 40, Decimal(10) ** 40 + 1, None]),
+    (pa.dictionary(pa.int32(), pa.string()), ["b", None, "a"]),
+    (pa.list_(pa.int64()), [[10], None, [9]]),
+    (pa.struct([("a", pa.int64())]), [{"a": 1}, None, {"a": 2}]),
+    (pa.map_(pa.string(), pa.int64()), [[("a", 1)], None, []]),
+    (pa.binary(), [b"a", None, b"\xff"]),
+    (pa.string(), ["b", None, "a"]),
+    (pa.large_string(), ["b", None, "a"]),
+    (pa.bool_(), [True, None, False]),
+    (pa.int8(), [9, None, 10]),
+    (pa.uint64(), [2**64 - 1, None, 2**64 - 2]),
+    (pa.float32(), [0.1, None, float("inf")]),
+    (pa.null(), [None, None, None]),
+]
+VALUES = ["a", "1", 1, 0.5, True, "nan", "inf", float("nan"), "1e400", "2026-01-02", "1 hours"]
+VALUES += [10**30, -(10**30), 10**400, "2026-03-29 02:30", "9" * 5000, "\ud800"]
+
+
+@pytest.mark.parametrize("rows", [3, 1, 0])
+@pytest.mark.parametrize(("kind", "values"), ARROW, ids=[str(kind) for kind, _ in ARROW])
+def test_any_type_of_arrows_is_looked_through(kind: Any, values: list[Any], rows: int) -> None:
+    """A column that cannot be asked this or that says so, in one line, and spoils no other."""
+    held = pd.array(values[:rows], dtype=pd.ArrowDtype(kind))
+    frame = pd.DataFrame({"held": held, "label": pd.Categorical(["x", "y", "x"][:rows])})
+    seen = Rows(frame)
+    assert [column["name"] for column in seen.columns()] == ["held", "label"]
+    json.dumps([seen.page(Query(), 0, 9, seen.names), [seen.row(n) for n in range(rows)]])
+    assert ("label" in [facet["column"] for facet in seen.facets(Query())]) == bool(rows)
+    check_bars(seen)
+    seen.positions(Query(text="a"))
+    for descending in (False, True):
+        order = seen.positions(Query(sort=(SortKey("held", descending),))).tolist()
+        assert sorted(order) == list(range(rows))
+        assert frame["held"].isna().to_numpy()[order].tolist() == sorted(frame["held"].isna())
+    for value in VALUES:
+        for one in (
+            *(Filter("held", op, value) for op in (Op.CONTAINS, Op.EQUALS)),
+            *(Filter("held", op, low=value) for op in (Op.BETWEEN, Op.LENGTH)),
+            *(Filter("held", op, high=value) for op in (Op.BETWEEN, Op.LENGTH)),
+        ):
+            with suppress(CellError):
+                seen.positions(Query(filters=(one,)))
+
+
+def check_bars(rows: Rows) -> None:
+    """Each bar's number is that of the rows that its filter shows."""
+    for facet in rows.facets(Query(), most=99):
+        for bar in facet["bars"] + ([facet["missing"]] if facet["missing"] else []):
+            query = read_query({"filters": [json.loads(json.dumps(bar["filter"]))]})
+            assert len(rows.positions(query)) == bar["rows"], bar
+
+
+def in_order(values: Sequence[Any]) -> list[Any]:
+    """The values as a column of objects is sorted, ascending; descending is its mirror."""
+    held = pd.Series(values, dtype=getattr(values, "dtype", object))
+    rows = Rows(pd.DataFrame({"held": held}))
+    found = rows.positions(Query(sort=(SortKey("held"),)))
+    back = rows.positions(Query(sort=(SortKey("held", True),)))
+    there = held.notna().to_numpy()
+    up, down = (held.iloc[[n for n in at if there[n]]].tolist() for at in (found, back))
+    assert [str(one) for one in down] == [str(one) for one in reversed(up)]
+    return up
+
+
+def test_values_are_sorted_by_their_size_whatever_keeps_them() -> None:
+    """As text 10 comes before 9, and nobody looks for it there."""
+    decimals = [Decimal("9.5"), None, Decimal(10), Decimal(-1), Decimal(100)]
+    assert in_order(decimals) == [Decimal(-1), Decimal("9.5"), Decimal(10), Decimal(100)]
+    exact = pd.ArrowDtype(pa.decimal256(50, 0))
+    large = [Decimal(10) ** 40 + n for n in (2, 1)]
+    assert in_order(pd.array(large, dtype=exact)) == large[::-1]
+    mixed = [10, "9", 9.5, None, "10", np.int64(2), Decimal(3), "x"]
+    assert in_order(mixed) == [2, Decimal(3), 9.5, 10, "10", "9", "x"]
+    assert in_order([10**30, 9, 2**70]) == [9, 2**70, 10**30]
+    spans = pd.to_timedelta([30, 9, None, 10, -100], unit="h")
+    assert in_order(spans) == [pd.Timedelta(hours=n) for n in (-100, 9, 10, 30)]
+    assert in_order(spans.array.to_pytimedelta()[[0, 1, 3]]) == [n * HOUR for n in (9, 10, 30)]
+    ranges = [pd.Interval(n, n + 1) for n in (100, 9, 10)]
+    assert in_order(pd.array(ranges)) == [ranges[1], ranges[2], ranges[0]]
+    assert in_order([[10], [9, 1], [9]]) == [[9], [9, 1], [10]]
+    moments = pd.to_datetime([2, 1, 3])  # nanoseconds
+    assert in_order(moments) == sorted(moments)
+    late = ["t"] * 3_000 + [10, 9]  # beyond the rows that tell what a column holds
+    assert in_order(late)[:2] == [9, 10]
+
+
+def test_what_has_no_order_of_its_own_is_sorted_by_its_text() -> None:
+    """A time with a zone and one without cannot be compared, nor can dicts."""
+    moments = [NOON, NOON.replace(tzinfo=datetime.UTC), datetime.datetime(2025, 1, 1)]
+    assert in_order(moments)[0] == moments[2]
+    assert in_order([{"b": 1}, {"a": 2}]) == [{"a": 2}, {"b": 1}]
+
+
+def test_spans_of_time_are_measured() -> None:
+    """Their bars say how long, and a filter's ends are written as one says them."""
+    hours = [*range(48), -1, None]
+    rows = Rows(pd.DataFrame({"took": pd.to_timedelta(hours, unit="h")}))
+    assert rows.columns()[0]["kind"] == "span"
+    check_bars(rows)
+    (facet,) = rows.facets(Query())
+    assert facet["bars"][0]["label"] == "-01:00:00"
+    assert {"1 days 12:00:00"} & {rows.row(36)[0]["value"]}
+
+    def shown(**ends: Any) -> list[int]:
+        return rows.positions(Query(filters=(Filter("took", **ends),))).tolist()
+
+    assert shown(op=Op.BETWEEN, low="90 min", high="3:00:00") == [2, 3]
+    assert shown(op=Op.BETWEEN, low="1 days 22:30:00") == [47]
+    assert shown(op=Op.EQUALS, value="2h") == [2]
+    with pytest.raises(CellError, match="no span of time; write one as 2 hours"):
+        shown(op=Op.BETWEEN, low=2)
+
+
+def test_labels_that_read_alike_are_one_bar() -> None:
+    """A click cannot tell 1 from "1"; the bar must not promise that it does."""
+    values = np.array([1, "1", 1.5, "1", None, True], dtype=object)
+    rows = Rows(pd.DataFrame({"held": pd.Categorical(values)}))
+    (facet,) = rows.facets(Query())
+    assert sum(bar["label"] == "1" for bar in facet["bars"]) == 1
+    check_bars(rows)
+
+
+def test_filters_that_ask_for_something_else_share_no_memory() -> None:
+    """To Python 1 equals True; in a column of texts it does not."""
+    rows = Rows(pd.DataFrame({"text": ["B", "1", "True"] * 3}))
+
+    def shown(value: Any) -> list[int]:
+        query = Query(filters=(Filter("text", Op.EQUALS, value),))
+        return rows.positions(query).tolist()
+
+    assert shown(1) == [1, 4, 7]
+    assert shown(True) == [2, 5, 8]
+    assert shown(1.0) == [1, 4, 7]
+    assert Filter("text", Op.EQUALS, 1) == Filter("text", Op.EQUALS, 1.0)
+
+
+@pytest.mark.parametrize("text", ["x" * 2_000_000, "é" * 20_000])
+def test_a_text_too_long_to_look_for_is_one_line(text: str) -> None:
+    """Arrow has an error of its own for it, which nobody understands."""
+    rows = Rows(pd.DataFrame({"text": ["x", "y"]}))
+    for query in (Query(text=text), Query(filters=(Filter("text", Op.CONTAINS, text),))):
+        with pytest.raises(CellError, match="too long to look for"):
+            rows.positions(query)
+    assert rows.positions(Query(text=text[:10_000])).tolist() == []
+
+
+def test_times_far_away_have_bars() -> None:
+    """The last day that there is stands for "never" in many a table."""
+    for days in (["9999-12-31"] * 3, ["0001-01-01", "2026-01-02", "9999-12-31"]):
+        held = np.array(days, dtype="datetime64[s]")
+        rows = Rows(pd.DataFrame({"until": held, "n": 2**62 + np.arange(3)}))
+        assert [facet["column"] for facet in rows.facets(Query())] == ["until", "n"]
+        check_bars(rows)
 
 
 def test_a_column_put_in_place_of_another_is_looked_at_anew() -> None:

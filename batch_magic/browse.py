@@ -122,7 +122,7 @@ def read_query(given: Mapping[str, Any]) -> Query:
             sample=None if sample in (None, "") else int(sample),
             seed=int(given.get("seed") or 0),
         )
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CellError(f"that is no query: {error}; see batch_magic.browse.Query") from None
     if query.seed < 0 or (query.sample is not None and query.sample < 1):
         raise CellError("a sample of no rows shows nothing; name 1 or more, and a seed from 0 on")

@@ -104,6 +104,8 @@ class View {
     for (const [event, draw] of this.drawn) this.model.off(event, draw);
     clearTimeout(this.patience);
     clearTimeout(this.typing);
+    this.saveNote();
+    try { this.model.send({do: "bye"}); } catch { /* the kernel is gone, and so is its frame */ }
   }
 
   // -- talking to the kernel --

@@ -6,16 +6,21 @@ files: what is known of a run's rows it is handed as `RunRows`. What it says of 
 `browse` each time; the page holds some fifty rows and nothing else.
 
 The traps: a message may come in another thread, while the user's own cell asks for `view()`, so
-all that is looked at is under one lock; and an error in a message would be shown nowhere, so it
-is put on the page. Everything of the data goes to the page as text and is put there as text.
+all that is looked at is under one lock; an error in a message would be shown nowhere, so it is put
+on the page; and ipywidgets keeps every widget for ever, so that a widget must not hold the frame:
+who does is told by `_Desk`. Everything of the data goes to the page as text and is put there as
+text.
 """
 
 from __future__ import annotations
 
 import logging
+import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import count
 from pathlib import Path
 from shutil import get_terminal_size
 from threading import RLock
@@ -58,6 +63,8 @@ _BY_HAND = (
     "  explorer.pick([0, 2]), explorer.selection()                pick rows by position, take them",
     '  explorer.mark(0, "up", "a note")                           a thumb and a note on a row',
 )
+_ROWS_KEPT = 4  # explorers that keep what they have worked out; another one's is made anew
+_GONE_KEPT = 3  # explorers whose output has gone: a tab may be opened again
 _COLUMNS = 40  # in the table; the side pane has all
 _NOTE_CHARS = 10_000
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -126,6 +133,53 @@ class About(TypedDict):
     receipt: str
 
 
+class _Desk:
+    """What explorers have worked out, and which of them live because a page shows them.
+
+    An explorer that nobody has a name for, as in `display(bm.explore(frame))`, is held here until
+    its page says that its view has gone; all others live as long as somebody holds them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = RLock()  # what is dropped in here comes back by `forget`
+        self._rows: OrderedDict[int, Rows] = OrderedDict()
+        self._shown: dict[int, Explorer] = {}
+        self._gone: OrderedDict[int, Explorer] = OrderedDict()
+
+    def rows(self, key: int, make: Callable[[], Rows]) -> Rows:
+        """Return what an explorer has worked out; of those looked at last it is kept."""
+        with self._lock:
+            found = self._rows.pop(key, None) or make()
+            self._rows[key] = found
+            while len(self._rows) > _ROWS_KEPT:
+                self._rows.popitem(last=False)
+            return found
+
+    def forget(self, key: int) -> None:
+        """Drop what an explorer has worked out."""
+        with self._lock:
+            self._rows.pop(key, None)
+
+    def show(self, key: int, explorer: Explorer) -> None:
+        """Hold an explorer: a page shows it."""
+        with self._lock:
+            self._gone.pop(key, None)
+            self._shown[key] = explorer
+
+    def let_go(self, key: int, explorer: Explorer) -> None:
+        """Hold an explorer no longer than a few others: a view of it has gone."""
+        with self._lock:
+            self._shown.pop(key, None)
+            self._rows.pop(key, None)
+            self._gone[key] = explorer
+            while len(self._gone) > _GONE_KEPT:
+                self._gone.popitem(last=False)
+
+
+_DESK = _Desk()
+_KEYS = count()
+
+
 class Explorer:
     """A frame (n rows) to look through, in a notebook or by its methods.
 
@@ -148,8 +202,10 @@ class Explorer:
         self._start = 0
         self._stamp = 0
         self._open: int | None = None
+        self._key = next(_KEYS)
+        weakref.finalize(self, _DESK.forget, self._key).atexit = False
         self._marks = _own_marks(frame) if known is None else self._known_marks()
-        self._rows = self._made(frame)
+        self._frame = frames.hold(frames.without_marks(frame))
         self._picked = np.zeros(len(frame), dtype=bool)
         self._widget: Any = None
 
@@ -181,12 +237,10 @@ class Explorer:
 
         Raises CellError for a position that is none.
         """
-        wanted = np.array(list(positions), dtype=np.int64)
-        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < len(self._rows)):
-            raise CellError(f"a position is no row; they are from 0 to {len(self._rows) - 1}")
+        wanted = [self._position(one) for one in positions]
         with self._lock:
             self._picked[:] = False
-            self._picked[wanted] = True
+            self._picked[np.array(wanted, dtype=np.int64)] = True
             self._draw()
 
     def mark(self, position: int, thumb: str | None = None, note: str | None = None) -> None:
@@ -195,10 +249,11 @@ class Explorer:
         In place of what was noted before; with neither it is taken away. Of a run's row it is
         written to the journal at once. Raises CellError for a position or a thumb that is none.
         """
-        if not 0 <= position < len(self._rows):
-            raise CellError(f"{position} is no row; positions are from 0 to {len(self._rows) - 1}")
-        if thumb is not None and thumb not in set(Thumb):
+        position = self._position(position)
+        if thumb is not None and thumb not in tuple(Thumb):
             raise CellError(f"{thumb!r} is no thumb; say up, down or None")
+        if not isinstance(note, (str, type(None))):
+            raise CellError(f"{note!r:.60} is no note; write a text")
         text = (note or "").strip()[:_NOTE_CHARS]
         with self._lock:
             self._put_mark(position, Mark(Thumb(thumb) if thumb else None, text or None))
@@ -212,7 +267,9 @@ class Explorer:
             if self._known is not None and self._known.again is not None:
                 frame = self._known.again()
                 self._marks = self._known_marks()
-                self._rows = self._made(frame)
+                self._frame = frames.hold(frames.without_marks(frame))
+                _DESK.forget(self._key)
+                self._forget_columns()
                 self._draw(with_facets=True)
                 if self._widget is not None:
                     self._widget.detail = self._detail()
@@ -229,6 +286,7 @@ class Explorer:
             raise NotImplementedError  # then IPython asks for the text
         with self._lock:
             widget = self._widget_of(kind)
+        _DESK.show(self._key, self)
         view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
         receipt = f'<div class="{_receipt(widget)}">{self._table()}</div>'
         show: Any = display
@@ -276,11 +334,21 @@ class Explorer:
 
     # -- rows and marks --
 
-    def _made(self, frame: pd.DataFrame) -> Rows:
-        plain = frames.hold(frames.without_marks(frame))
-        columns = frames.mark_columns(self._marks, len(frame))
-        marked = frames.attach(plain, columns) if columns else plain
+    @property
+    def _rows(self) -> Rows:
+        return _DESK.rows(self._key, self._made)
+
+    def _made(self) -> Rows:
+        columns = frames.mark_columns(self._marks, len(self._frame))
+        marked = frames.attach(self._frame, columns) if columns else self._frame
         return Rows(marked, leading=("gpt_mark", *self._answers))
+
+    def _position(self, position: object) -> int:
+        is_row = isinstance(position, (int, np.integer)) and 0 <= position < len(self._frame)
+        if not is_row:
+            last = len(self._frame) - 1
+            raise CellError(f"{position!r:.60} is no row; positions are from 0 to {last}")
+        return int(position)  # type: ignore[call-overload, no-any-return]
 
     def _known_marks(self) -> dict[int, Mark]:
         """Return the marks of the run's rows, by position in the frame."""
@@ -311,11 +379,14 @@ class Explorer:
         self._forget_columns()
 
     def _forget_columns(self) -> None:
-        """Leave out of the query what asks for a column that has gone with its last mark."""
-        names = set(self._rows.names)
-        filters = tuple(one for one in self._query.filters if one.column in names)
-        sort = tuple(key for key in self._query.sort if key.column in names)
-        self._query = replace(self._query, filters=filters, sort=sort)
+        """Leave out of the query what asks for a column that has gone, or is another now."""
+        asked, rows = self._query, self._rows
+        self._query = replace(
+            asked,
+            statuses=asked.statuses if _fits(rows, Query(statuses=asked.statuses)) else (),
+            filters=tuple(one for one in asked.filters if _fits(rows, Query(filters=(one,)))),
+            sort=tuple(key for key in asked.sort if _fits(rows, Query(sort=(key,)))),
+        )
 
     # -- the page --
 
@@ -416,42 +487,54 @@ class Explorer:
             widget = kind(page=self._page(), query=plain_query(self._query))
             widget.about = self._about(_receipt(widget))
             answer_while_busy(widget)
-            widget.on_msg(lambda _, asked, buffers: self._heard(asked))
+            this = weakref.ref(self)
+            widget.on_msg(lambda _, asked, buffers: _pass_on(this(), asked))
+            weakref.finalize(self, widget.close).atexit = False
             self._widget = widget
         return self._widget
 
-    def _heard(self, asked: Mapping[str, Any]) -> None:
+    def _heard(self, asked: object) -> None:
         """Do what the page asks for, and put on the page what comes of it, errors included."""
+        if not isinstance(asked, Mapping):
+            log.debug("the page said %r", asked)
+            return
+        if asked.get("do") == "bye":
+            _DESK.let_go(self._key, self)
+            return
+        _DESK.show(self._key, self)
         with self._lock:
-            trouble = ""
-            try:
-                self._stamp = int(asked.get("stamp") or 0)
-                self._do(asked)
-            except BatchMagicError as error:
-                trouble = str(error)
-            except Exception as error:  # nobody else would say so
-                log.exception("%r could not be done", asked.get("do"))
-                trouble = f"{type(error).__name__}: {error} (a bug of batch_magic's)"
-            widget = self._widget
-            widget.trouble = trouble
-            if trouble:
-                widget.query, widget.page = plain_query(self._query), self._page()
+            self._stamp = _whole(asked.get("stamp"))
+            trouble = self._tried(lambda: self._do(asked), asked.get("do"))
+            self._widget.trouble = trouble
+            if trouble:  # what the page shows may be what it had asked for
+                self._tried(self._draw, "draw")
+
+    def _tried(self, deed: Callable[[], None], name: object) -> str:
+        """Do a thing; return why it could not be done, for nobody else would say so."""
+        try:
+            deed()
+        except BatchMagicError as error:
+            return str(error)
+        except Exception as error:
+            log.exception("%r could not be done", name)
+            return f"{type(error).__name__}: {error} (a bug of batch_magic's)"
+        return ""
 
     def _do(self, asked: Mapping[str, Any]) -> None:
         match asked.get("do"):
             case "query":
-                self._ask(read_query(asked["query"]), int(asked.get("start") or 0))
+                self._ask(read_query(asked.get("query") or {}), _whole(asked.get("start")))
                 self._draw(with_facets=not asked.get("is_same"))
             case "facets":
                 self._widget.facets = self._rows.facets(self._query)
             case "open":
-                self._open = self._place(asked)
+                self._open = self._position(asked.get("position"))
                 self._widget.detail = self._detail()
             case "close":
                 self._open = None
                 self._widget.detail = None
             case "pick":
-                at = self._place(asked)
+                at = self._position(asked.get("position"))
                 self._picked[at] = not self._picked[at]
                 self._draw()
             case "pick_shown":
@@ -461,11 +544,11 @@ class Explorer:
                 self._picked[:] = False
                 self._draw()
             case "thumb":
-                at = self._place(asked)
+                at = self._position(asked.get("position"))
                 self.mark(at, asked.get("thumb"), self._noted(at)["note"])
                 self._widget.facets = self._rows.facets(self._query)
             case "note":
-                at = self._place(asked)
+                at = self._position(asked.get("position"))
                 self.mark(at, self._noted(at)["thumb"], asked.get("note"))
             case "refresh":
                 self.refresh()
@@ -473,12 +556,6 @@ class Explorer:
                 raise CellError(
                     f"the page asks for {other!r}, which is not known here; reload the page"
                 )
-
-    def _place(self, asked: Mapping[str, Any]) -> int:
-        at = int(asked["position"])
-        if not 0 <= at < len(self._rows):
-            raise CellError(f"there is no row {at}; reload the page")
-        return at
 
     def _draw(self, *, with_facets: bool = False) -> None:
         """Bring the page up to date; what takes longer comes last."""
@@ -492,6 +569,25 @@ class Explorer:
             widget.about = about
         if with_facets and widget.facets is not None:
             widget.facets = self._rows.facets(self._query)
+
+
+def _pass_on(explorer: Explorer | None, asked: object) -> None:
+    """Hand over what a page asks; an explorer that has gone is asked nothing."""
+    if explorer is not None:
+        explorer._heard(asked)
+
+
+def _fits(rows: Rows, query: Query) -> bool:
+    """Tell whether a query can be answered."""
+    try:
+        rows.check(query)
+    except CellError:
+        return False
+    return True
+
+
+def _whole(said: object) -> int:
+    return said if isinstance(said, int) else 0
 
 
 def _own_marks(frame: pd.DataFrame) -> dict[int, Mark]:

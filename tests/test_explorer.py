@@ -15,8 +15,9 @@ import batch_magic as bm
 from batch_magic import session
 from batch_magic.browse import Query, SortKey
 from batch_magic.closeup import Letter
+from batch_magic.drafting import Options
 from batch_magic.errors import CellError, FrameError, JournalError
-from batch_magic.explorer import Explorer
+from batch_magic.explorer import Explorer, _kind
 from batch_magic.records import Mark, Thumb
 
 PROMPT = "system:\nRate it.\nuser:\n{{ text }}"
@@ -213,6 +214,71 @@ def test_what_asks_for_marks_goes_with_the_last_of_them() -> None:
     assert "gpt_mark" not in explorer.view()
 
 
+def page_of(explorer: Explorer) -> Any:
+    """Return the explorer's widget, as `_ipython_display_` makes it."""
+    kind = _kind()
+    assert kind is not None
+    return explorer._widget_of(kind)
+
+
+def test_columns_that_have_gone_are_forgotten_at_a_refresh(home: Path) -> None:
+    """A run read anew by another pattern has other columns; the page goes on all the same."""
+    frame = pd.DataFrame({"text": [f"t{n} [[say:{n}: good]]" for n in range(4)]})
+    answered(frame, parse="{stars}: {label}", schema=None)
+    explorer = bm.explore("labelled")
+    widget = page_of(explorer)
+    explorer.query = {
+        "text": "t",
+        "sort": [{"column": "stars"}, {"column": "text", "descending": True}],
+        "filters": [{"column": "label", "op": "present"}],
+    }
+    mine = session.session_for(".gptbatch")
+    mine.reparse("labelled", Options(out="labelled", parse="{points}: {word}"))
+    explorer.refresh()
+    assert explorer.query == Query(text="t", sort=(SortKey("text", True),))
+    assert len(explorer.view()) == 4
+    assert "4 rows" in repr(explorer)
+    for asked in ({"do": "pick", "position": 1}, {"do": "facets"}, {"do": "open", "position": 1}):
+        explorer._heard(asked)
+        assert widget.trouble == "", asked
+    assert widget.page["picked"] == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *(None, 5, "x", [], {}, {"do": ["x"]}, {"do": "open"}, {"do": "query", "query": 5}),
+        *({"do": "open", "position": at} for at in ("abc", None, 1e400, 1.5, 10**30, -1)),
+        *({"do": "open", "position": 1, "stamp": stamp} for stamp in ("zz", {}, None, 1e400)),
+        *({"do": "query", "query": {}, "start": start} for start in ("zz", 10**30, -50, 1e400)),
+        *({"do": "query", "query": {"sample": size}} for size in (1e400, -1, 2**70, "x")),
+        *({"do": "query", "query": {"filters": filters}} for filters in ([5], "abc", 5)),
+        *({"do": "thumb", "position": 1, "thumb": thumb} for thumb in ("side", ["up"], {}, 1)),
+        *({"do": "note", "position": 1, "note": note} for note in (5, ["x"])),
+    ],
+    ids=str,
+)
+def test_a_message_that_makes_no_sense_harms_nothing(said: Any) -> None:
+    """It gets one line at most, which does not call it a bug; the next one is done."""
+    explorer = bm.explore(pd.DataFrame({"a": ["x", "y"]}))
+    widget = page_of(explorer)
+    widget._handle_custom_msg(said, [])
+    assert "bug" not in widget.trouble
+    widget._handle_custom_msg({"do": "pick", "position": 1, "stamp": 7}, [])
+    assert widget.trouble == ""
+    assert widget.page["picked"] == 1
+    assert widget.page["stamp"] == 7
+
+
+def test_a_mark_on_what_is_no_position_spoils_no_other() -> None:
+    """Half a row has no mark, and the next mark is taken."""
+    explorer = bm.explore(pd.DataFrame({"a": ["x", "y"]}))
+    with pytest.raises(CellError, match=r"1\.5 is no row"):
+        explorer.mark(1.5, "up")  # type: ignore[arg-type]
+    explorer.mark(1, "up")
+    assert explorer.view()["gpt_mark"].tolist()[1] == "up"
+
+
 def test_a_run_that_goes_on_is_shown_as_far_as_it_has_come(
     home: Path, reviews: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,3 +331,63 @@ def test_in_a_kernel_a_table_stays_in_the_file(tmp_path: Path) -> None:
         assert len(seen.shown) == 2
         wrong = notebook.run("%gptbatch explore nothing")
     assert "no run is called 'nothing'" in str(wrong.error)
+
+
+COUNTED = """
+import gc, ipywidgets
+from batch_magic.browse import Rows
+from batch_magic.explorer import Explorer
+gc.collect()
+print(*(sum(isinstance(one, kind) for one in gc.get_objects()) for kind in (Explorer, Rows)))
+"""
+ON_PAGE = """
+from ipywidgets.widgets.widget import _instances
+print(*(key for key, one in _instances.items() if type(one).__name__ == "ExplorerWidget"))
+"""
+
+
+def test_a_cell_that_is_run_again_and_again_keeps_few_explorers(tmp_path: Path) -> None:
+    """Widgets live for ever; what an explorer has worked out, and its frame, do not."""
+
+    def counts(notebook: Any) -> tuple[int, int]:
+        seen = notebook.run(COUNTED)
+        explorers, rows = map(int, seen.printed.split())
+        return explorers, rows
+
+    setup = "import pandas as pd, batch_magic as bm\nfound = pd.DataFrame({'a': list('xyz')})"
+    with kernel(tmp_path) as notebook:
+        assert notebook.run(setup).error is None
+        for _ in range(10):
+            assert notebook.run("display(bm.explore(found)); None").error is None
+        assert counts(notebook)[1] <= 5
+        shown = notebook.run(ON_PAGE).printed.split()
+        assert len(shown) == 10
+        for model_id in shown[:-1]:
+            notebook.tell(model_id, {"do": "bye"})
+        only = {"filters": [{"column": "a", "op": "equals", "value": "y"}]}
+        for model_id in shown[-2:]:  # the first of them is in a tab that was opened again
+            notebook.tell(model_id, {"do": "query", "query": only, "stamp": 1})
+        explorers, rows = counts(notebook)
+        assert explorers <= 5
+        assert rows <= 5
+        left = notebook.run(ON_PAGE).printed.split()
+        assert set(shown[-2:]) <= set(left)
+        assert len(left) == explorers
+        pages = f"print([_instances[key].page['shown'] for key in {shown[-2:]}])"
+        assert notebook.run(pages).printed.strip() == "[1, 1]"
+        for _ in range(10):  # IPython's Out holds these; what they have worked out is let go
+            assert notebook.run("bm.explore(found)").error is None
+        assert counts(notebook)[1] <= 5
+
+
+def test_what_was_worked_out_is_made_anew_on_demand() -> None:
+    """More explorers than are remembered go on as if they were; marks and picks stay."""
+    frame = pd.DataFrame({"a": [f"r{n}" for n in range(9)]})
+    explorers = [bm.explore(frame) for _ in range(9)]
+    for n, explorer in enumerate(explorers):
+        explorer.mark(n, "up", note=f"note {n}")
+        explorer.pick([n])
+        explorer.query = {"filters": [{"column": "gpt_mark", "op": "present"}]}
+    for n, explorer in enumerate(explorers):
+        assert explorer.view()["gpt_note"].tolist() == [f"note {n}"]
+        assert explorer.selection()["a"].tolist() == [f"r{n}"]

@@ -505,6 +505,7 @@ class View {
   }
 
   close() {
+    this.saveNote();
     this.send({do: "close"});
     this.pane.hidden = true;
     this.root.classList.remove("opened");
@@ -522,12 +523,13 @@ class View {
 
   drawDetail() {
     const detail = this.model.get("detail");
-    if (!detail) { this.pane.hidden = true; this.root.classList.remove("opened"); return; }
+    if (!detail) { this.saveNote(); this.pane.hidden = true; this.root.classList.remove("opened"); return; }
     this.answered();
     this.pane.hidden = false;
     this.root.classList.add("opened");
     const isSame = this.shownDetail && same({...this.shownDetail, thumb: 0, note: 0},
                                             {...detail, thumb: 0, note: 0});
+    if (!isSame || !this.pane.firstChild) this.saveNote();  // for the row that it was typed for
     this.shownDetail = detail;
     if (isSame && this.pane.firstChild) this.drawMarks(detail);
     else this.drawPane(detail);
@@ -536,7 +538,8 @@ class View {
 
   drawPane(detail) {
     this.note = h("textarea", {rows: "2", dir: "auto", placeholder: "a note on this row",
-      "aria-label": "note", onblur: () => this.saveNote(),
+      "aria-label": "note",
+      onblur: (event) => event.target === this.note && this.saveNote(),
       onkeydown: (event) => event.key !== "Escape" && event.stopPropagation()});
     const thumb = (which, words) => button(thumbIcon(which),
       () => this.thumb(which, this.model.get("detail")),
@@ -563,12 +566,15 @@ class View {
     for (const [which, one] of Object.entries(this.thumbs))
       one.setAttribute("aria-pressed", String(detail.thumb === which));
     if (this.note.getRootNode().activeElement !== this.note) this.note.value = detail.note ?? "";
+    this.kept = detail.note ?? null;
   }
 
+  // A pane that is drawn anew takes its field away, so what was typed is sent before that.
   saveNote() {
-    const detail = this.shownDetail, text = this.note.value.trim() || null;
-    if (detail && text !== (detail.note ?? null))
-      this.send({do: "note", position: detail.position, note: text});
+    const detail = this.shownDetail, text = this.note?.value.trim() || null;
+    if (!detail || text === this.kept) return;
+    this.kept = text;
+    this.send({do: "note", position: detail.position, note: text});
   }
 
   drawTrouble() {

@@ -398,6 +398,83 @@ def test_it_answers_while_a_cell_runs_and_marks_outlive_the_kernel(lab: Lab) -> 
     notebook.close()
 
 
+SLOW = """
+class Slow:
+    naps = 0
+    def __str__(self):
+        if Slow.naps: Slow.naps -= 1; time.sleep(3)
+        return "slow"
+import time
+some = pd.DataFrame({"a": [f"row {n}" for n in range(8)], "b": [Slow()] * 8})
+explorer = bm.explore(some)
+explorer.mark(5, note="precious")
+print("ready")
+"""
+NOTES = "print(explorer.view()['gpt_note'].dropna().to_dict())"
+
+
+def test_a_note_is_of_the_row_that_it_was_typed_for(lab: Lab) -> None:
+    """The next row takes a while to come, and one goes on typing about this one."""
+    notebook = opened(lab, ENVIRON + SLOW, "explorer", "Slow.naps = 1", NOTES, NOTES, NOTES)
+    notebook.run(1)
+    explorer = explorer_of(notebook, 1)
+    rows, pane = explorer.locator("tbody tr"), explorer.locator(".pane")
+    head, note = pane.locator(".head strong"), pane.get_by_role("textbox", name="note")
+    rows.nth(2).click()
+    expect(head).to_have_text("row 2")
+    notebook.run(2)
+    notebook.wait_idle()
+    rows.nth(5).click()
+    note.click()
+    lab.page.keyboard.type("about row two")
+    expect(head).to_have_text("row 2")
+    expect(head).to_have_text("row 5", timeout=15_000)
+    expect(note).to_have_value("precious")
+    notebook.run(3)
+    notebook.wait_for("{2: 'about row two', 5: 'precious'}", 3)
+    note.fill("closed upon")
+    pane.get_by_role("button", name="Close").click()
+    rows.nth(3).click()
+    expect(head).to_have_text("row 3")
+    note.click()
+    lab.page.keyboard.type("escaped")
+    lab.page.keyboard.press("Escape")
+    expect(pane).to_be_hidden()
+    notebook.run(4)
+    notebook.wait_for("{2: 'about row two', 3: 'escaped', 5: 'closed upon'}", 4)
+    rows.nth(0).click()
+    expect(head).to_have_text("row 0")
+    note.fill("as its output went")
+    notebook.run(1)
+    expect(explorer.get_by_role("img", name="has a note")).to_have_count(4)
+    notebook.run(5)
+    notebook.wait_for("0: 'as its output went'", 5)
+    assert lab.errors == []
+    notebook.close()
+
+
+ALIVE = """import gc; gc.collect()
+from batch_magic.explorer import Explorer
+print(sum(isinstance(one, Explorer) for one in gc.get_objects()), "explorers alive")"""
+
+
+def test_explorers_go_with_their_output(lab: Lab) -> None:
+    """The page tells the kernel that a view has gone; the one that is there goes on."""
+    setup = f"{ENVIRON}\nfew = pd.DataFrame({{'a': ['x', 'y']}})\nprint('ready')"
+    notebook = opened(lab, setup, "display(bm.explore(few)); None", ALIVE)
+    for _ in range(8):
+        notebook.run(1)
+        notebook.wait_idle()
+        shows(explorer_of(notebook, 1), "2 rows")
+    notebook.run(2)
+    notebook.wait_for("explorers alive", 2)
+    assert int(notebook.text(2).split()[0]) <= 4
+    explorer = explorer_of(notebook, 1)
+    explorer.get_by_role("button", name="Pick all shown").click()
+    expect(explorer.locator(".picks")).to_have_text("2 picked")
+    notebook.close()
+
+
 def test_a_run_that_goes_on_is_looked_at_again(lab: Lab) -> None:
     """Its rows are pending until Refresh; at its end there is nothing left to refresh."""
     slow = REVIEWS.replace('SCALE": "100"', 'SCALE": "10"').replace("range(100)", "range(12)")

@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INTEROP := .venv-interop
 
-.PHONY: demo lab test lint types interop campaign bench clean
+.PHONY: demo lab test lint types interop campaign bench pictures clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/demo.py
@@ -36,6 +36,10 @@ campaign: $(VENV)/test
 
 bench: $(VENV)/test
 	$(BIN)/python -m benchmarks
+
+# Those of the README, of a real run in a real JupyterLab.
+pictures: $(VENV)/test
+	$(BIN)/python tests/lab/photographs.py
 
 clean:
 	rm -rf $(VENV) $(INTEROP) artefacts build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -61,6 +61,7 @@ from batch_magic.wording import counted
 
 _TRAITS = {str: Unicode, int: Integer, float: Float}
 _TELL_S = 0.2
+_NEAR = 0.7  # how alike a name must be to be offered: one letter of three may differ
 _EVENTS = 10  # how many of the latest events `show` prints
 
 VERBS = {
@@ -242,7 +243,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
     def _variable(self, name: str) -> object:
         if name in self.shell.user_ns:
             return self.shell.user_ns[name]
-        near = difflib.get_close_matches(name, list(self.shell.user_ns), n=1)
+        near = difflib.get_close_matches(name, self.completions.names(), n=1, cutoff=_NEAR)
         hint = f"did you mean {near[0]!r}?" if near else "run the cell that makes it first"
         raise CellError(f"there is no variable {name!r}; {hint}")
 
@@ -429,7 +430,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         held, home = self.shell.user_ns.get(word), self._session()
         if isinstance(held, pd.DataFrame) and home.journal.find(word) is None:
             return python_api.explore(held, name=word, home=self._settings().home)
-        return home.explore(word)
+        return home.explore_run(self._run_not_frame(word))
 
     def _do_clinic(self, words: list[str]) -> None:
         want(words, 1, "%gptbatch clinic NAME")
@@ -469,12 +470,19 @@ class GPTBatch(_Configured):  # type: ignore[misc]
     def _known_side(self, word: str) -> sides.Contender:
         """Return the run of this name, else the DataFrame of this name, as a side."""
         try:
-            return python_api.known_sides(self._session().find(word))
+            return python_api.known_sides(self._run_not_frame(word))
         except CellError:
             held = self.shell.user_ns.get(word)
             if not isinstance(held, pd.DataFrame):
                 raise
             return python_api.known_sides(held, name=word)
+
+    def _run_not_frame(self, word: str) -> Run:
+        """Return the run of this name, where no DataFrame has it that would have done as well."""
+        try:
+            return self._session().find(word)
+        except CellError as error:
+            raise CellError(f"{error}; a DataFrame's name does as well, none is {word!r}") from None
 
     def _do_plot(self, words: list[str]) -> Any:
         want(words, min(len(words), 1), "%gptbatch plot [NAME]")

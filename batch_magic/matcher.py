@@ -101,6 +101,10 @@ class Completions:
 
     # -- what there is ----------------------------------------------------------------------
 
+    def names(self) -> list[str]:
+        """Return the names that the user has made, the newest last."""
+        return [name for name, _ in self._own()]
+
     def _own(self) -> list[tuple[str, Any]]:
         """Return the names that the user has made, the newest last."""
         hidden = self._shell.user_ns_hidden

@@ -60,7 +60,7 @@ class Completions:
             tests=lambda: _of_jinja("tests"),
             functions=_functions,
             verbs=verbs,
-            verb_options={verb: options_of(verb, told) for verb, told in verbs.items()},
+            verb_options={verb: options_of(told) for verb, told in verbs.items()},
             keep=tuple(KEEP),
         )
         # A bound method cannot be marked as a matcher, and each look-up makes another one.

@@ -37,7 +37,7 @@ KNOWN = Known(
     tests=lambda: some("none", "defined"),
     functions=lambda: some("range("),
     verbs=VERBS,
-    verb_options={verb: options_of(verb, told) for verb, told in VERBS.items()},
+    verb_options={verb: options_of(told) for verb, told in VERBS.items()},
     keep=("usage", "cost", "raw"),
 )
 
@@ -187,8 +187,8 @@ def test_verbs_say_what_they_do_and_not_how_they_are_written() -> None:
     assert one is not None
     said = {candidate.text: candidate.said for candidate in one.candidates}
     assert said.keys() == VERBS.keys()
-    assert said["wait"] == "block until it has ended"
-    assert said["take"].startswith("put the result in the namespace now")
+    assert said["wait"] == "block the cell until a run has ended"
+    assert said["take"].startswith("put a run's result in the namespace now")
 
 
 LINES = st.text(alphabet="%gptbach reviws-om\"'{}[]|.,=\n리뷰#\t", max_size=60)

@@ -226,7 +226,8 @@ _SCHEMA_MARKS = {
 def _price_words(prices: money.Prices | None) -> str:
     if prices is None:
         return "price not known"
-    return f"{dollars(prices.input.least)} in, {dollars(prices.output.least)} out by batch"
+    asked, answered = dollars(prices.input.least), dollars(prices.output.least)
+    return f"{asked} in, {answered} out per 1M tokens by batch"
 
 
 def _of_jinja(kind: str) -> list[Candidate]:

@@ -9,9 +9,9 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
@@ -19,9 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernels import Kernel, kernel
 from pictures import picture
+from pydantic import BaseModel, field_validator
 
 import batch_magic as bm
-from batch_magic import diagnosis, session, settings
+from batch_magic import diagnosis, session, settings, strict_schema
+from batch_magic.answers import Reader
 from batch_magic.case_sheet import case_html, clinic_html, clinic_text, going_words, question
 from batch_magic.causes import cause_key
 from batch_magic.cures import AGAIN, Cure, cure_of
@@ -174,9 +176,79 @@ def test_a_cap_is_named_as_the_endpoint_has_it() -> None:
         request = Request(endpoint, "m", "", params={name: 5})
         cure = cure_of(record(request=request), RowStatus.TRUNCATED, "stopped at the token limit")
         assert f"-p {name}=" in cure.words
-    shape = Layout("answer", shape=Shape(schema={"type": "object"}))
-    cure = cure_of(record(layout=shape), RowStatus.UNPARSED, "the answer is no JSON")
-    assert "--schema" in cure.words
+
+
+class Lamp(BaseModel):
+    """As a user writes one; its rule fails in a way that pydantic does not foresee."""
+
+    label: Literal["good", "bad"]
+    watts: int = 0
+
+    @field_validator("watts")
+    @classmethod
+    def halved(cls, watts: int) -> int:
+        return watts if 100 // (watts - 13) else watts
+
+
+@dataclass
+class Bulb:
+    """The same as a dataclass."""
+
+    label: Literal["good", "bad"]
+
+
+NO_JSON, WIDEN = "no schema can read that: retry these", "--schema X"
+MISFITS = (
+    ("not json at all", NO_JSON),
+    ('{"label": "go', NO_JSON),
+    ('{"label": "good"} {"label": "bad"}', NO_JSON),
+    ('["good"]', NO_JSON),
+    ('"good"', NO_JSON),
+    ('{"label": "great", "watts": 1}', WIDEN),
+    ('{"watts": 1}', WIDEN),
+    ('{"label": 5, "watts": 1}', WIDEN),
+    ('{"label": "good", "watts": {}}', WIDEN),
+)
+
+
+@pytest.mark.parametrize(("text", "cure"), MISFITS)
+@pytest.mark.parametrize("model", [None, Lamp, Bulb])
+def test_a_misfit_is_cured_by_what_can_read_it(text: str, cure: str, model: type | None) -> None:
+    """A wider schema reads no plain text, and asking again is no need where a wider one does."""
+    layout = schema_layout(model or Lamp)
+    assert layout.shape is not None
+    (said,) = Reader(layout.shape, model).misfits([text])
+    if said is None:
+        assert model is Bulb, "it knows no watts"
+        return
+    found = cure_of(record(layout=layout), RowStatus.UNPARSED, f"{said}; the answer: {text}")
+    assert cure in found.words, said
+    assert (WIDEN in found.words) is (cure == WIDEN), said
+
+
+def test_a_misfit_of_the_users_own_rule_is_theirs_to_mend() -> None:
+    """The schema is as wide as can be."""
+    layout = schema_layout(Lamp)
+    assert layout.shape is not None
+    (said,) = Reader(layout.shape, Lamp).misfits(['{"label": "good", "watts": 13}'])
+    cure = cure_of(record(layout=layout), RowStatus.UNPARSED, said or "")
+    assert "mend the validator of your class" in cure.words
+
+
+@pytest.mark.parametrize(
+    "text", ["no words of it", "a: b c d", "stub 99999999999999999999: x", "stub x" + ": " * 9]
+)
+def test_a_misfit_of_a_pattern_is_cured_by_a_pattern(text: str) -> None:
+    """Whatever text it is, some pattern reads it."""
+    layout = Layout("answer", shape=Shape(pattern="stub {a:d}: {b}"))
+    assert layout.shape is not None
+    (said,) = Reader(layout.shape).misfits([text])
+    cure = cure_of(record(layout=layout), RowStatus.UNPARSED, said or "")
+    assert "--parse PATTERN" in cure.words
+
+
+def schema_layout(model: type) -> Layout:
+    return Layout("answer", shape=Shape(schema=strict_schema.json_schema_of(model, "X")))
 
 
 def record(**changes: Any) -> RunRecord:

@@ -33,7 +33,7 @@ from batch_magic.card import (
 )
 from batch_magic.diagnosis import Case, Diagnosis, Example
 from batch_magic.records import Snapshot, Span
-from batch_magic.wording import counted, span_of_dollars
+from batch_magic.wording import counted, printable, span_of_dollars
 
 CASES_SHOWN = 12
 _SMALL = "font-size:12px"
@@ -203,7 +203,7 @@ def _example_html(example: Example | None) -> Html:
 def _pair_html(name: str, text: str) -> Html:
     """A name and its text, side by side where there is room. (Lab floats the items of a `dl`.)"""
     term = tag("span", f"{SOFT};flex:0 0 120px;overflow-wrap:anywhere", name)
-    shown = tag("span", f"{CODE};line-height:1.7", text, dir="auto")
+    shown = tag("span", f"{CODE};line-height:1.7;white-space:pre-wrap", text, dir="auto")
     value = tag("span", "flex:1 1 220px;min-width:0;overflow-wrap:anywhere", shown)
     return tag("div", "display:flex;flex-wrap:wrap;gap:0 10px;margin:4px 0 0", term, " ", value)
 
@@ -218,10 +218,10 @@ def _pairs(example: Example) -> Iterator[tuple[str, str]]:
         yield clip(name, 60), clip(value, TEXT_LENGTH)
     if example.more_columns:
         yield "and", counted(example.more_columns, "column") + " more"
-    if example.prompt is not None:
-        yield "prompt as sent", clip(example.prompt, TEXT_LENGTH)
+    for role, text in example.prompt or ():
+        yield f"{clip(role, 40)}, as sent", printable(text)
     if example.answer is not None:
-        yield "answer as received", clip(example.answer, TEXT_LENGTH)
+        yield "answer as received", printable(example.answer)
 
 
 # ── text ──────────────────────────────────────────────────────────────────────────────────────
@@ -246,5 +246,10 @@ def _case_lines(d: Diagnosis, case: Case) -> Iterator[str]:
         yield f"{pad}again: %gptbatch retry {name} --cause {case.number} [--live]"
     yield f"{pad}leave them out: %gptbatch take {name} --drop {case.number}"
     if case.example is not None:
-        told = "; ".join(f"{key}: {clip(text, 160)}" for key, text in _pairs(case.example))
+        told = "; ".join(f"{key}: {_in_line(text)}" for key, text in _pairs(case.example))
         yield f"{pad}{_place(case.example)}: {told}"
+
+
+def _in_line(text: str) -> str:
+    """The beginning of a text in one line, its own line ends to be seen."""
+    return clip(text.strip().replace("\n", " ⏎ "), 160)

@@ -92,7 +92,7 @@ def test_causes_have_numbers_cures_and_examples(home: Path, frame: pd.DataFrame)
     assert last.example is not None
     assert last.example.position == 4
     assert dict(last.example.values) == {"text": str(frame["text"].iloc[4]), "stars": "4"}
-    assert last.example.prompt == f"Rate: {frame['text'].iloc[4]}"
+    assert last.example.prompt == (("user", f"Rate: {frame['text'].iloc[4]}"),)
     assert last.example.answer == "no label"
     assert [case.requests for case in found.cases] == [4, 4, 4]
     for case in found.cases:
@@ -103,6 +103,39 @@ def test_causes_have_numbers_cures_and_examples(home: Path, frame: pd.DataFrame)
     assert "labelled: 12 of 24 rows without a good answer, 3 causes" in told
     assert "%gptbatch retry labelled --cause 2 [--live]" in told
     assert "free here, at OpenAI $" in told
+
+
+def test_an_example_shows_every_message_as_it_was_sent(home: Path) -> None:
+    """Who looks for what went wrong needs the system message and the lines as they were."""
+    frame = pd.DataFrame({"text": ["a\n\n    b [[say:one\ntwo]]", "c" * 5_000]})
+    body = "system:\nBe short.\nBe kind.\nuser:\nLook:\n![it]({{ photo }})\n{{ text }}"
+    photos = frame.assign(photo="https://a.example/b.png")
+    run = bm.submit(
+        photos, body, model="gpt-5-mini", on="sandbox", out="seen", retries=0, parse="{a}|{b}"
+    )
+    run.wait(timeout_s=60)
+    examples = [case.example for case in run.diagnosis().cases]
+    (example,) = [one for one in examples if one is not None and one.position == 0]
+    assert example.prompt is not None
+    (first, said), (second, asked) = example.prompt
+    assert (first, second, said) == ("system", "user", "Be short.\nBe kind.")
+    assert asked.startswith("Look:\n[image: https://a.example/b.png]\na\n\n    b [[say")
+    d = replace(clinic(), cases=(case(example=example),))
+    html = clinic_html(d)
+    assert "system, as sent" in html
+    assert "Be short.\nBe kind." in html
+    assert "white-space:pre-wrap" in html
+    assert "system, as sent: Be short. ⏎ Be kind.; user, as sent: Look:" in clinic_text(d)
+
+
+def test_of_many_messages_and_long_ones_the_rest_is_counted() -> None:
+    """A dozen examples in the prompt, and a book as its text."""
+    messages = [{"role": "user", "content": f"{n}"} for n in range(20)]
+    messages.append({"role": "user", "content": "x" * 5_000})
+    line = json.dumps({"custom_id": "r-0", "body": {"messages": messages}}).encode()
+    told = diagnosis._prompt(line)
+    assert told[:3] == (("user", "0"), ("and", "13 messages more"), ("user", "14"))
+    assert told[-1] == ("user", f"{'x' * 1_000}… 4,000 more characters")
 
 
 FAULTS: tuple[tuple[dict[str, Any], str, str], ...] = (
@@ -187,7 +220,7 @@ class Lamp(BaseModel):
     @field_validator("watts")
     @classmethod
     def halved(cls, watts: int) -> int:
-        return watts if 100 // (watts - 13) else watts
+        return watts + 0 // (watts - 13)
 
 
 @dataclass
@@ -459,7 +492,7 @@ def clinic(*cases: Case, **changes: Any) -> Diagnosis:
 
 def test_what_strangers_wrote_is_text() -> None:
     """Errors, values, prompts and answers: no markup, no formula, no turning of the line."""
-    example = Example(3, EVIL, ((EVIL, EVIL),), 2, EVIL, EVIL)
+    example = Example(3, EVIL, ((EVIL, EVIL),), 2, ((EVIL, EVIL),), EVIL)
     html = clinic_html(clinic(case(error=EVIL, model=EVIL, example=example)), said=EVIL)
     assert not re.search(r"<(script|img|b)\b", html)
     assert html.count("&lt;script&gt;") >= 6

@@ -450,13 +450,14 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             return
         deeds = Deeds(
             retry=lambda key, live: self._retry_cause(run, key, live, shown.say),
-            drop=lambda key: self._handover.drop(run, key, shown.say),
+            drop=partial(self._handover.drop, run),
             diagnose=run.diagnosis,
             in_background=run.in_background,
         )
         shown = Clinic(found, run.snapshot(), deeds)
         shown.show()
         run.listen(shown.update)
+        self._handover.watch(run, shown.leave_out)
 
     def _retry_cause(self, run: Run, key: str, live: bool, say: Callable[[str], None]) -> None:
         """Send the rows of a cause again; when they are in, the name holds the new result."""

@@ -505,15 +505,16 @@ def test_a_question_names_rows_and_dollars() -> None:
     """What is confirmed is what was read, in the lane that the run takes."""
     d = clinic(case())
     assert question(d, case(), live=False) == (
-        "Really send 1,200 rows again by batch? $1.00 to $2.00"
+        "Really send 1,200 rows again by batch? Price: $1.00 to $2.00. When they are in, `labelled`"
+        " is the new result; no answer is replaced by a worse one."
     )
-    assert question(d, case(), live=True).endswith("again live? $2.00 to $4.00")
+    assert "again live? Price: $2.00 to $4.00." in question(d, case(), live=True)
     unknown = case(batch_usd=None, live_usd=None)
-    assert question(d, unknown, live=False).endswith("price not known")
+    assert "Its price is not known." in question(d, unknown, live=False)
     box = clinic(case(), is_sandbox=True)
-    assert question(box, case(), live=False).endswith("free here, at OpenAI $1.00 to $2.00")
+    assert "Price: free here, at OpenAI $1.00 to $2.00." in question(box, case(), live=False)
     live = clinic(case(), is_live=True)
-    assert question(live, case(), live=False).endswith("again live? $2.00 to $4.00")
+    assert "again live? Price: $2.00 to $4.00." in question(live, case(), live=False)
     assert "batch" not in case_html(live, case())
 
 
@@ -585,9 +586,15 @@ mine = labelled.attrs["gptbatch"]["run_id"]
             if isinstance(one, Clinic) and one._diagnosis.run_id == mine]
 def click(number, text):
     row = list(shown._rows.values())[number - 1]
-    button = next(b for b in row._buttons.children if b.description.startswith(text))
-    button.click()
-    return [b.description for b in row._buttons.children]
+    next(b for b in seen(row) if b.description.startswith(text)).click()
+    return [row._question.value, *(b.description for b in seen(row))]
+def seen(row):
+    asking = row._asking.children[1].children if row._asking.layout.display is None else ()
+    return [b for b in (*row._buttons.children, *asking) if not b.disabled]
+def offers(number):
+    return [b.description for b in seen(list(shown._rows.values())[number - 1])]
+def notes(number):
+    return list(shown._rows.values())[number - 1]._notes.value
 """
 
 
@@ -634,27 +641,27 @@ def test_the_text_of_a_clinic_is_what_a_saved_notebook_keeps(opened: Kernel) -> 
 def test_a_click_retries_one_cause_and_the_name_gets_the_new_result(opened: Kernel) -> None:
     """It is asked about first, the clinic looks again by itself, and nobody has to fetch."""
     seen = opened.run("print(click(2, 'Retry these'))")
-    assert "Really send 5 rows again by batch? free here, at OpenAI $" in seen.printed
-    opened.run("print(click(2, 'Leave it'))")
-    opened.run("click(2, 'Retry these'); print(click(2, 'Really send'))")
+    assert "Really send 5 rows again by batch? Price: free here, at OpenAI" in seen.printed
+    assert seen.printed.endswith("'Not now', 'Yes, send 5 rows']\n"), "and nothing else"
+    seen = opened.run("print(click(2, 'Not now'))")
+    assert seen.printed.endswith("'Retry these', 'Retry live', 'Drop']\n")
+    opened.run("click(2, 'Retry these'); print(click(2, 'Yes, send'))")
     until(opened, "(labelled.gpt_status == 'ok').sum() == 15")
     until(opened, "len(shown._rows) == 1")
     assert "the new result is in `labelled`" in opened.run("print(shown._said)").printed
-    seen = opened.run("click(1, 'Retry live'); click(1, 'Really send')")
+    seen = opened.run("click(1, 'Retry live'); click(1, 'Yes, send')")
     until(opened, "(labelled.gpt_status == 'ok').all() and len(shown._rows) == 0")
     assert "has a good answer" in opened.run("print(shown._title.value)").printed
 
 
 def test_dropped_rows_stay_away_over_a_retry_and_come_back_with_take(opened: Kernel) -> None:
     """A cell that runs sees one thing from its first line to its last."""
-    code = (
-        "before = labelled; click(1, 'Drop'); click(1, 'Really leave')\nprint(labelled is before)"
-    )
+    code = "before = labelled; click(1, 'Drop'); click(1, 'Yes, drop')\nprint(labelled is before)"
     assert opened.run(code).printed.strip() == "True"
     assert opened.run("print(len(labelled))").printed.strip() == "15"
     seen = opened.run("print(shown._said)")
     assert "`labelled` has 15 of 20 rows" in seen.printed
-    opened.run("click(2, 'Retry these'); click(2, 'Really send')")
+    opened.run("click(2, 'Retry these'); click(2, 'Yes, send')")
     until(opened, "(labelled.gpt_status == 'ok').all()")
     assert opened.run("print(len(labelled))").printed.strip() == "15"
     opened.run("%gptbatch take labelled")
@@ -664,13 +671,44 @@ def test_dropped_rows_stay_away_over_a_retry_and_come_back_with_take(opened: Ker
     assert "`%gptbatch take labelled` brings them back" in seen.printed
 
 
+def test_a_cause_that_was_dropped_says_so_until_its_rows_are_back(opened: Kernel) -> None:
+    """In its own card, in the saved one, and in every clinic of the run; Drop is not offered."""
+    opened.run("click(1, 'Drop'); click(1, 'Yes, drop')")
+    told = opened.run("print(notes(1), offers(1))").printed
+    assert "left out: " in told
+    assert "%gptbatch take labelled" in told
+    assert "['Retry these', 'Retry live']" in told, "there is no Drop"
+    assert "left out: these rows" in opened.run("%gptbatch clinic labelled").text
+    opened.run("%gptbatch take labelled")
+    told = opened.run("print(notes(1), offers(1))").printed
+    assert "left out" not in told
+    assert "'Drop']" in told
+
+
+def test_a_retry_that_brought_nothing_says_so(opened: Kernel) -> None:
+    """The card that comes back as it was must not look as if nobody had clicked."""
+    opened.run(
+        "frame = pd.DataFrame({'text': [f'{mark} x {n} [[fault:400]]' for n in range(6)]})\n"
+        "globals().pop('hopeless', None)"
+    )
+    opened.run(CELL.replace("-o labelled", "-o hopeless"))
+    opened.run("%gptbatch clinic hopeless")
+    opened.run(CLICK.replace("labelled", "hopeless"))
+    opened.run("click(1, 'Retry these'); click(1, 'Yes, send')")
+    told = opened.run("print(notes(1))").printed
+    assert re.search(r"asked again: .*\d\d:\d\d, 6 rows; (all is looked at|this cause has)", told)
+    until(opened, "'this cause has 6 rows now' in notes(1)")
+    seen = opened.run("print(click(1, 'Retry these'))")
+    assert "Yes, send 6 rows" in seen.printed, "and may be asked once more"
+
+
 def test_a_name_that_holds_something_else_is_left_alone(opened: Kernel) -> None:
     """Whatever was clicked: the user's own value is worth more, and the way is told."""
     opened.run("mine = labelled = labelled.assign(own=1)")
-    opened.run("click(2, 'Retry these'); click(2, 'Really send')")
+    opened.run("click(2, 'Retry these'); click(2, 'Yes, send')")
     until(opened, "'was changed since' in shown._said")
     assert opened.run("print(labelled is mine)").printed.strip() == "True"
-    opened.run("labelled = 5; click(1, 'Drop'); click(1, 'Really leave')")
+    opened.run("labelled = 5; click(1, 'Drop'); click(1, 'Yes, drop')")
     seen = opened.run("print(labelled, shown._said)")
     assert seen.printed.startswith("5 nothing was dropped")
 
@@ -682,7 +720,7 @@ def test_what_cannot_be_done_is_told_beside_its_button(opened: Kernel) -> None:
         "row = list(shown._rows.values())[0]\n"
         "from dataclasses import replace\n"
         "row._case = replace(row._case, key='f' * 16)\n"
-        "click(1, 'Retry these'); click(1, 'Really send'); print(row._trouble.value)"
+        "click(1, 'Retry these'); click(1, 'Yes, send'); print(notes(1))"
     )
     assert "no row now that can be sent again" in seen.printed
 

@@ -8,10 +8,12 @@ markup, and what is longer than a reader looks at is cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
+from types import MappingProxyType
 
 from batch_magic.card import (
+    BAD,
     CODE,
     COLOURS,
     FRAME,
@@ -33,9 +35,15 @@ from batch_magic.card import (
 )
 from batch_magic.diagnosis import Case, Diagnosis, Example
 from batch_magic.records import Snapshot, Span
-from batch_magic.wording import counted, span_of_dollars
+from batch_magic.wording import counted, printable, span_of_dollars
+
+Note = tuple[str, str]
+"""What was done about a cause, or could not be: a word, and a text with code in backticks."""
+Notes = Mapping[str, Sequence[Note]]  # by the cause's key
+NO_NOTES: Notes = MappingProxyType({})
 
 CASES_SHOWN = 12
+_NOTE = "margin:8px 0 0;padding:6px 10px;border-radius:3px;background-color:rgba(128,128,128,0.1)"
 _SMALL = "font-size:12px"
 
 
@@ -74,14 +82,26 @@ def question(d: Diagnosis, case: Case, *, live: bool) -> str:
     """Ask whether the rows of a cause are to be sent again in a lane, with what that may cost."""
     lane = "live" if live or d.is_live else _batch_word(d)
     usd = case.live_usd if live or d.is_live else case.batch_usd
-    rows = counted(case.rows, "row")
-    return f"Really send {rows} again {lane}? {_dollars(d, [('', usd)])}"
+    rows, name = counted(case.rows, "row"), clip(d.name, NAME_LENGTH)
+    price = "Its price is not known." if usd is None else f"Price: {_dollars(d, [('', usd)])}."
+    after = f"When they are in, `{name}` is the new result; no answer is replaced by a worse one."
+    return f"Really send {rows} again {lane}? {price} {after}"
 
 
 def drop_question(d: Diagnosis, case: Case) -> str:
     """Ask whether the rows of a cause are to leave the frame."""
     rows, name = counted(case.rows, "row"), clip(d.name, NAME_LENGTH)
-    return f"Really leave {rows} out of {name}? the run keeps them"
+    return f"Really drop {rows} from `{name}`? The run keeps them: {_back_words(name)}."
+
+
+def left_out_words(name: str) -> str:
+    """Say that the rows of a cause are not in the frame, and how to have them back."""
+    name = clip(name, NAME_LENGTH)
+    return f"these rows are not in `{name}`; {_back_words(name)}"
+
+
+def _back_words(name: str) -> str:
+    return f"`%gptbatch take {name}` brings them back"
 
 
 def _batch_word(d: Diagnosis) -> str:
@@ -113,9 +133,10 @@ def _headline(case: Case) -> str:
 # ── HTML ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def clinic_html(d: Diagnosis, *, said: str = "") -> str:
+def clinic_html(d: Diagnosis, *, said: str = "", notes: Notes = NO_NOTES) -> str:
     """Draw the whole clinic as it stands, without buttons: what stays in a saved notebook."""
-    cases = [case_html(d, case) for case in d.cases[:CASES_SHOWN]]
+    shown = d.cases[:CASES_SHOWN]
+    cases = [one for c in shown for one in (case_html(d, c), notes_html(notes.get(c.key, ())))]
     inside = (title_html(d), *cases, more_html(d, CASES_SHOWN), foot_html(d, said))
     return tag("section", f"{FRAME};{PROSE}", *inside, class_="gptbatch-clinic-card", lang="en")
 
@@ -154,6 +175,20 @@ def case_html(d: Diagnosis, case: Case) -> Html:
     parts = (head, _bar(case), error, cure, price, _example_html(case.example))
     line = "margin:10px 0 0;padding:10px 0 0;border-top:1px solid rgba(128,128,128,0.32)"
     return tag("div", line, *parts)
+
+
+def question_html(words: str) -> Html:
+    """Draw a question above its two answers."""
+    return tag("div", f"{_NOTE};border-left:3px solid {BAD}", *coded(words), role="status")
+
+
+def notes_html(notes: Sequence[Note]) -> Html:
+    """Draw what was done about a cause, a line each."""
+    if not notes:
+        return Html("")
+    lines = [(tag("strong", "font-weight:600", f"{word}: "), text) for word, text in notes]
+    told = [tag("div", "", head, *coded(clip(text, TEXT_LENGTH))) for head, text in lines]
+    return tag("div", _NOTE, *told, role="status")
 
 
 def more_html(d: Diagnosis, shown: int) -> Html:
@@ -203,7 +238,7 @@ def _example_html(example: Example | None) -> Html:
 def _pair_html(name: str, text: str) -> Html:
     """A name and its text, side by side where there is room. (Lab floats the items of a `dl`.)"""
     term = tag("span", f"{SOFT};flex:0 0 120px;overflow-wrap:anywhere", name)
-    shown = tag("span", f"{CODE};line-height:1.7", text, dir="auto")
+    shown = tag("span", f"{CODE};line-height:1.7;white-space:pre-wrap", text, dir="auto")
     value = tag("span", "flex:1 1 220px;min-width:0;overflow-wrap:anywhere", shown)
     return tag("div", "display:flex;flex-wrap:wrap;gap:0 10px;margin:4px 0 0", term, " ", value)
 
@@ -218,25 +253,27 @@ def _pairs(example: Example) -> Iterator[tuple[str, str]]:
         yield clip(name, 60), clip(value, TEXT_LENGTH)
     if example.more_columns:
         yield "and", counted(example.more_columns, "column") + " more"
-    if example.prompt is not None:
-        yield "prompt as sent", clip(example.prompt, TEXT_LENGTH)
+    for role, text in example.prompt or ():
+        yield f"{clip(role, 40)}, as sent", printable(text)
     if example.answer is not None:
-        yield "answer as received", clip(example.answer, TEXT_LENGTH)
+        yield "answer as received", printable(example.answer)
 
 
 # ── text ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def clinic_text(d: Diagnosis, *, said: str = "") -> str:
+def clinic_text(d: Diagnosis, *, said: str = "", notes: Notes = NO_NOTES) -> str:
     """Tell the same in plain lines, with what to type in place of each button."""
-    cases = chain.from_iterable(_case_lines(d, case) for case in d.cases[:CASES_SHOWN])
+    cases = chain.from_iterable(
+        _case_lines(d, case, notes.get(case.key, ())) for case in d.cases[:CASES_SHOWN]
+    )
     more = _more_words(d, CASES_SHOWN)
     lines = [f"{clip(d.name, NAME_LENGTH)}: {title_words(d)}", *cases]
     lines += [f"  {more}"] if more else []
     return "\n".join([*lines, *([f"  {clip(said, TEXT_LENGTH)}"] if said else [])])
 
 
-def _case_lines(d: Diagnosis, case: Case) -> Iterator[str]:
+def _case_lines(d: Diagnosis, case: Case, notes: Sequence[Note]) -> Iterator[str]:
     name, pad = clip(d.name, NAME_LENGTH), " " * 5
     yield f"{case.number:3}  {counted(case.rows, 'row')}: {_headline(case)}"
     yield f"{pad}{clip(case.error, TEXT_LENGTH)}"
@@ -246,5 +283,12 @@ def _case_lines(d: Diagnosis, case: Case) -> Iterator[str]:
         yield f"{pad}again: %gptbatch retry {name} --cause {case.number} [--live]"
     yield f"{pad}leave them out: %gptbatch take {name} --drop {case.number}"
     if case.example is not None:
-        told = "; ".join(f"{key}: {clip(text, 160)}" for key, text in _pairs(case.example))
+        told = "; ".join(f"{key}: {_in_line(text)}" for key, text in _pairs(case.example))
         yield f"{pad}{_place(case.example)}: {told}"
+    for word, text in notes:
+        yield f"{pad}{word}: {clip(text, TEXT_LENGTH)}"
+
+
+def _in_line(text: str) -> str:
+    """The beginning of a text in one line, its own line ends to be seen."""
+    return clip(text.strip().replace("\n", " ⏎ "), 160)

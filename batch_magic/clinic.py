@@ -12,7 +12,8 @@ prints, and widgets are changed only by setting traits, one at a time.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass
 from threading import RLock
@@ -22,17 +23,21 @@ from IPython.core.getipython import get_ipython
 from IPython.display import DisplayHandle
 from ipywidgets import HTML, Button, HBox, Layout, VBox
 
-from batch_magic.card import ACCENT, BAD, FRAME, PROSE, message_html
+from batch_magic.card import ACCENT, BAD, FRAME, PROSE
 from batch_magic.case_sheet import (
     CASES_SHOWN,
+    Note,
     case_html,
     clinic_html,
     clinic_text,
     drop_question,
     foot_html,
     going_html,
+    left_out_words,
     more_html,
+    notes_html,
     question,
+    question_html,
     title_html,
 )
 from batch_magic.clicks import answer_while_busy
@@ -45,7 +50,7 @@ log = logging.getLogger(__name__)
 RETRY = "Retry these"
 LIVE = "Retry live"
 DROP = "Drop"
-KEEP = "Leave it"
+KEEP = "Not now"
 MORE = "Show more causes"
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -54,12 +59,13 @@ _WIDGET = "application/vnd.jupyter.widget-view+json"
 class Deeds:
     """What is called when a person has confirmed it, and how the clinic looks again.
 
-    `retry` and `drop` take the key of a cause; what they raise is told in its place. `diagnose`
+    `retry` and `drop` take the key of a cause; what they raise is told in its place. `drop` may
+    have to wait for a cell's end, and tells what has become of it by what it is handed. `diagnose`
     reads files and may take seconds, so it is only called by way of `in_background`.
     """
 
     retry: Callable[[str, bool], None]
-    drop: Callable[[str], None]
+    drop: Callable[[str, Callable[[str], None]], None]
     diagnose: Callable[[], Diagnosis]
     in_background: Callable[[Callable[[], None]], None]
 
@@ -76,6 +82,7 @@ class Clinic:
         self._diagnosis, self._snapshot, self._deeds = diagnosis, snapshot, deeds
         self._shown, self._said = CASES_SHOWN, ""
         self._rows: dict[str, _Row] = {}
+        self._left_out: Collection[str] = frozenset()
         self._title, self._going, self._more, self._foot = (HTML(layout=_wide()) for _ in range(4))
         self._more_button = _button(MORE)
         self._more_button.on_click(lambda _: self._show_more())
@@ -138,6 +145,17 @@ class Clinic:
         except Exception:
             log.exception("%r could not be shown", text)
 
+    def leave_out(self, keys: Collection[str]) -> None:
+        """Take the causes whose rows the run's name lacks now: their cards say so."""
+        try:
+            with self._order:
+                self._left_out = frozenset(keys)
+                for key, row in self._rows.items():
+                    row.leave_out(is_so=key in self._left_out)
+                self._cell.run(self._draw_foot)
+        except Exception:
+            log.exception("what was left out could not be shown")
+
     def _show_more(self) -> None:
         with self._order:
             self._shown += CASES_SHOWN
@@ -149,9 +167,10 @@ class Clinic:
         cases = d.cases[: min(self._shown, EXAMPLES)]
         known, self._rows = self._rows, {}
         for case in cases:
-            row = known.pop(case.key, None) or _Row(self._deeds, d, case)
+            row = known.pop(case.key, None) or _Row(self._deeds, d, case, self.say)
             row.draw(d, case)
             row.stand(self._snapshot)
+            row.leave_out(is_so=case.key in self._left_out)
             self._rows[case.key] = row
         self._title.value = title_html(d)
         self._going.value = going_html(self._snapshot)
@@ -169,90 +188,148 @@ class Clinic:
             self._receipt.update(self._bundle(), raw=True)
 
     def _bundle(self) -> Mapping[str, Any]:
-        html = clinic_html(self._diagnosis, said=self._said)
+        notes = {key: row.notes() for key, row in self._rows.items()}
+        html = clinic_html(self._diagnosis, said=self._said, notes=notes)
         return {
             "text/html": f'<div class="{self._receipt_class}">{html}</div>',
-            "text/plain": clinic_text(self._diagnosis, said=self._said),
+            "text/plain": clinic_text(self._diagnosis, said=self._said, notes=notes),
         }
 
 
 class _Row:
     """One cause: what is told of it, and its buttons, asked about first.
 
-    The second question is another button in another place, so that a double click on the first
-    cannot answer it.
+    The question and its two answers stand below the buttons, which stay where they are and rest
+    meanwhile: a double click on one of them cannot answer. `say` tells under all of the causes.
     """
 
-    def __init__(self, deeds: Deeds, diagnosis: Diagnosis, case: Case) -> None:
-        self._deeds, self._diagnosis, self._case = deeds, diagnosis, case
-        self._text, self._trouble = HTML(layout=_wide()), HTML(layout=_wide())
+    def __init__(
+        self, deeds: Deeds, diagnosis: Diagnosis, case: Case, say: Callable[[str], None]
+    ) -> None:
+        self._deeds, self._diagnosis, self._case, self._say = deeds, diagnosis, case, say
+        self._text, self._question, self._notes = (HTML(layout=_wide()) for _ in range(3))
         self._retry, self._live, self._drop = map(_button, (RETRY, LIVE, DROP))
         self._keep, self._confirm = _button(KEEP), _button(RETRY)
         self._confirm.add_class("gptbatch-confirm")
         self._wanted: Callable[[], object] | None = None  # what the question is about
-        self._is_asked = self._goes_on = False
-        self._retry.on_click(lambda _: self._question_retry(live=False))
-        self._live.on_click(lambda _: self._question_retry(live=True))
-        self._drop.on_click(lambda _: self._question_drop())
-        self._keep.on_click(lambda _: self._rest())
+        self._asker = self._retry  # whose question it is
+        self._is_asked = self._goes_on = self._is_left_out = False
+        self._sent = ""  # when a click here has sent how many rows again, the last time
+        self._told: Note | None = None  # what became of the latest click, until that is seen
+        self._retry.on_click(lambda _: self._ask_retry(live=False))
+        self._live.on_click(lambda _: self._ask_retry(live=True))
+        self._drop.on_click(lambda _: self._ask_drop())
+        self._keep.on_click(lambda _: self._think_better())
         self._confirm.on_click(lambda _: self._answer())
-        self._buttons = HBox(layout=Layout(flex_flow="row wrap", margin="6px 0 0"))
-        self.box = VBox([self._text, self._buttons, self._trouble], layout=_wide())
+        self._buttons, answers = HBox(layout=_in_line()), HBox(layout=_in_line())
+        answers.children = (self._keep, self._confirm)
+        self._asking = VBox([self._question, answers], layout=_wide())
+        self.box = VBox([self._text, self._buttons, self._asking, self._notes], layout=_wide())
+        self.box.add_class("gptbatch-cause")
+        self.box.tabbable = False  # it takes the focus when the button that had it goes
         self._rest()
 
     def draw(self, diagnosis: Diagnosis, case: Case) -> None:
-        """Draw the cause as it is now."""
+        """Draw the cause as it is now; a question about what it was is taken back."""
+        is_other = (diagnosis, case) != (self._diagnosis, self._case)
         self._diagnosis, self._case = diagnosis, case
         self._text.value = case_html(diagnosis, case)
         for button, what in ((self._retry, "send"), (self._live, "send"), (self._drop, "drop")):
             button.tooltip = f"{what} {counted(case.rows, 'row')} of cause {case.number}"
-        if self._wanted is None:
+        if self._wanted is None or is_other:
             self._rest()
+        self._draw_notes()
 
     def stand(self, snapshot: Snapshot) -> None:
         """Go by how the run stands: rows that are under way cannot be asked live besides."""
         if self._goes_on is snapshot.is_ended:
             self._goes_on = not snapshot.is_ended
-            self._live.disabled = self._goes_on
+            self._live.disabled = self._goes_on or self._wanted is not None
 
     def rest(self) -> None:
         """Take back what was said of a retry: the run has ended, and all is told anew."""
-        self._is_asked = False
-        self._trouble.value = ""
+        self._is_asked, self._told = False, None
+
+    def leave_out(self, *, is_so: bool) -> None:
+        """Go by whether the run's name lacks the rows: those cannot be dropped once more."""
+        if self._is_left_out is not is_so:
+            self._is_left_out, self._told = is_so, None
+            self._rest()
+            self._draw_notes()
+
+    def notes(self) -> list[Note]:
+        """Return what was done about the cause here, and what was not: a word and a text each."""
+        name, rows = self._diagnosis.name, counted(self._case.rows, "row")
+        notes = [("left out", left_out_words(name))] if self._is_left_out else []
+        if self._is_asked:
+            notes.append(("asked again", f"{self._sent}; all is looked at again when they are in"))
+        elif self._sent:
+            notes.append(("asked again", f"{self._sent}; this cause has {rows} now"))
+        return [*notes, self._told] if self._told is not None else notes
+
+    def _draw_notes(self) -> None:
+        self._notes.value = notes_html(self.notes())
 
     def _rest(self) -> None:
+        """Offer what may be done, and ask nothing."""
         self._wanted = None
+        self._asking.layout.display = "none"
         offered: list[Button] = []
         if self._case.requests and not self._is_asked:
             offered = [self._live] if self._diagnosis.is_live else [self._retry, self._live]
-        self._buttons.children = (*offered, self._drop)
+        self._buttons.children = (*offered, *(() if self._is_left_out else (self._drop,)))
+        self._retry.disabled = self._drop.disabled = False
+        self._live.disabled = self._goes_on
 
-    def _question_retry(self, *, live: bool) -> None:
+    def _ask_retry(self, *, live: bool) -> None:
         words = question(self._diagnosis, self._case, live=live)
-        self._question(words, lambda: self._send(live=live))
+        asker = self._live if live else self._retry
+        self._ask(asker, words, "send", lambda: self._send(live=live))
 
-    def _question_drop(self) -> None:
+    def _ask_drop(self) -> None:
         words = drop_question(self._diagnosis, self._case)
-        self._question(words, lambda: self._do(DROP, lambda: self._deeds.drop(self._case.key)))
+        self._ask(self._drop, words, "drop", self._leave)
 
-    def _question(self, words: str, deed: Callable[[], object]) -> None:
-        self._wanted, self._confirm.description = deed, words
-        self._trouble.value = ""
-        self._buttons.children = (self._keep, self._confirm)
+    def _ask(self, asker: Button, words: str, verb: str, deed: Callable[[], object]) -> None:
+        if self._wanted is not None:
+            return
+        self._wanted, self._asker, self._told = deed, asker, None
+        self._draw_notes()
+        for button in (self._retry, self._live, self._drop):
+            button.disabled = True
+        self._question.value = question_html(words)
+        self._confirm.description = f"Yes, {verb} {counted(self._case.rows, 'row')}"
+        self._keep.tooltip = self._confirm.tooltip = words.replace("`", "")
+        self._asking.layout.display = None
+        self._keep.focus()
+
+    def _think_better(self) -> None:
+        self._rest()
+        self._asker.focus()
 
     def _answer(self) -> None:
         wanted, self._wanted = self._wanted, None
         if wanted is not None:  # two clicks in two threads: the first has taken it
-            self._buttons.children = ()
+            self._asking.layout.display = "none"
             wanted()
             self._rest()
+            self._draw_notes()
+            self.box.focus()
 
     def _send(self, *, live: bool) -> None:
         words = LIVE if live else RETRY
         if self._do(words, lambda: self._deeds.retry(self._case.key, live)):
             self._is_asked = True
-            words = f"{counted(self._case.rows, 'row')}; all is looked at again when they are in"
-            self._trouble.value = message_html("asked again", words)
+            self._sent = f"{time.strftime('%H:%M')}, {counted(self._case.rows, 'row')}"
+
+    def _leave(self) -> None:
+        self._do(DROP, lambda: self._deeds.drop(self._case.key, self._tell))
+
+    def _tell(self, text: str) -> None:
+        """Say what has become of a drop, here and under all of the causes."""
+        self._told = None if self._is_left_out else (DROP, text)
+        self._draw_notes()
+        self._say(text)
 
     def _do(self, what: str, deed: Callable[[], None]) -> bool:
         """Do it; if that fails, say why: nobody else would."""
@@ -260,9 +337,13 @@ class _Row:
             deed()
         except Exception as error:
             log.exception("%r failed", what)
-            self._trouble.value = message_html(f"not done: {what}", str(error))
+            self._told = (f"not done: {what}", str(error))
             return False
         return True
+
+
+def _in_line() -> Layout:
+    return Layout(flex_flow="row wrap", margin="6px 0 0")
 
 
 def _wide() -> Layout:
@@ -291,5 +372,6 @@ def _style(live: str, receipt: str) -> str:
 .{live} .jupyter-button:focus:enabled {{box-shadow:none}}
 .{live} .jupyter-button:focus-visible {{outline:2px solid {ACCENT};outline-offset:2px}}
 .{live} .jupyter-button.gptbatch-confirm {{border-color:{BAD}}}
+.{live} .gptbatch-cause:focus-visible {{outline:2px solid {ACCENT};outline-offset:2px}}
 .{live} summary:focus-visible {{outline:2px solid {ACCENT};outline-offset:2px}}
 </style>"""

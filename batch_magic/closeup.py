@@ -28,20 +28,6 @@ from batch_magic.value_words import clean, unfolded
 Kin = Callable[[], Iterable[tuple[RunFolder, RunRecord]]]
 
 
-class PromptPart(TypedDict):
-    """A piece of a message: `text`, or an `image` by its address or its size."""
-
-    kind: str
-    said: str
-
-
-class PromptMessage(TypedDict):
-    """A message of a prompt."""
-
-    role: str
-    parts: list[PromptPart]
-
-
 class Fact(TypedDict):
     """Something told of an answer, in words."""
 
@@ -56,7 +42,7 @@ class Letter(TypedDict):
     status: str
     error: str | None
     answer: str | None
-    messages: list[PromptMessage]
+    messages: list[wire.PromptMessage]
     params: Any
     sent: str | None  # why there is no prompt to show
     facts: list[Fact]
@@ -96,7 +82,7 @@ class Closeup:
             "status": RowStatus(int(resolution.statuses[row])).label,
             "error": error or (self._resolved.notes[note] if note >= 0 else None),
             "answer": _text(told.get("text")),
-            "messages": _messages(body or {}),
+            "messages": wire.messages_of(body or {}),
             "params": unfolded({k: v for k, v in (body or {}).items() if k not in _PROMPT}),
             "sent": sent,
             "facts": self._facts(row, entry, told, asked),
@@ -232,49 +218,3 @@ def _text(said: bytes | None) -> str | None:
 
 _TOLD = ("input", "output")  # also when they are none
 _PROMPT = ("messages", "input", "prompt", "instructions", "model")
-_IMAGES = ("image_url", "input_image")
-
-
-def _messages(body: Mapping[str, Any]) -> list[PromptMessage]:
-    """Return the messages of a request to any endpoint."""
-    found: list[PromptMessage] = []
-    if body.get("instructions"):
-        found.append({"role": "instructions", "parts": [_part(body["instructions"])]})
-    for name in ("messages", "input", "prompt"):
-        given = body.get(name)
-        if isinstance(given, list) and given and all(_is_message(one) for one in given):
-            found += [{"role": str(m["role"]), "parts": _parts(m.get("content"))} for m in given]
-        elif given is not None:
-            found.append({"role": name, "parts": _parts(given)})
-    return found
-
-
-def _is_message(one: Any) -> bool:
-    return isinstance(one, dict) and "role" in one
-
-
-def _parts(content: Any) -> list[PromptPart]:
-    return [_part(one) for one in content] if isinstance(content, list) else [_part(content)]
-
-
-def _part(given: Any) -> PromptPart:
-    if isinstance(given, dict) and given.get("type") in _IMAGES:
-        url = given.get("image_url")
-        return {"kind": "image", "said": _address(url.get("url") if isinstance(url, dict) else url)}
-    if isinstance(given, dict) and isinstance(given.get("text"), str):
-        given = given["text"]
-    if not isinstance(given, str):
-        given = json.dumps(unfolded(given), ensure_ascii=False)
-    return {"kind": "text", "said": str(unfolded(given))}
-
-
-_ADDRESS_CHARS = 400
-
-
-def _address(url: object) -> str:
-    """Tell of an image: its address, or what it is and how large."""
-    text = clean(str(url))
-    head, comma, data = text.partition(",")
-    if text.startswith("data:") and comma:
-        return f"{head.removeprefix('data:').partition(';')[0]}, {len(data) * 3 // 4:,} bytes"
-    return text if len(text) <= _ADDRESS_CHARS else f"{text[:_ADDRESS_CHARS]}…"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from batch_magic.cell_line import Option, cell_parser, raw_words, unquoted, usage_of
-from batch_magic.records import Endpoint, RowStatus
+from batch_magic.records import Endpoint
 
 MAGIC = "gptbatch"
 
@@ -241,6 +241,15 @@ _FIXED: Mapping[str, tuple[tuple[str, str], ...]] = {
     "column": (("answer", "as it is when none is named"),),
 }
 
+_KEPT = {
+    "usage": "tokens: input, cached, output, reasoning",
+    "finish_reason": "why the model stopped",
+    "cost": "US dollars of each row",
+    "custom_id": "its name at the service",
+    "model": "the version that answered",
+    "raw": "the line as it was received",
+}
+
 
 def _value(option: Option, typed: str, line: _Line, known: Known) -> Found | None:
     """Offer values of an option; of a list, what may come after its last comma."""
@@ -260,7 +269,7 @@ def _value(option: Option, typed: str, line: _Line, known: Known) -> Found | Non
         case "extras":
             return _one_of_list(known.variables(), text)
         case "keep":
-            return _one_of_list([Candidate(f, "a column more") for f in known.keep], text)
+            return _one_of_list([Candidate(one, _KEPT.get(one, "")) for one in known.keep], text)
         case "on":
             return _offer(known.backends(), text)
         case "param":
@@ -294,6 +303,8 @@ def _param(typed: str, columns: Iterable[Candidate]) -> Found | None:
 
 _VERB_OPTIONS = {
     "--status": "of rows with these outcomes alone",
+    "--cause": "of these causes alone, by their numbers in `errors`",
+    "--drop": "without rows of these causes, by their numbers in `errors`",
     "--live": "through the realtime API, at its price",
     "--timeout": "wait no longer",
     "--max-cost": "refuse what may cost more",
@@ -312,7 +323,16 @@ _VERB_OPTIONS = {
     "--column": "the answers to compare",
     "--models": "those of the run alone",
 }
-_RETRIED = [s for s in RowStatus if s.label not in ("ok", "skipped", "pending")]
+_OF_FRAMES = ("explore", "compare")  # a DataFrame's name does as well as a run's
+_RETRIED = {
+    "failed": "an error in place of an answer",
+    "expired": "the service had no time for them",
+    "cancelled": "cut off by a cancel",
+    "missing": "lost by the service",
+    "truncated": "cut short at the token limit",
+    "refused": "the model would not answer",
+    "unparsed": "answers that do not fit",
+}
 
 
 def _on_verb_line(before: str, known: Known) -> Found | None:
@@ -338,10 +358,15 @@ def _on_verb_line(before: str, known: Known) -> Found | None:
     if verb == "help":
         return _offer(offered, typed)
     named = [word for word in words[1:] if not word.startswith("-")]
-    takes_names = "NAME" in verbs[verb].split() or "[NAME]" in verbs[verb]
-    may_have_two = "NAME [NAME]" in verbs[verb] and len(named) < 2
-    if takes_names and (not named or may_have_two or "NAME …" in verbs[verb]):
-        return _offer([one for one in known.runs() if one.text not in named], typed)
+    usage = usage_of(verbs[verb])[0]
+    takes_names = "NAME" in usage.split() or "[NAME]" in usage
+    may_have_two = "NAME [NAME]" in usage and len(named) < 2
+    if takes_names and (not named or may_have_two or "NAME …" in usage):
+        runs = known.runs()
+        taken = {*named, *(run.text for run in runs)}  # a run comes before a frame of its name
+        frames = known.frames() if verb in _OF_FRAMES else ()
+        left = [one for one in runs if one.text not in named]
+        return _offer([*left, *(one for one in frames if one.text not in taken)], typed)
     return _verb_options(known.verb_options.get(verb, ()), words, typed)
 
 
@@ -356,7 +381,7 @@ def _verb_value(option: str, typed: str, words: Sequence[str], known: Known) -> 
     text = typed[1:] if typed[:1] in ("'", '"') else typed
     match option:
         case "--status":
-            return _one_of_list([Candidate(s.label, "rows that are so") for s in _RETRIED], text)
+            return _one_of_list([Candidate(*one) for one in _RETRIED.items()], text)
         case "--truth" | "--column":
             return _offer(known.columns(words[1]) if len(words) > 1 else (), text)
         case "--on" if words[0] == "compare":

@@ -29,6 +29,7 @@ _PASSES = "it passes by itself: retry these"
 _SLOWER = "the service had too much to do just then: retry these (live: lower live_concurrency)"
 _ACCOUNT = "mend the account (key, billing, quota), then retry these"
 _TEXT = "shorten the row's text or the template, or name a model with a larger context (-m)"
+_ALONE = "in a cell over these rows alone: a changed request is paid for anew"
 _WORDING = "reword the row's text or the template, or drop these rows"
 
 # The first that is found in the error counts: the more telling come first.
@@ -108,7 +109,7 @@ def cure_of(run: RunRecord, status: RowStatus, error: str) -> Cure:
 def _of_truncated(run: RunRecord) -> str:
     name = _CAPPED_BY.get(run.request.endpoint, "max_completion_tokens")
     more = f"allow more: -p {name}=…" if _is_capped(run) else "ask for a shorter answer"
-    return f"{more}, and run the cell again with --fresh for these rows"
+    return f"{more}, {_ALONE}"
 
 
 def _is_capped(run: RunRecord) -> bool:
@@ -124,17 +125,40 @@ def _of_refused(error: str) -> str:
 
 def _of_unparsed(run: RunRecord, error: str) -> Cure:
     if "called a tool" in error:
-        return Cure("leave the tools out (-p), and run the cell again with --fresh", may_pass=False)
-    if re.search(r"holds? no (?:text|choices|vector|result)|vectors? for", error):
+        return Cure(f"leave the tools out (-p), {_ALONE}", may_pass=False)
+    if re.search(r"^\d[\d,]* vectors? for \d", error):
+        return Cure("it has not a vector for each input: retry these", may_pass=True)
+    if re.search(r"^the (?:answer|response) holds no |^the answer is no JSON object: ", error):
         return Cure("there is nothing to read in the answer: retry these", may_pass=True)
+    reparse = f"`%gptbatch reparse {run.name}"
     if run.layout.shape is not None and run.layout.shape.pattern is not None:
         return Cure(
-            f"read the answers by a better pattern, for nothing: `%gptbatch reparse {run.name}"
-            " --parse PATTERN`; or retry these",
+            f"read the answers by a better pattern, for nothing: {reparse} --parse PATTERN`;"
+            " or retry these",
+            may_pass=True,
+        )
+    if re.search(_NO_OBJECT, error):
+        return Cure(
+            "no schema can read that: retry these, or say in the template that the answer is one"
+            f" JSON object (where all are plain text: {reparse} --parse PATTERN`)",
+            may_pass=True,
+        )
+    if error.startswith("its validator failed"):
+        return Cure(
+            "mend the validator of your class and read the answers anew, for nothing:"
+            f" {reparse} --schema X`; or retry these",
             may_pass=True,
         )
     return Cure(
-        "widen the schema and read the answers anew, for nothing: `%gptbatch reparse"
-        f" {run.name} --schema X`; or retry these",
+        f"widen the schema and read the answers anew, for nothing: {reparse} --schema X`;"
+        " or retry these",
         may_pass=True,
     )
+
+
+# What is no JSON object stays none, whatever fields are asked of it. As `answers` words it, and
+# msgspec and pydantic of an answer as a whole, without a field in front.
+_NO_OBJECT = (
+    r"^the answer is no JSON|^the answer holds several JSON values|^Expected `?object`?, got"
+    r"|^Input should be (?:an object|a valid dictionary|a dictionary)"
+)

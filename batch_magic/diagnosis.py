@@ -7,41 +7,43 @@ rows may have as many causes, so examples are read for a few of them, and nothin
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from batch_magic import wire
 from batch_magic.causes import Cause, cause_key, causes
 from batch_magic.costs import estimate, spent_before
 from batch_magic.cures import Cure, cure_of
 from batch_magic.errors import CellError
 from batch_magic.folder import RunFolder
 from batch_magic.outcomes import ANSWER, NO_REASON, Exchange, exchanges
-from batch_magic.records import PAID, Endpoint, Estimate, Lines, RowStatus, RunRecord, Span
+from batch_magic.records import PAID, Estimate, Lines, RowStatus, RunRecord, Span
 from batch_magic.resending import tell_causes
 from batch_magic.tokens import Tally, counter
-from batch_magic.wording import printable
+from batch_magic.wording import counted, printable
 
 EXAMPLES = 60  # causes that are priced and shown by one of their rows
-_COLUMNS, _VALUE_CHARS, _TEXT_CHARS = 8, 120, 600
+_COLUMNS, _VALUE_CHARS, _TEXT_CHARS, _MESSAGES = 8, 120, 1_000, 8
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row of a cause: its values, its prompt's beginning and what came back, cut short.
+    """One row of a cause: its values, its messages and what came back, each cut where it is long.
 
-    `prompt` is None where nothing was sent, or where another run sent it; `answer` where none came.
+    `prompt` has the messages, each a role and a text, as they were sent, with a word for those in
+    the middle of many; None where nothing was sent, or where another run sent it. `answer` is None
+    where none came. What is cut off is counted at the end of its text.
     """
 
     position: int
     index: str
     values: tuple[tuple[str, str], ...]
     more_columns: int
-    prompt: str | None
+    prompt: tuple[tuple[str, str], ...] | None
     answer: str | None
 
 
@@ -163,7 +165,7 @@ def _example(run: RunRecord, frame: pd.DataFrame, cause: Cause, exchange: Exchan
         index=_shortened(frame.index[position], _VALUE_CHARS),
         values=tuple(zip(names, values, strict=True)),
         more_columns=max(0, len(frame.columns) - _COLUMNS),
-        prompt=None if exchange.line is None else _prompt(run, exchange.line),
+        prompt=None if exchange.line is None else _prompt(exchange.line),
         answer=_answer(cause, exchange),
     )
 
@@ -173,33 +175,27 @@ def _answer(cause: Cause, exchange: Exchange) -> str | None:
     text = exchange.text or cause.error.partition(ANSWER)[2]
     if not text and cause.status in PAID and exchange.raw is not None:
         text = exchange.raw.decode("utf-8", "replace")
-    return _shortened(text, _TEXT_CHARS) if text else None
+    return _beginning(text) if text else None
 
 
-def _prompt(run: RunRecord, line: bytes) -> str:
-    """Return the beginning of a request's last message, as it was sent."""
-    body = json.loads(line).get("body", {})
-    match run.request.endpoint:
-        case Endpoint.CHAT:
-            said: object = body.get("messages")
-        case Endpoint.COMPLETIONS:
-            said = body.get("prompt")
-        case _:
-            said = body.get("input")
-    return _shortened(" ".join(_texts(said)), _TEXT_CHARS)
+def _prompt(line: bytes) -> tuple[tuple[str, str], ...]:
+    """Return the messages of a request as they were sent: of many the first and the last ones."""
+    messages = wire.messages_of(wire.body_of(line))
+    told = [(one["role"], _beginning("\n".join(map(_said, one["parts"])))) for one in messages]
+    left_out = len(told) - _MESSAGES
+    if left_out > 0:
+        told[1 : 1 + left_out] = [("and", f"{counted(left_out, 'message')} more")]
+    return tuple(told)
 
 
-def _texts(said: object) -> Iterator[str]:
-    """Yield the texts of a prompt: of messages those of the last, an image as a word."""
-    if isinstance(said, str):
-        yield said
-    elif isinstance(said, list) and said and isinstance(said[-1], Mapping) and "role" in said[-1]:
-        yield from _texts(said[-1].get("content"))
-    elif isinstance(said, list):
-        for part in said:
-            yield from _texts(part)
-    elif isinstance(said, Mapping):
-        yield str(said["text"]) if "text" in said else "[image]"
+def _said(part: wire.PromptPart) -> str:
+    return part["said"] if part["kind"] == "text" else f"[image: {part['said']}]"
+
+
+def _beginning(text: str) -> str:
+    """Return a text with its line ends; of a long one the beginning, and how much more there is."""
+    more = len(text) - _TEXT_CHARS
+    return f"{text[:_TEXT_CHARS]}… {more:,} more characters" if more > 0 else text
 
 
 def _shortened(value: object, length: int) -> str:

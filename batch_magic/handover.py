@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Protocol
 
@@ -43,7 +43,8 @@ class HandOver:
         self.is_busy = True  # the cell that loads the extension is running
         self._ready: list[Callable[[], None]] = []
         self._given: dict[str, weakref.ref[pd.DataFrame]] = {}  # run id → the frame it has given
-        self._left_out: dict[str, set[str]] = {}  # run id → causes whose rows the frame lacks
+        self._left_out: dict[str, frozenset[str]] = {}  # run id → causes whose rows it lacks
+        self._watching: dict[str, list[Callable[[Collection[str]], None]]] = {}  # … who is told
         try:
             self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:
@@ -63,13 +64,13 @@ class HandOver:
     def promise(self, run: Run, panel: Says) -> None:
         """Bind the run's name to its handle now, and to its frame once there is one."""
         self._shell.user_ns[run.name] = run
-        self._left_out.pop(run.run_id, None)
+        self._leave_out(run, ())
         run.when_ended(lambda result: self._deliver(partial(self._put, run, result, panel)))
 
     def give(self, run: Run, frame: pd.DataFrame, left_out: Iterable[str] = ()) -> None:
         """Bind a frame at once, that lacks the rows of these causes: the running cell wants it."""
-        self._left_out[run.run_id] = set(left_out)
         self._bind(run, frame)
+        self._leave_out(run, left_out)
 
     def renew(self, run: Run, say: Callable[[str], None]) -> None:
         """Bind the run's name to its new frame once there is one, if it holds the old one still."""
@@ -80,6 +81,16 @@ class HandOver:
         if self.is_busy:
             say(f"they leave `{run.name}` when the running cell has ended")
         self._deliver(partial(self._drop, run, key, say))
+
+    def watch(self, run: Run, tell: Callable[[Collection[str]], None]) -> None:
+        """Tell, now and from now on, the causes whose rows the frame lacks that was handed over."""
+        self._watching.setdefault(run.run_id, []).append(tell)
+        tell(self._left_out.get(run.run_id, frozenset()))
+
+    def _leave_out(self, run: Run, keys: Iterable[str]) -> None:
+        self._left_out[run.run_id] = frozenset(keys)
+        for tell in self._watching.get(run.run_id, ()):
+            tell(self._left_out[run.run_id])
 
     def _bind(self, run: Run, frame: pd.DataFrame) -> None:
         self._shell.user_ns[run.name] = frame
@@ -152,7 +163,7 @@ class HandOver:
                 f" line away: `%gptbatch take {run.name}`"
             )
             return
-        left_out = self._left_out.get(run.run_id, set())
+        left_out = self._left_out.get(run.run_id, frozenset())
         frame = run.without(result, left_out) if left_out else result
         self._bind(run, frame)
         run.taken()
@@ -172,8 +183,8 @@ class HandOver:
         except BatchMagicError as error:
             say(f"nothing was dropped: {error}")
             return
-        self._left_out.setdefault(run.run_id, set()).add(key)
         self._bind(run, frame)
+        self._leave_out(run, self._left_out.get(run.run_id, frozenset()) | {key})
         say(left_words(run, frame))
 
     def close(self) -> None:

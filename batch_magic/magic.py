@@ -61,31 +61,41 @@ from batch_magic.wording import counted
 
 _TRAITS = {str: Unicode, int: Integer, float: Float}
 _TELL_S = 0.2
+_NEAR = 0.7  # how alike a name must be to be offered: one letter of three may differ
 _EVENTS = 10  # how many of the latest events `show` prints
 
 VERBS = {
-    "list": "all runs of this project as a frame; `%gptbatch` alone shows them live",
-    "status": "NAME the panel again; without NAME the list",
-    "wait": "NAME [--timeout 10m] block until it has ended",
-    "cancel": "NAME … | --all cancel it; rows that finished are kept",
-    "retry": "NAME [--status failed,… | --cause 1,…] [--live] send rows without an answer again",
+    "list": "all runs of this project as a DataFrame; `%gptbatch` alone shows them live",
+    "status": "[NAME] show the panel of a run once more; without NAME all runs, as `list`",
+    "wait": "NAME [--timeout 10m] block the cell until a run has ended",
+    "cancel": "NAME … | --all cancel runs; rows that have finished are kept",
+    "retry": "NAME [--status failed,… | --cause 1,…] [--live] [--max-cost USD]"
+    " send rows without an answer again",
     "submit": "NAME give leave to a run that may cost more than confirm_above_usd",
-    "finish": "NAME finish what is left through the realtime API: batches are cancelled first",
-    "reparse": "NAME --parse PATTERN | --schema X [--prefix P] read its answers anew, for nothing",
+    "finish": "NAME [--max-cost USD] finish what is left of a run through the realtime API;"
+    " its batches are cancelled first",
+    "reparse": "NAME --parse PATTERN | --schema X [--prefix P] [--flatten]"
+    " read the answers of a run anew, for nothing",
     "compare": "NAME [NAME] [--truth COLUMN] [--column X,Y] [--on COLUMN] [--models X,Y]"
-    " their answers side by side",
-    "plot": "[NAME] outcomes, tokens and times of a run; without NAME cost by day and model",
+    " set the answers of two runs side by side, row by row",
+    "plot": "[NAME] draw outcomes, tokens and times of a run; without NAME cost by day and model",
     "errors": "NAME why rows have no answer: causes, how often, an example of each",
     "explore": "NAME look through its rows: sort, filter, search, one row whole, marks and notes",
-    "clinic": "NAME the same with what cures each cause, what a retry costs, and buttons",
+    "clinic": "NAME rows without a good answer, by cause: its cure, what a retry costs, buttons",
     "cost": "[NAME] tokens and dollars of all runs, or of one, as paid and as if at once",
-    "attach": "NAME | batch_… [-o NAME] [--frame FRAME] [--id COLUMN] [--on BACKEND] go on with it",
-    "take": "NAME [--drop 1,…] put the result in the namespace now, without rows of these causes",
-    "show": "NAME template, parameters, latest events and one rendered request",
+    "attach": "NAME | batch_… [-o NAME] [--frame FRAME] [--id COLUMN] [--on BACKEND]"
+    " go on with a run of an earlier kernel, or with a batch made elsewhere",
+    "take": "NAME [--drop 1,…] put a run's result in the namespace now, whole or without some rows",
+    "show": "NAME template, parameters, latest events and one rendered request of a run",
     "recover": "[--on BACKEND] jobs of ours at the service that no run knows: adopt or cancel them",
-    "clean": "[NAME] [--remote] [--yes] delete a run's files here (and at the service); asks first",
-    "help": "[VERB] this table, or one verb in full",
+    "clean": "[NAME] [--remote] [--yes] delete files of ended runs, here (and at the"
+    " service); asks first",
+    "help": "[VERB] all verbs, or one of them in full",
 }
+
+
+def _usage(verb: str) -> str:
+    return f"%gptbatch {verb} {cell_line.usage_of(VERBS[verb])[0]}"
 
 
 def _trait(one: Field[Any]) -> Any:
@@ -242,7 +252,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
     def _variable(self, name: str) -> object:
         if name in self.shell.user_ns:
             return self.shell.user_ns[name]
-        near = difflib.get_close_matches(name, list(self.shell.user_ns), n=1)
+        near = difflib.get_close_matches(name, self.completions.names(), n=1, cutoff=_NEAR)
         hint = f"did you mean {near[0]!r}?" if near else "run the cell that makes it first"
         raise CellError(f"there is no variable {name!r}; {hint}")
 
@@ -367,7 +377,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         words, causes = option(words, "--cause", "numbers as `errors` has them, such as 1,2")
         words, cap = option(words, "--max-cost", "US dollars, or any")
         live, words = "--live" in words, [word for word in words if word != "--live"]
-        want(words, 1, "%gptbatch retry NAME [--status failed,expired | --cause 1,2] [--live]")
+        want(words, 1, _usage("retry"))
         labels = [label.strip() for label in (given or "").split(",") if label.strip()]
         numbers = cell_line.numbers("--cause", causes)
         home, use = self._session(), self._settings()
@@ -380,7 +390,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
 
     def _do_finish(self, words: list[str]) -> None:
         words, cap = option(words, "--max-cost", "US dollars, or any")
-        want(words, 1, "%gptbatch finish NAME [--max-cost USD]")
+        want(words, 1, _usage("finish"))
         self._present(self._session().finish(words[0], self._settings(), max_cost=cap))
 
     def _do_reparse(self, words: list[str]) -> None:
@@ -388,7 +398,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         words, schema = option(words, "--schema", "a schema")
         words, prefix = option(words, "--prefix", "a text")
         flat, words = "--flatten" in words, [word for word in words if word != "--flatten"]
-        want(words, 1, "%gptbatch reparse NAME --parse PATTERN | --schema X [--prefix P]")
+        want(words, 1, _usage("reparse"))
         options = Options(
             out="",
             schema=self._schema(schema or ""),
@@ -429,7 +439,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         held, home = self.shell.user_ns.get(word), self._session()
         if isinstance(held, pd.DataFrame) and home.journal.find(word) is None:
             return python_api.explore(held, name=word, home=self._settings().home)
-        return home.explore(word)
+        return home.explore_run(self._run_not_frame(word))
 
     def _do_clinic(self, words: list[str]) -> None:
         want(words, 1, "%gptbatch clinic NAME")
@@ -440,13 +450,14 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             return
         deeds = Deeds(
             retry=lambda key, live: self._retry_cause(run, key, live, shown.say),
-            drop=lambda key: self._handover.drop(run, key, shown.say),
+            drop=partial(self._handover.drop, run),
             diagnose=run.diagnosis,
             in_background=run.in_background,
         )
         shown = Clinic(found, run.snapshot(), deeds)
         shown.show()
         run.listen(shown.update)
+        self._handover.watch(run, shown.leave_out)
 
     def _retry_cause(self, run: Run, key: str, live: bool, say: Callable[[str], None]) -> None:
         """Send the rows of a cause again; when they are in, the name holds the new result."""
@@ -459,8 +470,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         words, on = option(words, "--on", "a column")
         words, models = option(words, "--models", "models, such as gpt-5-mini,gpt-5-nano")
         if len(words) not in (1, 2):
-            usage = cell_line.usage_of(VERBS["compare"])[0]
-            raise CellError(f"the words do not fit; write %gptbatch compare {usage}")
+            raise CellError(f"the words do not fit; write {_usage('compare')}")
         known = [self._known_side(word) for word in words]
         names = listed(columns)
         found = sides.contenders(known, names, listed(models), truth or "")
@@ -469,12 +479,19 @@ class GPTBatch(_Configured):  # type: ignore[misc]
     def _known_side(self, word: str) -> sides.Contender:
         """Return the run of this name, else the DataFrame of this name, as a side."""
         try:
-            return python_api.known_sides(self._session().find(word))
+            return python_api.known_sides(self._run_not_frame(word))
         except CellError:
             held = self.shell.user_ns.get(word)
             if not isinstance(held, pd.DataFrame):
                 raise
             return python_api.known_sides(held, name=word)
+
+    def _run_not_frame(self, word: str) -> Run:
+        """Return the run of this name, where no DataFrame has it that would have done as well."""
+        try:
+            return self._session().find(word)
+        except CellError as error:
+            raise CellError(f"{error}; a DataFrame's name does as well, none is {word!r}") from None
 
     def _do_plot(self, words: list[str]) -> Any:
         want(words, min(len(words), 1), "%gptbatch plot [NAME]")
@@ -497,7 +514,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         words, frame = option(words, "--frame", "a DataFrame")
         words, column = option(words, "--id", "a column")
         words, on = option(words, "--on", "a backend")
-        want(words, 1, "%gptbatch attach NAME | batch_… [-o NAME] [--frame FRAME] [--id COLUMN]")
+        want(words, 1, _usage("attach"))
         home, use = self._session(), self._settings()
         if home.is_foreign(words[0]):
             whole = None if frame is None else self._frame(frame)
@@ -514,7 +531,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
 
     def _do_take(self, words: list[str]) -> None:
         words, given = option(words, "--drop", "numbers as `errors` has them, such as 1,2")
-        want(words, 1, "%gptbatch take NAME [--drop 1,2]")
+        want(words, 1, _usage("take"))
         run, numbers = self._session().find(words[0]), cell_line.numbers("--drop", given)
         frame = run.result(drop=numbers)
         self._handover.give(run, frame, run.causes_of(numbers) if numbers else ())
@@ -539,7 +556,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
 
     def _do_recover(self, words: list[str]) -> None:
         words, on = option(words, "--on", "a backend")
-        want(words, 0, "%gptbatch recover [--on BACKEND]")
+        want(words, 0, _usage("recover"))
         home, use = self._session(), self._settings()
         jobs = home.orphans(use, on or "")
         if not jobs:
@@ -567,7 +584,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         flags = {word for word in words if word.startswith("--")}
         names = [word for word in words if word not in flags]
         if flags - {"--remote", "--yes"} or len(names) > 1:
-            raise CellError("the words do not fit; write %gptbatch clean [NAME] [--remote] [--yes]")
+            raise CellError(f"the words do not fit; write {_usage('clean')}")
         home = self._session()
         runs = home.cleanable(names[0] if names else "")
         for run in runs:
@@ -605,7 +622,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
     def _waited_for(self, words: list[str]) -> tuple[Run, float | None]:
         words, given = option(words, "--timeout", "a duration, such as 10m")
         timeout_s = None if given is None else cell_line.duration_s(given)
-        want(words, 1, "%gptbatch wait NAME")
+        want(words, 1, _usage("wait"))
         run = self._session().attach(words[0], self._settings())
         if run.run_id not in self._panels and not run.snapshot().is_ended:
             self._present(run)

@@ -66,35 +66,43 @@ _PAGES = {
     "list": "A DataFrame with one row a run, newest first: name, state, rows, ok, pending, jobs,"
     " backend, model and when it was made. `%gptbatch cost` has the money.",
     "status": "Shows the panel of a run once more, in this cell. Both panels are kept up to date."
-    " It starts nothing: `%gptbatch attach NAME` goes on with a run of an earlier kernel.",
+    " It starts nothing: `%gptbatch attach NAME` goes on with a run of an earlier kernel. Without"
+    " NAME it is `%gptbatch list`.",
     "wait": "Goes on with the run, if it has stopped, and blocks the cell until it has ended; then"
-    " NAME is the frame. Interrupting the cell stops the waiting, never the run. In a cell with"
-    " other code, `await NAME` does the same.\n\n    %gptbatch wait labelled --timeout 10m",
-    "cancel": "Asks the service to cancel. Rows that finish until then are kept and billed; the"
-    " others are `cancelled`, and `%gptbatch retry NAME --status cancelled` sends them after all."
-    " A service may take ten minutes over it.\n\n    %gptbatch cancel labelled\n"
-    "    %gptbatch cancel --all",
+    " NAME is the frame. Interrupting the cell stops the waiting, never the run; so does --timeout,"
+    " after 90s, 10m or 3h. In a cell with other code, `await NAME` does the same.\n\n"
+    "    %gptbatch wait labelled --timeout 10m",
+    "cancel": "Asks the service to cancel the runs that are named, or with --all every run that"
+    " goes on. Rows that finish until then are kept and billed; the others are `cancelled`, and"
+    " `%gptbatch retry NAME --status cancelled` sends them after all. A service may take ten"
+    " minutes over it.\n\n    %gptbatch cancel labelled\n    %gptbatch cancel --all",
     "retry": "Sends rows again: those without an answer (failed, expired, cancelled, missing), or"
-    " those of the statuses you name. An answer is replaced only by one as good or better."
+    " those of the statuses that --status names, or of the causes that --cause names by their"
+    " numbers in `%gptbatch errors NAME`. An answer is replaced only by one as good or better."
     " --live asks them through the realtime API, at its price. The run's --max-cost holds, and"
     " confirm_above_usd asks, unless you say another --max-cost.\n\n"
-    "    %gptbatch retry labelled\n    %gptbatch retry labelled --status unparsed,truncated --live",
+    "    %gptbatch retry labelled\n    %gptbatch retry labelled --cause 1,3\n"
+    "    %gptbatch retry labelled --status unparsed,truncated --live",
     "submit": "Submits a run that was held because it may cost more than confirm_above_usd, as the"
     " button in its panel does. Its deadline counts from now on.",
     "finish": "Cancels the batches, keeps what they have answered and asks the rest through the"
     " realtime API, at its price; no row is paid for twice. The run's --max-cost holds, and"
     " confirm_above_usd asks, unless you say another --max-cost.\n\n"
     "    %gptbatch finish labelled --max-cost 5",
-    "reparse": "Reads the answers of an ended run anew, by another pattern or schema, for nothing:"
-    " no row is asked again. NAME is the new frame.\n\n"
+    "reparse": "Reads the answers of an ended run anew, for nothing: no row is asked again. By"
+    " another pattern (--parse) or by another schema (--schema: a class, a dict or a line of"
+    " fields, as in the cell). --prefix stands before the names of the columns, and with --flatten"
+    " an object within the answer becomes columns a.b. NAME is the new frame.\n\n"
     '    %gptbatch reparse labelled --parse "{korean} | {english}"\n'
     "    %gptbatch reparse labelled --schema Label --prefix second_",
     "errors": "A DataFrame with one row a cause, the commonest first: status, how many rows, one"
-    " error in full, and the first such row. Errors that differ in numbers and ids alone are one"
-    " cause. `%gptbatch retry NAME --status …` sends rows again.",
+    " error in full, its cure, and the first such row. Errors that differ in numbers and ids alone"
+    " are one cause. Its index has their numbers: `%gptbatch retry NAME --cause 1` sends the rows"
+    " of one again, `%gptbatch take NAME --drop 1` leaves them out.",
     "clinic": "Shows the rows without a good answer by cause: how many, an example with its prompt"
     " and its answer, what usually cures it, and what a retry would cost by batch and live. The"
-    " buttons retry a cause, ask it live, or drop its rows from NAME; each asks first.",
+    " buttons retry a cause, ask it live, or drop its rows from NAME; each asks first. Where there"
+    " are no buttons, it says what to type.",
     "explore": "A table to look through, for a run or a DataFrame: sort, search, filter, counts and"
     " histograms to click on, one row whole with prompt and answer, thumbs and notes, which become"
     " the columns gpt_mark and gpt_note. The name `explorer` is bound to it, unless it holds"
@@ -105,11 +113,11 @@ _PAGES = {
     "    %gptbatch explore labelled",
     "compare": "Sets the answers of two runs side by side, row by row: what is equal, Cohen's kappa"
     " for labels, differences for scores, likeness for texts, the rows that differ, what each took."
-    " A DataFrame's name does for a run's. One NAME: its models, each with each, or the two columns"
-    " of --column x,y, or the run against the truth alone. --truth names a column with what is"
-    " right, --column the answers to compare, --on a column by which rows are matched where"
-    " neither the frame nor its index tells. What is shown is a value: `.summary`, `.changed`,"
-    " `.confusion` and others are DataFrames, `.plot()` is a figure.\n\n"
+    " A DataFrame's name does for a run's. One NAME: its models, each with each (or those of"
+    " --models alone), or the two columns of --column x,y, or the run against the truth. --truth"
+    " names a column with what is right, --column the answers to compare, --on a column by which"
+    " rows are matched where neither the frame nor its index tells. What is shown is a value:"
+    " `.summary`, `.changed`, `.confusion` and others are DataFrames, `.plot()` is a figure.\n\n"
     "    %gptbatch compare brief careful --truth label\n"
     "    %gptbatch compare labelled --models gpt-5-mini,gpt-5-nano",
     "plot": "A matplotlib figure of a run: outcomes, tokens of its answers, and the times of its"
@@ -124,12 +132,14 @@ _PAGES = {
     " says that a service may have your key.\n\n    %gptbatch attach labelled\n"
     "    %gptbatch attach batch_abc123 -o labelled --frame reviews --id review_id",
     "take": "Binds NAME to the frame of an ended run, whatever NAME holds by now. The panel says"
-    " when that is needed: the name was bound to something else meanwhile.",
+    " when that is needed: the name was bound to something else meanwhile. --drop leaves out the"
+    " rows of causes, by their numbers in `%gptbatch errors NAME`; the run keeps them, and without"
+    " --drop they are back.\n\n    %gptbatch take labelled --drop 1,3",
     "show": "Prints the run as it was asked for: backend, endpoint, model, parameters, template,"
     " its latest events, and its first request as it was sent.",
     "recover": "Looks at the service for jobs that batch_magic made and no run of this home knows:"
     " after a folder was lost, say. Each can be adopted as a run, cancelled, or left alone; it"
-    " asks.",
+    " asks. --on names another service than that of the settings.",
     "clean": "Deletes the files of runs that have ended and whose result was taken: of NAME, or of"
     " all. Their rows would be paid for again. --remote deletes those at the service, too; result"
     " files that have not come here are never deleted. It asks first; --yes answers.",
@@ -138,6 +148,7 @@ _PAGES = {
 
 
 _OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
+_FIRST_OPTION = re.compile(r"\s*\|?\s*\[?--?[a-z]")
 
 
 def cell_help(verbs: Mapping[str, str]) -> str:
@@ -149,7 +160,7 @@ def cell_help(verbs: Mapping[str, str]) -> str:
 
 def verbs_help(verbs: Mapping[str, str]) -> str:
     """Return the verbs of `%gptbatch` with what each does, a paragraph each."""
-    lines = [_entry(f"%gptbatch {verb}", usage_of(told)[1]) for verb, told in verbs.items()]
+    lines = [_entry(_with_names(verb, told), usage_of(told)[1]) for verb, told in verbs.items()]
     return "\n".join([*lines, "", "%gptbatch help VERB tells one of them in full."])
 
 
@@ -162,9 +173,14 @@ def verb_help(verb: str, told: str, more: str = "") -> str:
     return "\n\n".join([head, *map(_paragraph, paragraphs)])
 
 
-def options_of(verb: str, told: str) -> tuple[str, ...]:
-    """Return the options of a verb, as they are told of: in its line, and on its page."""
-    return tuple(dict.fromkeys(_OPTION.findall(f"{told} {_PAGES.get(verb, '')}")))
+def options_of(told: str) -> tuple[str, ...]:
+    """Return the options of a verb, by how it is written."""
+    return tuple(dict.fromkeys(_OPTION.findall(usage_of(told)[0])))
+
+
+def _with_names(verb: str, told: str) -> str:
+    """A verb with what it is about, options left out: how each is written is on its page."""
+    return f"%gptbatch {verb} {_FIRST_OPTION.split(usage_of(told)[0])[0]}".strip()
 
 
 def has_page(verb: str) -> bool:

@@ -60,7 +60,7 @@ class Completions:
             tests=lambda: _of_jinja("tests"),
             functions=_functions,
             verbs=verbs,
-            verb_options={verb: options_of(verb, told) for verb, told in verbs.items()},
+            verb_options={verb: options_of(told) for verb, told in verbs.items()},
             keep=tuple(KEEP),
         )
         # A bound method cannot be marked as a matcher, and each look-up makes another one.
@@ -100,6 +100,10 @@ class Completions:
         }
 
     # -- what there is ----------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """Return the names that the user has made, the newest last."""
+        return [name for name, _ in self._own()]
 
     def _own(self) -> list[tuple[str, Any]]:
         """Return the names that the user has made, the newest last."""
@@ -222,7 +226,8 @@ _SCHEMA_MARKS = {
 def _price_words(prices: money.Prices | None) -> str:
     if prices is None:
         return "price not known"
-    return f"{dollars(prices.input.least)} in, {dollars(prices.output.least)} out by batch"
+    asked, answered = dollars(prices.input.least), dollars(prices.output.least)
+    return f"{asked} in, {answered} out per 1M tokens by batch"
 
 
 def _of_jinja(kind: str) -> list[Candidate]:

@@ -394,11 +394,13 @@ def _over_missing(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _default(value: object, default_value: object = "", boolean: bool = False) -> object:
+    """Another value where it is missing: default("none")."""
     missing = isinstance(value, Undefined) or is_missing(value)
     return default_value if missing or (boolean and not value) else value
 
 
 def _to_json(value: object, indent: int | None = None) -> str:
+    """The value as JSON, in its own letters."""
     # Jinja's own escapes <, > and everything beyond ASCII, which is for web pages.
     found = None if is_missing(value) else plain(value)
     indent = indent if indent is None else min(int(indent), 100)

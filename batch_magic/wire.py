@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from operator import add
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import orjson
 
 from batch_magic.errors import CellError
 from batch_magic.records import Endpoint, Lines, Message, Part, Parts, Rendered, Slot, Value
+from batch_magic.value_words import clean, unfolded
 
 DIGEST_SIZE = 16
 CHAT = Endpoint.CHAT.value
@@ -224,6 +225,71 @@ def _tail_at(line: bytes) -> int:
     if end < 0 or not line.startswith(_HEAD):
         raise ValueError("not a request line of ours")
     return end
+
+
+# --- a body read again -------------------------------------------------------------------------
+
+
+class PromptPart(TypedDict):
+    """A piece of a message: `text`, or an `image` by its address or its size."""
+
+    kind: str
+    said: str
+
+
+class PromptMessage(TypedDict):
+    """A message of a prompt."""
+
+    role: str
+    parts: list[PromptPart]
+
+
+_IMAGES = ("image_url", "input_image")
+
+
+def messages_of(body: Mapping[str, Any]) -> list[PromptMessage]:
+    """Return the messages of a request's body, of any endpoint; an image by address or size."""
+    found: list[PromptMessage] = []
+    if body.get("instructions"):
+        found.append({"role": "instructions", "parts": [_piece(body["instructions"])]})
+    for name in ("messages", "input", "prompt"):
+        given = body.get(name)
+        if isinstance(given, list) and given and all(_is_message(one) for one in given):
+            found += [{"role": str(m["role"]), "parts": _pieces(m.get("content"))} for m in given]
+        elif given is not None:
+            found.append({"role": name, "parts": _pieces(given)})
+    return found
+
+
+def _is_message(one: Any) -> bool:
+    return isinstance(one, dict) and "role" in one
+
+
+def _pieces(content: Any) -> list[PromptPart]:
+    return [_piece(one) for one in content] if isinstance(content, list) else [_piece(content)]
+
+
+def _piece(given: Any) -> PromptPart:
+    if isinstance(given, dict) and given.get("type") in _IMAGES:
+        url = given.get("image_url")
+        return {"kind": "image", "said": _address(url.get("url") if isinstance(url, dict) else url)}
+    if isinstance(given, dict) and isinstance(given.get("text"), str):
+        given = given["text"]
+    if not isinstance(given, str):
+        given = json.dumps(unfolded(given), ensure_ascii=False)
+    return {"kind": "text", "said": str(unfolded(given))}
+
+
+_ADDRESS_CHARS = 400
+
+
+def _address(url: object) -> str:
+    """Tell of an image: its address, or what it is and how large."""
+    text = clean(str(url))
+    head, comma, data = text.partition(",")
+    if text.startswith("data:") and comma:
+        return f"{head.removeprefix('data:').partition(';')[0]}, {len(data) * 3 // 4:,} bytes"
+    return text if len(text) <= _ADDRESS_CHARS else f"{text[:_ADDRESS_CHARS]}…"
 
 
 # --- the body as constants and slots --------------------------------------------------------

@@ -164,7 +164,8 @@ KEYS: dict[str, frozenset[str]] = {
     "threading": frozenset({"heartbeat", "journal", "engine", "answers", "run", "session"})
     | {"panel", "live", "explorer", "clinic", "project"},
     # Clocks and dice are handed down: `run` waits by the monotonic clock.
-    "time": frozenset({"heartbeat", "run", "session", "panel", "magic", "matcher", "project"}),
+    "time": frozenset({"heartbeat", "run", "session", "panel", "magic", "matcher", "project"})
+    | {"clinic"},
     "secrets": frozenset({"session"}),
     "uuid": frozenset(),
     "random": frozenset(),

@@ -9,9 +9,9 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
@@ -19,9 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernels import Kernel, kernel
 from pictures import picture
+from pydantic import BaseModel, field_validator
 
 import batch_magic as bm
-from batch_magic import diagnosis, session, settings
+from batch_magic import diagnosis, session, settings, strict_schema
+from batch_magic.answers import Reader
 from batch_magic.case_sheet import case_html, clinic_html, clinic_text, going_words, question
 from batch_magic.causes import cause_key
 from batch_magic.cures import AGAIN, Cure, cure_of
@@ -90,7 +92,7 @@ def test_causes_have_numbers_cures_and_examples(home: Path, frame: pd.DataFrame)
     assert last.example is not None
     assert last.example.position == 4
     assert dict(last.example.values) == {"text": str(frame["text"].iloc[4]), "stars": "4"}
-    assert last.example.prompt == f"Rate: {frame['text'].iloc[4]}"
+    assert last.example.prompt == (("user", f"Rate: {frame['text'].iloc[4]}"),)
     assert last.example.answer == "no label"
     assert [case.requests for case in found.cases] == [4, 4, 4]
     for case in found.cases:
@@ -101,6 +103,39 @@ def test_causes_have_numbers_cures_and_examples(home: Path, frame: pd.DataFrame)
     assert "labelled: 12 of 24 rows without a good answer, 3 causes" in told
     assert "%gptbatch retry labelled --cause 2 [--live]" in told
     assert "free here, at OpenAI $" in told
+
+
+def test_an_example_shows_every_message_as_it_was_sent(home: Path) -> None:
+    """Who looks for what went wrong needs the system message and the lines as they were."""
+    frame = pd.DataFrame({"text": ["a\n\n    b [[say:one\ntwo]]", "c" * 5_000]})
+    body = "system:\nBe short.\nBe kind.\nuser:\nLook:\n![it]({{ photo }})\n{{ text }}"
+    photos = frame.assign(photo="https://a.example/b.png")
+    run = bm.submit(
+        photos, body, model="gpt-5-mini", on="sandbox", out="seen", retries=0, parse="{a}|{b}"
+    )
+    run.wait(timeout_s=60)
+    examples = [case.example for case in run.diagnosis().cases]
+    (example,) = [one for one in examples if one is not None and one.position == 0]
+    assert example.prompt is not None
+    (first, said), (second, asked) = example.prompt
+    assert (first, second, said) == ("system", "user", "Be short.\nBe kind.")
+    assert asked.startswith("Look:\n[image: https://a.example/b.png]\na\n\n    b [[say")
+    d = replace(clinic(), cases=(case(example=example),))
+    html = clinic_html(d)
+    assert "system, as sent" in html
+    assert "Be short.\nBe kind." in html
+    assert "white-space:pre-wrap" in html
+    assert "system, as sent: Be short. ⏎ Be kind.; user, as sent: Look:" in clinic_text(d)
+
+
+def test_of_many_messages_and_long_ones_the_rest_is_counted() -> None:
+    """A dozen examples in the prompt, and a book as its text."""
+    messages = [{"role": "user", "content": f"{n}"} for n in range(20)]
+    messages.append({"role": "user", "content": "x" * 5_000})
+    line = json.dumps({"custom_id": "r-0", "body": {"messages": messages}}).encode()
+    told = diagnosis._prompt(line)
+    assert told[:3] == (("user", "0"), ("and", "13 messages more"), ("user", "14"))
+    assert told[-1] == ("user", f"{'x' * 1_000}… 4,000 more characters")
 
 
 FAULTS: tuple[tuple[dict[str, Any], str, str], ...] = (
@@ -174,9 +209,79 @@ def test_a_cap_is_named_as_the_endpoint_has_it() -> None:
         request = Request(endpoint, "m", "", params={name: 5})
         cure = cure_of(record(request=request), RowStatus.TRUNCATED, "stopped at the token limit")
         assert f"-p {name}=" in cure.words
-    shape = Layout("answer", shape=Shape(schema={"type": "object"}))
-    cure = cure_of(record(layout=shape), RowStatus.UNPARSED, "the answer is no JSON")
-    assert "--schema" in cure.words
+
+
+class Lamp(BaseModel):
+    """As a user writes one; its rule fails in a way that pydantic does not foresee."""
+
+    label: Literal["good", "bad"]
+    watts: int = 0
+
+    @field_validator("watts")
+    @classmethod
+    def halved(cls, watts: int) -> int:
+        return watts + 0 // (watts - 13)
+
+
+@dataclass
+class Bulb:
+    """The same as a dataclass."""
+
+    label: Literal["good", "bad"]
+
+
+NO_JSON, WIDEN = "no schema can read that: retry these", "--schema X"
+MISFITS = (
+    ("not json at all", NO_JSON),
+    ('{"label": "go', NO_JSON),
+    ('{"label": "good"} {"label": "bad"}', NO_JSON),
+    ('["good"]', NO_JSON),
+    ('"good"', NO_JSON),
+    ('{"label": "great", "watts": 1}', WIDEN),
+    ('{"watts": 1}', WIDEN),
+    ('{"label": 5, "watts": 1}', WIDEN),
+    ('{"label": "good", "watts": {}}', WIDEN),
+)
+
+
+@pytest.mark.parametrize(("text", "cure"), MISFITS)
+@pytest.mark.parametrize("model", [None, Lamp, Bulb])
+def test_a_misfit_is_cured_by_what_can_read_it(text: str, cure: str, model: type | None) -> None:
+    """A wider schema reads no plain text, and asking again is no need where a wider one does."""
+    layout = schema_layout(model or Lamp)
+    assert layout.shape is not None
+    (said,) = Reader(layout.shape, model).misfits([text])
+    if said is None:
+        assert model is Bulb, "it knows no watts"
+        return
+    found = cure_of(record(layout=layout), RowStatus.UNPARSED, f"{said}; the answer: {text}")
+    assert cure in found.words, said
+    assert (WIDEN in found.words) is (cure == WIDEN), said
+
+
+def test_a_misfit_of_the_users_own_rule_is_theirs_to_mend() -> None:
+    """The schema is as wide as can be."""
+    layout = schema_layout(Lamp)
+    assert layout.shape is not None
+    (said,) = Reader(layout.shape, Lamp).misfits(['{"label": "good", "watts": 13}'])
+    cure = cure_of(record(layout=layout), RowStatus.UNPARSED, said or "")
+    assert "mend the validator of your class" in cure.words
+
+
+@pytest.mark.parametrize(
+    "text", ["no words of it", "a: b c d", "stub 99999999999999999999: x", "stub x" + ": " * 9]
+)
+def test_a_misfit_of_a_pattern_is_cured_by_a_pattern(text: str) -> None:
+    """Whatever text it is, some pattern reads it."""
+    layout = Layout("answer", shape=Shape(pattern="stub {a:d}: {b}"))
+    assert layout.shape is not None
+    (said,) = Reader(layout.shape).misfits([text])
+    cure = cure_of(record(layout=layout), RowStatus.UNPARSED, said or "")
+    assert "--parse PATTERN" in cure.words
+
+
+def schema_layout(model: type) -> Layout:
+    return Layout("answer", shape=Shape(schema=strict_schema.json_schema_of(model, "X")))
 
 
 def record(**changes: Any) -> RunRecord:
@@ -387,7 +492,7 @@ def clinic(*cases: Case, **changes: Any) -> Diagnosis:
 
 def test_what_strangers_wrote_is_text() -> None:
     """Errors, values, prompts and answers: no markup, no formula, no turning of the line."""
-    example = Example(3, EVIL, ((EVIL, EVIL),), 2, EVIL, EVIL)
+    example = Example(3, EVIL, ((EVIL, EVIL),), 2, ((EVIL, EVIL),), EVIL)
     html = clinic_html(clinic(case(error=EVIL, model=EVIL, example=example)), said=EVIL)
     assert not re.search(r"<(script|img|b)\b", html)
     assert html.count("&lt;script&gt;") >= 6
@@ -400,15 +505,16 @@ def test_a_question_names_rows_and_dollars() -> None:
     """What is confirmed is what was read, in the lane that the run takes."""
     d = clinic(case())
     assert question(d, case(), live=False) == (
-        "Really send 1,200 rows again by batch? $1.00 to $2.00"
+        "Really send 1,200 rows again by batch? Price: $1.00 to $2.00. When they are in, `labelled`"
+        " is the new result; no answer is replaced by a worse one."
     )
-    assert question(d, case(), live=True).endswith("again live? $2.00 to $4.00")
+    assert "again live? Price: $2.00 to $4.00." in question(d, case(), live=True)
     unknown = case(batch_usd=None, live_usd=None)
-    assert question(d, unknown, live=False).endswith("price not known")
+    assert "Its price is not known." in question(d, unknown, live=False)
     box = clinic(case(), is_sandbox=True)
-    assert question(box, case(), live=False).endswith("free here, at OpenAI $1.00 to $2.00")
+    assert "Price: free here, at OpenAI $1.00 to $2.00." in question(box, case(), live=False)
     live = clinic(case(), is_live=True)
-    assert question(live, case(), live=False).endswith("again live? $2.00 to $4.00")
+    assert "again live? Price: $2.00 to $4.00." in question(live, case(), live=False)
     assert "batch" not in case_html(live, case())
 
 
@@ -480,9 +586,15 @@ mine = labelled.attrs["gptbatch"]["run_id"]
             if isinstance(one, Clinic) and one._diagnosis.run_id == mine]
 def click(number, text):
     row = list(shown._rows.values())[number - 1]
-    button = next(b for b in row._buttons.children if b.description.startswith(text))
-    button.click()
-    return [b.description for b in row._buttons.children]
+    next(b for b in seen(row) if b.description.startswith(text)).click()
+    return [row._question.value, *(b.description for b in seen(row))]
+def seen(row):
+    asking = row._asking.children[1].children if row._asking.layout.display is None else ()
+    return [b for b in (*row._buttons.children, *asking) if not b.disabled]
+def offers(number):
+    return [b.description for b in seen(list(shown._rows.values())[number - 1])]
+def notes(number):
+    return list(shown._rows.values())[number - 1]._notes.value
 """
 
 
@@ -529,27 +641,27 @@ def test_the_text_of_a_clinic_is_what_a_saved_notebook_keeps(opened: Kernel) -> 
 def test_a_click_retries_one_cause_and_the_name_gets_the_new_result(opened: Kernel) -> None:
     """It is asked about first, the clinic looks again by itself, and nobody has to fetch."""
     seen = opened.run("print(click(2, 'Retry these'))")
-    assert "Really send 5 rows again by batch? free here, at OpenAI $" in seen.printed
-    opened.run("print(click(2, 'Leave it'))")
-    opened.run("click(2, 'Retry these'); print(click(2, 'Really send'))")
+    assert "Really send 5 rows again by batch? Price: free here, at OpenAI" in seen.printed
+    assert seen.printed.endswith("'Not now', 'Yes, send 5 rows']\n"), "and nothing else"
+    seen = opened.run("print(click(2, 'Not now'))")
+    assert seen.printed.endswith("'Retry these', 'Retry live', 'Drop']\n")
+    opened.run("click(2, 'Retry these'); print(click(2, 'Yes, send'))")
     until(opened, "(labelled.gpt_status == 'ok').sum() == 15")
     until(opened, "len(shown._rows) == 1")
     assert "the new result is in `labelled`" in opened.run("print(shown._said)").printed
-    seen = opened.run("click(1, 'Retry live'); click(1, 'Really send')")
+    seen = opened.run("click(1, 'Retry live'); click(1, 'Yes, send')")
     until(opened, "(labelled.gpt_status == 'ok').all() and len(shown._rows) == 0")
     assert "has a good answer" in opened.run("print(shown._title.value)").printed
 
 
 def test_dropped_rows_stay_away_over_a_retry_and_come_back_with_take(opened: Kernel) -> None:
     """A cell that runs sees one thing from its first line to its last."""
-    code = (
-        "before = labelled; click(1, 'Drop'); click(1, 'Really leave')\nprint(labelled is before)"
-    )
+    code = "before = labelled; click(1, 'Drop'); click(1, 'Yes, drop')\nprint(labelled is before)"
     assert opened.run(code).printed.strip() == "True"
     assert opened.run("print(len(labelled))").printed.strip() == "15"
     seen = opened.run("print(shown._said)")
     assert "`labelled` has 15 of 20 rows" in seen.printed
-    opened.run("click(2, 'Retry these'); click(2, 'Really send')")
+    opened.run("click(2, 'Retry these'); click(2, 'Yes, send')")
     until(opened, "(labelled.gpt_status == 'ok').all()")
     assert opened.run("print(len(labelled))").printed.strip() == "15"
     opened.run("%gptbatch take labelled")
@@ -559,13 +671,44 @@ def test_dropped_rows_stay_away_over_a_retry_and_come_back_with_take(opened: Ker
     assert "`%gptbatch take labelled` brings them back" in seen.printed
 
 
+def test_a_cause_that_was_dropped_says_so_until_its_rows_are_back(opened: Kernel) -> None:
+    """In its own card, in the saved one, and in every clinic of the run; Drop is not offered."""
+    opened.run("click(1, 'Drop'); click(1, 'Yes, drop')")
+    told = opened.run("print(notes(1), offers(1))").printed
+    assert "left out: " in told
+    assert "%gptbatch take labelled" in told
+    assert "['Retry these', 'Retry live']" in told, "there is no Drop"
+    assert "left out: these rows" in opened.run("%gptbatch clinic labelled").text
+    opened.run("%gptbatch take labelled")
+    told = opened.run("print(notes(1), offers(1))").printed
+    assert "left out" not in told
+    assert "'Drop']" in told
+
+
+def test_a_retry_that_brought_nothing_says_so(opened: Kernel) -> None:
+    """The card that comes back as it was must not look as if nobody had clicked."""
+    opened.run(
+        "frame = pd.DataFrame({'text': [f'{mark} x {n} [[fault:400]]' for n in range(6)]})\n"
+        "globals().pop('hopeless', None)"
+    )
+    opened.run(CELL.replace("-o labelled", "-o hopeless"))
+    opened.run("%gptbatch clinic hopeless")
+    opened.run(CLICK.replace("labelled", "hopeless"))
+    opened.run("click(1, 'Retry these'); click(1, 'Yes, send')")
+    told = opened.run("print(notes(1))").printed
+    assert re.search(r"asked again: .*\d\d:\d\d, 6 rows; (all is looked at|this cause has)", told)
+    until(opened, "'this cause has 6 rows now' in notes(1)")
+    seen = opened.run("print(click(1, 'Retry these'))")
+    assert "Yes, send 6 rows" in seen.printed, "and may be asked once more"
+
+
 def test_a_name_that_holds_something_else_is_left_alone(opened: Kernel) -> None:
     """Whatever was clicked: the user's own value is worth more, and the way is told."""
     opened.run("mine = labelled = labelled.assign(own=1)")
-    opened.run("click(2, 'Retry these'); click(2, 'Really send')")
+    opened.run("click(2, 'Retry these'); click(2, 'Yes, send')")
     until(opened, "'was changed since' in shown._said")
     assert opened.run("print(labelled is mine)").printed.strip() == "True"
-    opened.run("labelled = 5; click(1, 'Drop'); click(1, 'Really leave')")
+    opened.run("labelled = 5; click(1, 'Drop'); click(1, 'Yes, drop')")
     seen = opened.run("print(labelled, shown._said)")
     assert seen.printed.startswith("5 nothing was dropped")
 
@@ -577,7 +720,7 @@ def test_what_cannot_be_done_is_told_beside_its_button(opened: Kernel) -> None:
         "row = list(shown._rows.values())[0]\n"
         "from dataclasses import replace\n"
         "row._case = replace(row._case, key='f' * 16)\n"
-        "click(1, 'Retry these'); click(1, 'Really send'); print(row._trouble.value)"
+        "click(1, 'Retry these'); click(1, 'Yes, send'); print(notes(1))"
     )
     assert "no row now that can be sent again" in seen.printed
 

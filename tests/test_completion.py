@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from kernels import Kernel, kernel
 from batch_magic.completion import Candidate, Known, complete
 from batch_magic.magic import VERBS
 from batch_magic.manual import options_of
+from batch_magic.records import RowStatus
+from batch_magic.result import KEEP
 from batch_magic.template import compile_template
 
 
@@ -37,7 +40,7 @@ KNOWN = Known(
     tests=lambda: some("none", "defined"),
     functions=lambda: some("range("),
     verbs=VERBS,
-    verb_options={verb: options_of(verb, told) for verb, told in VERBS.items()},
+    verb_options={verb: options_of(told) for verb, told in VERBS.items()},
     keep=("usage", "cost", "raw"),
 )
 
@@ -91,6 +94,8 @@ def offered(text: str) -> list[str]:
         ("%gptbatch compare reviews labelled --truth ti¦", ["title"]),
         ("%gptbatch compare labelled translated --tr¦", ["--truth"]),
         ("%gptbatch plot la¦", ["labelled"]),
+        ("%gptbatch explore ¦", ["labelled", "translated", "reviews", "reports", "리뷰"]),
+        ("%gptbatch compare labelled re¦", ["reviews", "reports"]),
         ("%gptbatch retry labelled --status failed,exp¦", ["expired"]),
         ("%gptbatch retry labelled --st¦", ["--status"]),
         ("%gptbatch retry labelled --status=ref¦", ["refused"]),
@@ -181,14 +186,37 @@ def test_options_say_what_they_mean() -> None:
     assert max(map(len, said.values())) < 75
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "%%gptbatch reviews --keep ",
+        "%gptbatch retry one --status ",
+        *(f"%gptbatch {verb} one --" for verb in VERBS),
+    ],
+)
+def test_whatever_is_offered_says_what_it_is(text: str) -> None:
+    """Each with words of its own: a list that says one thing of all says nothing."""
+    known = replace(KNOWN, keep=tuple(KEEP))
+    one = complete(text, len(text), known)
+    said = [] if one is None else [candidate.said for candidate in one.candidates]
+    assert all(said)
+    assert len(set(said)) == len(said)
+
+
+def test_every_status_that_can_be_retried_is_offered() -> None:
+    """A row that is good, was not asked or is under way has nothing to send."""
+    left = {one.label for one in RowStatus} - {"ok", "skipped", "pending"}
+    assert set(offered("%gptbatch retry labelled --status ¦")) == left
+
+
 def test_verbs_say_what_they_do_and_not_how_they_are_written() -> None:
     """The usage is a Tab further on."""
     one = complete("%gptbatch ", 10, KNOWN)
     assert one is not None
     said = {candidate.text: candidate.said for candidate in one.candidates}
     assert said.keys() == VERBS.keys()
-    assert said["wait"] == "block until it has ended"
-    assert said["take"].startswith("put the result in the namespace now")
+    assert said["wait"] == "block the cell until a run has ended"
+    assert said["take"].startswith("put a run's result in the namespace now")
 
 
 LINES = st.text(alphabet="%gptbach reviws-om\"'{}[]|.,=\n리뷰#\t", max_size=60)
@@ -311,8 +339,9 @@ def test_a_kernel_offers_models_runs_and_schemas_it_knows(notebook: Kernel) -> N
     models, _, types = answer(notebook, "%%gptbatch reviews -m ¦")
     assert models[0] == "my-own-model"
     assert "gpt-5-mini" in models
-    assert "out by batch" in types[models.index("gpt-5-mini")]
+    assert "out per 1M tokens by batch" in types[models.index("gpt-5-mini")]
     assert answer(notebook, "%gptbatch show ¦")[0] == ["labelled"]
+    assert answer(notebook, "%gptbatch explore ¦")[0] == ["labelled", "reviews", "guarded"]
     assert answer(notebook, "%%gptbatch reviews -s ¦")[0] == ["Label"]
     assert answer(notebook, "%%gptbatch reviews --with co¦")[0] == ["codebook"]
 
@@ -323,6 +352,7 @@ def test_a_kernel_offers_filters_and_tests_with_what_they_do(notebook: Kernel) -
     assert {"lower", "truncate", "tojson"} <= set(filters)
     assert "random" not in filters
     assert types[filters.index("lower")] == "Convert a value to lowercase"
+    assert "name" not in types, "what is said of a thing that nobody has described"
     assert "none" in answer(notebook, "%%gptbatch reviews\n{% if title is ¦")[0]
     assert "range(" in answer(notebook, "%%gptbatch reviews\n{% for n in ran¦")[0]
 

@@ -414,7 +414,11 @@ BAD = {
     "no key for openai": ("five -o out -m m --on openai", "{{ title }}", "OPENAI_API_KEY"),
     "unknown option": (f"five {SANDBOX} --retrys 3", "{{ title }}", "did you mean --retries?"),
     "no such option": (f"five {SANDBOX} --turbo", "{{ title }}", "no option --turbo"),
-    "unknown schema": (f"five {SANDBOX} -s Nope", "{{ title }}", "there is no variable 'Nope'"),
+    "unknown schema": (
+        f"five {SANDBOX} -s Nope",  # Python's own `open` is near, but none of the user's names
+        "{{ title }}",
+        "there is no variable 'Nope'; run the cell that makes it first",
+    ),
     "no schema": (f"five {SANDBOX} -s five", "{{ title }}", "a DataFrame is no schema"),
     "bad line": (f"five {SANDBOX} -s 'a: nothing'", "{{ title }}", "of no known type 'nothing'"),
     "no fields": (f"five {SANDBOX} --parse nothing", "{{ title }}", "has no fields"),
@@ -467,6 +471,14 @@ def test_bad_verb_is_one_clear_line(notebook: Kernel, line: str) -> None:
     seen = notebook.run(f"%gptbatch {line}")
     assert seen.error is not None
     assert len(seen.traceback) == 1
+
+
+@pytest.mark.parametrize("line", ["explore five_o", "compare five_o five"])
+def test_a_word_that_may_be_a_frame_is_told_to_be_neither(notebook: Kernel, line: str) -> None:
+    """Who has only a DataFrame must not believe that it takes a run."""
+    said = notebook.run(f"%gptbatch {line}").error or ""
+    assert "no run is called 'five_o'" in said
+    assert "; a DataFrame's name does as well, none is 'five_o'" in said
 
 
 def test_unwritable_home_is_one_clear_line(notebook: Kernel, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def notebook(lab: Lab) -> Iterator[Notebook]:
 
 
 def causes(notebook: Notebook, cell: int = 2) -> Any:
-    return notebook.output(cell).locator(f"{CARDS} .widget-vbox .widget-vbox")
+    return notebook.output(cell).locator(f"{CARDS} .gptbatch-cause")
 
 
 def press(notebook: Notebook, cause: str, text: str) -> None:
@@ -91,39 +91,75 @@ def test_every_text_is_legible_in_both_themes_wide_and_narrow(lab: Lab, notebook
 def test_every_button_is_asked_about_and_does_what_it_says(lab: Lab, notebook: Notebook) -> None:
     """One sitting: think better of it, retry by batch, retry live, drop, and look again."""
     press(notebook, "429 rate_limit", "Retry these")
-    notebook.wait_for("Really send 20 rows again by batch? free here, at OpenAI $", 2)
+    notebook.wait_for("Really send 20 rows again by batch? Price: free here, at OpenAI $", 2)
     notebook.shoot("clinic_asked")
     assert serious(lab) == []
-    press(notebook, "429 rate_limit", "Leave it")
+    for shade in ("dark", "light"):
+        lab.theme(shade)
+        for width in (400, 1400):
+            lab.width(width)
+            notebook.shoot(f"clinic_asked_{shade}_{width}")
+            assert lab.evaluate(FAINT_TEXTS, CARDS) == []
+            assert lab.evaluate(STICKING_OUT, CARDS) == []
+    press(notebook, "429 rate_limit", "Not now")
     press(notebook, "429 rate_limit", "Retry these")
-    press(notebook, "429 rate_limit", "Really send 20 rows")
+    press(notebook, "429 rate_limit", "Yes, send 20 rows")
     notebook.wait_for("the run goes on", 2)
     press(notebook, "request_timeout", "Retry these")
-    press(notebook, "request_timeout", "Really send 20 rows")
+    press(notebook, "request_timeout", "Yes, send 20 rows")
     notebook.shoot("clinic_going_on")
     notebook.wait_for("40 of 240 rows without a good answer, 2 causes", 2, timeout_s=60)
     notebook.wait_gone("the run goes on", 2)
     notebook.wait_for("the new result is in", 2)
     press(notebook, "does not fit the pattern", "Drop")
-    notebook.wait_for("Really leave 20 rows out of labelled? the run keeps them", 2)
-    press(notebook, "does not fit the pattern", "Really leave")
+    notebook.wait_for("Really drop 20 rows from labelled? The run keeps them", 2)
+    press(notebook, "does not fit the pattern", "Yes, drop 20 rows")
     notebook.wait_for("has 220 of 240 rows", 2)
+    notebook.wait_for("left out: these rows are not in labelled", 2)
+    dropped = causes(notebook).filter(has_text="does not fit the pattern")
+    assert dropped.get_by_role("button", name="Drop").count() == 0
     notebook.shoot("clinic_dropped")
+    assert serious(lab) == []
     notebook.run(4)
     notebook.wait_for("rows 220 ok 200", 4)
     press(notebook, "400 invalid", "Retry live")
     notebook.wait_for("Really send 20 rows again live?", 2)
-    press(notebook, "400 invalid", "Really send 20 rows")
+    press(notebook, "400 invalid", "Yes, send 20 rows")
     notebook.wait_for("20 of 240 rows without a good answer, 1 cause", 2, timeout_s=60)
     notebook.wait_for("has 220 of 240 rows", 2)
     notebook.run(5)
     notebook.wait_for("rows 220 ok 220", 5)
     press(notebook, "does not fit the pattern", "Retry live")
-    press(notebook, "does not fit the pattern", "Really send")
+    press(notebook, "does not fit the pattern", "Yes, send 20 rows")
     notebook.wait_for("has a good answer", 2, timeout_s=60)
     assert causes(notebook).count() == 0
     notebook.shoot("clinic_healed")
     assert lab.errors == []
+
+
+def test_a_double_click_asks_and_keys_lead_to_the_answers(lab: Lab, notebook: Notebook) -> None:
+    """The second click must not answer; the focus is on the harmless answer, and comes back."""
+    row = causes(notebook).filter(has_text="429 rate_limit")
+    for name in ("Retry these", "Retry live", "Drop"):
+        row.get_by_role("button", name=name).dblclick()
+        lab.until(lambda: focused(lab) == "Not now", "the focus is on Not now")
+        lab.page.wait_for_timeout(300)
+        assert row.get_by_role("button", name="Yes,").count() == 1, "it is asked still"
+        lab.page.keyboard.press("Enter")
+        lab.until(lambda n=name: focused(lab) == n, f"the focus is on {name} again")
+    lab.page.keyboard.press("Enter")
+    lab.until(lambda: focused(lab) == "Not now", "the focus is on Not now")
+    lab.page.keyboard.press("Tab")
+    assert focused(lab) == "Yes, drop 20 rows"
+    lab.page.keyboard.press("Enter")
+    notebook.wait_for("left out: these rows are not in labelled", 2)
+    assert "left out: these rows" in focused(lab), "the focus is on the cause"
+    assert "80 of 240 rows" in notebook.text(2), "nothing was sent"
+
+
+def focused(lab: Lab) -> str:
+    """The words of the element that has the focus."""
+    return str(lab.evaluate("() => document.activeElement.innerText")).strip()
 
 
 def test_clicks_are_answered_while_a_cell_blocks(lab: Lab, notebook: Notebook) -> None:
@@ -131,10 +167,12 @@ def test_clicks_are_answered_while_a_cell_blocks(lab: Lab, notebook: Notebook) -
     notebook.run(3)
     lab.until(lambda: "[*]" in notebook.cell(3).inner_text(), "the cell runs")
     press(notebook, "429 rate_limit", "Retry these")
-    press(notebook, "429 rate_limit", "Really send 20 rows")
+    press(notebook, "429 rate_limit", "Yes, send 20 rows")
     notebook.wait_for("the run goes on", 2, timeout_s=10)
     press(notebook, "does not fit", "Drop")
-    press(notebook, "does not fit", "Really leave")
+    press(notebook, "does not fit", "Yes, drop 20 rows")
+    said = causes(notebook).filter(has_text="does not fit").inner_text
+    lab.until(lambda: "when the running cell has ended" in said(), "its card tells, too")
     notebook.wait_for("when the running cell has ended", 2, timeout_s=10)
     notebook.wait_for("60 of 240 rows without a good answer, 3 causes", 2, timeout_s=20)
     assert "[*]" in notebook.cell(3).inner_text()

@@ -29,8 +29,8 @@ fault(row_status={"status": 500, "share": 0.04}, row_missing={"share": 0.02})
 reviews = pd.read_csv("reviews.csv", index_col="id").head(120).rename(columns={"label": "truth"})
 print("ready")
 """
-CELL = """%%gptbatch reviews -o {out} -m gpt-5-mini --on sandbox -s "label: positive|negative|mixed, \
-score: int 1..5"
+CELL = """%%gptbatch reviews -o {out} -m gpt-5-mini --on sandbox \
+-s "label: positive|negative|mixed, score: int 1..5"
 system:
 {system}
 user:

@@ -331,7 +331,7 @@ def _roughly_ago(seconds: float) -> str:
 
 def time_words(s: Snapshot) -> list[str]:
     """Say how long it has taken, how long it may still take, and what it has used."""
-    spent = duration((s.ended_at or s.as_of) - s.created_at)
+    spent = duration(progress.took_s(s))
     if s.asks_usd is not None:
         return [f"prepared in {spent}"]
     if s.ending is not None:

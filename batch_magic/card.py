@@ -315,7 +315,11 @@ def _pace(s: Snapshot) -> list[tuple[str, str]]:
         lately = progress.rate_lately(s.progress, s.as_of) or 0.0
         silent_s = progress.silent_s(s.progress, s.as_of)
         words = _per_minute(lately) if lately else f"no new row for {_roughly_ago(silent_s)}"
-    best = f" (at its best {_per_minute(max(found))})" if len(found) > 1 else ""
+    best = ""
+    if len(found) > 1:  # told with its length, which grows with the run: an average of more
+        best = (
+            f" ({_per_minute(max(found))} in its best {duration(progress.stretch_s(s.progress))})"
+        )
     return [(progress.blocks(found) if len(found) > 1 else "", f"{words}{best}")]
 
 

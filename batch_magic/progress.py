@@ -73,14 +73,25 @@ def rates(points: Sequence[Point]) -> tuple[float, ...]:
     Between two points rows are taken to have come evenly. Nothing where there is too little to
     tell: less than a second, or no row. Rows that are asked for again count as none.
     """
-    if len(points) < 2 or points[-1].at - points[0].at < _LEAST_SPAN_S:
+    width_s = stretch_s(points)
+    if not width_s:
         return ()
-    n = min(STRETCHES, len(points) - 1)
-    start, width_s = points[0].at, (points[-1].at - points[0].at) / n
+    start, n = points[0].at, round((points[-1].at - points[0].at) / width_s)
     came = [0.0] * n
     for before, after in pairwise(points):
         _spread(came, before, after, start, width_s)
     return tuple(rows / width_s * _MINUTE_S for rows in came) if any(came) else ()
+
+
+def stretch_s(points: Sequence[Point]) -> float:
+    """Return how long the stretches of `rates` are, a second at least; 0 where there is none.
+
+    They grow with the run: of what was long ago no shorter ones are known.
+    """
+    span_s = points[-1].at - points[0].at if points else 0.0
+    if len(points) < 2 or span_s < _LEAST_SPAN_S:
+        return 0.0
+    return span_s / min(STRETCHES, len(points) - 1, int(span_s / _LEAST_SPAN_S))
 
 
 def _spread(came: list[float], before: Point, after: Point, start: float, width_s: float) -> None:

@@ -639,7 +639,7 @@ def tag(name: str, style: str, *children: str, **attributes: str | int) -> Html:
         if value != ""
     )
     inside = "".join(c if isinstance(c, Html) else _text(c) for c in children)
-    return Html(f"<{name}{named}>{inside}</{name}>")
+    return Html(f"<{name}{named}/>" if name == "img" else f"<{name}{named}>{inside}</{name}>")
 
 
 def _text(text: str) -> str:

@@ -415,21 +415,26 @@ def _column_panels(found: Findings) -> Iterator[Panel]:
 
 
 def _accuracies(axes: Axes, found: Findings) -> str:
+    """Draw how many are right of the rows that all sides have answered: bars that compare."""
     frame = found.accuracy
-    shares = [float(one) if pd.notna(one) else 0.0 for one in frame["accuracy"]]
+    shares = [None if pd.isna(one) else float(one) for one in frame["shared_accuracy"]]
     bars = axes.barh(
-        [_drawable(_short(name)) for name in found.names], shares, color=_BLUE, height=0.5
+        [_drawable(_short(name)) for name in found.names],
+        [share or 0.0 for share in shares],
+        color=_BLUE,
+        height=0.5,
     )
-    told = [
-        f"{100 * share:.1f} % of {answered:,}"
-        for share, answered in zip(shares, frame["answered"], strict=True)
-    ]
+    rows = int(frame["shared"].iloc[0])
+    told = ["no row" if share is None else f"{100 * share:.1f} % of {rows:,}" for share in shares]
     axes.bar_label(bars, told, padding=4)
     axes.set_xlim(0, 1.45)
     axes.set_ylim(max(len(shares), 3) - 0.5, -0.5)
     axes.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
     axes.spines["bottom"].set_bounds(0, 1)
-    return ", ".join(f"{name} {one}" for name, one in zip(found.names, told, strict=True))
+    alike = "" if found.is_judged_alike else "of the rows that all have answered"
+    axes.set_xlabel(alike)
+    said = ", ".join(f"{name} {one}" for name, one in zip(found.names, told, strict=True))
+    return f"{said} {alike}".rstrip()
 
 
 def _heat(table: pd.DataFrame) -> Draw:
@@ -536,9 +541,12 @@ def _alike(found: Findings, column: Compared, i: int, j: int) -> Draw:
         if not len(alike):
             return _nothing(axes, "no valid answer differs")
         axes.hist(alike, bins=np.linspace(0, 1, 21).tolist(), color=_BLUE)
-        axes.set_xlabel(f"0: nothing alike, 1: the same ({counted(len(alike), 'row')})")
+        differ = len(column.differing(i, j))
+        rows = counted(len(alike), "row")
+        rows = rows if differ == len(alike) else f"{len(alike):,} of {differ:,} rows"
+        axes.set_xlabel(f"0: nothing alike, 1: the same ({rows})")
         axes.set_ylabel("rows")
-        return f"mean {alike.mean():.2f} over {counted(len(alike), 'row')}"
+        return f"mean {alike.mean():.2f} over {rows}"
 
     return draw
 

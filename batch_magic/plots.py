@@ -459,7 +459,7 @@ def _heat(table: pd.DataFrame) -> Draw:
         rest = f" (and {counted(more, 'more label')})" if more else ""
         axes.set_xlabel(_drawable(_short(str(table.columns.name))) + rest)
         for (n, m), count in np.ndenumerate(counts):
-            ink = _PAPER if shares[n, m] > 0.6 else _INK
+            ink = _PAPER if shares[n, m] > 0.7 else _INK
             axes.text(m, n, f"{count:,}", ha="center", va="center", color=ink)
         return _counts_words(table.loc[labels, labels]) + rest
 

@@ -32,6 +32,7 @@ from batch_magic.wording import counted, dollars
 
 ROWS_SHOWN = 10
 _CELL_CHARS = 120
+_LINE_CHARS = 26  # of a text that is folded, at least
 _COLUMNS_SHOWN = 4  # of the frame's own, beside the answers
 _DIFF_LINES = 60
 _TINT = "rgba(25,118,210,{:.2f})"
@@ -422,11 +423,20 @@ def _table(
     texts: int = 1,
     tints: dict[tuple[int, int], str] | None = None,
 ) -> Html:
-    """A table whose first `texts` columns are text, the rest numbers; the first heads its row."""
+    """A table whose first `texts` columns are text, the rest numbers; the first heads its row.
+
+    More than three columns of text are folded, none so narrow that it cannot be read: what does
+    not fit scrolls.
+    """
+
+    def least(place: int) -> str:
+        longest = max(len(row[place]) for row in (head, *body))
+        return f"{min(longest, _LINE_CHARS) + 3}ch"
 
     def cell(kind: str, place: int, content: str, tint: str = "") -> Html:
         side = "left" if place < texts else "right"
-        wrap = "normal;min-width:70px;max-width:320px" if texts > 3 else "nowrap"
+        folded = f"normal;min-width:{widths[place]};max-width:320px"
+        wrap = folded if texts > 3 else "nowrap"
         style = f"{CELL};padding:3px 10px 3px 0;text-align:{side};white-space:{wrap}"
         style += ";vertical-align:top;overflow-wrap:anywhere" if texts > 3 else ""
         style += f";{tint};padding:3px 10px" if tint else ""
@@ -436,6 +446,7 @@ def _table(
         shown = content if isinstance(content, Html) else clip(content, 2 * _CELL_CHARS)
         return tag(kind, style + lined + tone, shown, dir="auto", **given)
 
+    widths = [least(place) for place in range(len(head))] if texts > 3 else [""] * len(head)
     tints = tints or {}
     heads = tag("tr", "", *(cell("th", n, text) for n, text in enumerate(head)))
     rows = [

@@ -216,7 +216,8 @@ def newest_html(s: Snapshot) -> Html:
 
 def _preview(one: Preview) -> Html:
     said = "" if one.status is RowStatus.OK else f"{one.status.label}: "
-    place = tag("span", f"{SOFT};margin-right:8px", f"row {one.position:,}")
+    where = " · ".join([f"row {one.position:,}", *([clip(one.label, 40)] if one.label else [])])
+    place = tag("span", f"{SOFT};margin-right:8px", where)
     return tag("div", "font-size:12px", place, clip(f"{said}{one.text}", PREVIEW_LENGTH))
 
 

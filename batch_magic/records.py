@@ -664,11 +664,15 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """One of the newest answers: the row's position, its status, and the beginning of its text."""
+    """One of the newest answers: the row's position, its status, and the beginning of its text.
+
+    `label`: the row's index label, where it says more than the position and the frame is at hand.
+    """
 
     position: int
     status: RowStatus
     text: str
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)

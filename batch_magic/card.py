@@ -216,7 +216,8 @@ def newest_html(s: Snapshot) -> Html:
 
 def _preview(one: Preview) -> Html:
     said = "" if one.status is RowStatus.OK else f"{one.status.label}: "
-    place = tag("span", f"{SOFT};margin-right:8px", f"row {one.position:,}")
+    where = " · ".join([f"row {one.position:,}", *([clip(one.label, 40)] if one.label else [])])
+    place = tag("span", f"{SOFT};margin-right:8px", where)
     return tag("div", "font-size:12px", place, clip(f"{said}{one.text}", PREVIEW_LENGTH))
 
 
@@ -315,7 +316,11 @@ def _pace(s: Snapshot) -> list[tuple[str, str]]:
         lately = progress.rate_lately(s.progress, s.as_of) or 0.0
         silent_s = progress.silent_s(s.progress, s.as_of)
         words = _per_minute(lately) if lately else f"no new row for {_roughly_ago(silent_s)}"
-    best = f" (at its best {_per_minute(max(found))})" if len(found) > 1 else ""
+    best = ""
+    if len(found) > 1:  # told with its length, which grows with the run: an average of more
+        best = (
+            f" ({_per_minute(max(found))} in its best {duration(progress.stretch_s(s.progress))})"
+        )
     return [(progress.blocks(found) if len(found) > 1 else "", f"{words}{best}")]
 
 
@@ -331,7 +336,7 @@ def _roughly_ago(seconds: float) -> str:
 
 def time_words(s: Snapshot) -> list[str]:
     """Say how long it has taken, how long it may still take, and what it has used."""
-    spent = duration((s.ended_at or s.as_of) - s.created_at)
+    spent = duration(progress.took_s(s))
     if s.asks_usd is not None:
         return [f"prepared in {spent}"]
     if s.ending is not None:
@@ -635,7 +640,7 @@ def tag(name: str, style: str, *children: str, **attributes: str | int) -> Html:
         if value != ""
     )
     inside = "".join(c if isinstance(c, Html) else _text(c) for c in children)
-    return Html(f"<{name}{named}>{inside}</{name}>")
+    return Html(f"<{name}{named}/>" if name == "img" else f"<{name}{named}>{inside}</{name}>")
 
 
 def _text(text: str) -> str:

@@ -470,7 +470,7 @@ class Explorer:
             "name": clip(self._name, 80),
             "columns": self._rows.columns(),
             "table": self._table_names(),
-            "has_index": not _is_plain(self._rows.frame.index),
+            "has_index": not frames.is_plain(self._rows.frame.index),
             "said": said,
             "may_refresh": self._may_refresh(),
             "receipt": receipt,
@@ -604,11 +604,6 @@ def _own_marks(frame: pd.DataFrame) -> dict[int, Mark]:
         for at in np.flatnonzero(pd.notna(notes)).tolist():
             found[at] = replace(found.get(at, Mark()), note=str(notes[at]))
     return found
-
-
-def _is_plain(index: Any) -> bool:
-    """Tell whether an index says no more than the position does."""
-    return isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1
 
 
 def _text_table(rows: Sequence[RowCells], names: list[str]) -> str:

@@ -67,6 +67,10 @@ class Compared:
         same: NDArray[np.bool_] = self.coded.codes[i] == self.coded.codes[j]
         return same
 
+    def differing(self, i: int, j: int) -> NDArray[np.int64]:
+        """Return the rows in which two sides have valid answers that are not equal."""
+        return np.flatnonzero(self.both(i, j) & ~self.equal(i, j))
+
     def table(self, i: int, j: int) -> NDArray[np.int64]:
         """Count pairs of labels over the rows that both have; the last label is null."""
         size, rows = len(self.coded.values) + 1, self.both(i, j)
@@ -78,6 +82,16 @@ class Compared:
         one, other = self.coded.numbers[i], self.coded.numbers[j]
         rows = self.both(i, j) & ~np.isnan(one) & ~np.isnan(other)
         return rows, one[rows], other[rows]
+
+    def has_labels_of_truth(self) -> bool:
+        """Tell whether some answer is a label that is in the truth as well."""
+        if self.truth is None or not self.coded.has_labels:
+            return False
+        said = [
+            set(np.unique(codes[valid]).tolist()) - {-1}
+            for codes, valid in zip(self.coded.codes, self.valid, strict=True)
+        ]
+        return any(not one.isdisjoint(said[self.truth]) for one in said[: self.truth])
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,8 +147,7 @@ class Findings:
         both, kind = column.both(i, j), column.coded.kind
         compared = int(both.sum())
         equal = int((both & column.equal(i, j)).sum())
-        share = Measure(equal / compared) if compared else Measure(None, agreement.NO_ROWS)
-        measures = {"agreement": share, **_measures(column, i, j)}
+        measures = {"agreement": _share(equal, compared), **_measures(column, i, j)}
         reasons = {name: one.reason for name, one in measures.items() if one.value is None}
         told = [
             f"{', '.join(name for name in reasons if reasons[name] == why)}: {why}"
@@ -305,10 +318,12 @@ class Findings:
     def accuracy(self) -> pd.DataFrame:
         """How each side does against the truth: one row each; no rows without a truth.
 
-        `side`, `column`; `rows` that have a truth, `no_answer` of them, `answered`, `right`,
-        `accuracy` (of the answered), `kappa`, `macro_f1` (the mean over the labels that the
-        truth has); of numbers `bias` (the mean of answer less truth), `mae`, `rmse`, `pearson`,
-        `spearman`. `reason` says why a measure is null.
+        `side`, `column`. Like for like: `shared` rows that have a truth and that all sides have
+        answered, `shared_right` of them, `shared_accuracy`. Of the side's own: `rows` that have a
+        truth, `no_answer` of them, `answered`, `right`, `accuracy` (of the answered), `kappa`,
+        `macro_f1` (the mean over the labels that the truth has); of numbers `bias` (the mean of
+        answer less truth), `mae`, `rmse`, `pearson`, `spearman`. `reason` says why a measure is
+        null.
         """
         column = self.judged
         rows = [] if column is None else [self._judged(column, i) for i in range(len(self.sides))]
@@ -319,13 +334,21 @@ class Findings:
         known = column.valid[column.truth]
         both = column.both(column.truth, i)
         answered, rows = int(both.sum()), int(known.sum())
-        right = int((both & column.equal(column.truth, i)).sum())
-        share = Measure(right / answered) if answered else Measure(None, agreement.NO_ROWS)
-        measures = {"accuracy": share, **_verdicts(column, i)}
+        is_right = column.equal(column.truth, i)
+        right = int((both & is_right).sum())
+        alike = np.logical_and.reduce(column.valid)  # the truth is among them
+        shared, shared_right = int(alike.sum()), int((alike & is_right).sum())
+        measures = {
+            "shared_accuracy": _share(shared_right, shared, "no row that all have answered"),
+            "accuracy": _share(right, answered),
+            **_verdicts(column, i),
+        }
         told = {name: one.reason for name, one in measures.items() if one.value is None}
         return {
             "side": self.sides[i].name,
             "column": column.name,
+            "shared": shared,
+            "shared_right": shared_right,
             "rows": rows,
             "no_answer": rows - answered,
             "answered": answered,
@@ -333,6 +356,11 @@ class Findings:
             **{name: one.value for name, one in measures.items()},
             "reason": "; ".join(f"{name}: {why}" for name, why in told.items()) or None,
         }
+
+    @property
+    def is_judged_alike(self) -> bool:
+        """Tell whether all sides have answered the same of the rows that have a truth."""
+        return bool((self.accuracy["answered"] == self.accuracy["shared"]).all())
 
     @cached_property
     def by_label(self) -> pd.DataFrame:
@@ -399,8 +427,7 @@ class Findings:
 
     def alike(self, column: Compared, i: int, j: int) -> NDArray[np.float64]:
         """Return how alike the texts of rows are that differ; of many, of some evenly spread."""
-        differs = np.flatnonzero(column.both(i, j) & ~column.equal(i, j))
-        return _likenesses(column, i, j, differs)
+        return _likenesses(column, i, j, column.differing(i, j))
 
 
 # -- putting together -----------------------------------------------------------------------
@@ -422,14 +449,13 @@ def compare(
     places, how, notes = _paired(sides, on)
     named = _columns(sides, column, needs_two=len(sides) > 1)
     keeper = _truth_keeper(sides, truth)
-    judged = _judged_column(sides[keeper], named, truth) if truth else None
-    compared = []
-    for name, labels in named:
-        is_judged = name == judged
-        held = (sides[keeper], places[keeper]) if is_judged else None
-        compared.append(_coded(sides, places, name, labels, held, truth))
+    against = _held_against(sides, places, named, keeper, truth) if truth else {}
+    compared = [
+        against.get(name) or _coded(sides, places, name, labels, None, "") for name, labels in named
+    ]
     notes += _form_notes(compared, sides)
     notes += _truth_notes(compared, truth)
+    notes += _likeness_notes(compared, sides)
     return Findings(tuple(sides), places, how, tuple(compared), truth, notes)
 
 
@@ -506,19 +532,34 @@ def _truth_keeper(sides: Sequence[Side], truth: str) -> int:
     raise AssertionError("a column that no side has was refused")
 
 
-def _judged_column(keeper: Side, named: Sequence[tuple[str, tuple[str, ...]]], truth: str) -> str:
-    """Return the name of the column that the truth is about."""
+def _held_against(
+    sides: Sequence[Side],
+    places: Sequence[NDArray[np.int64]],
+    named: Sequence[tuple[str, tuple[str, ...]]],
+    keeper: int,
+    truth: str,
+) -> dict[str, Compared]:
+    """Return the one column that the truth is about, with the truth, by its name.
+
+    The only one, or the one that is called much alike, or the one whose labels the truth has.
+    """
     names = [name for name, _ in named]
-    if len(names) == 1:
-        return names[0]
     near = [name for name in names if truth.casefold() in name.casefold()]
     near = near or [name for name in names if name.casefold() in truth.casefold()]
-    if len(near) == 1:
-        return near[0]
-    raise CellError(
-        f"which of {', '.join(map(repr, names))} is to be held against {truth!r} of"
-        f" {keeper.name}? It is not clear; say column= (--column)"
-    )
+    held = (sides[keeper], places[keeper])
+    found = {
+        name: _coded(sides, places, name, labels, held, truth)
+        for name, labels in named
+        if len(names) == 1 or len(near) != 1 or name in near
+    }
+    if len(found) > 1:
+        found = {name: column for name, column in found.items() if column.has_labels_of_truth()}
+    if len(found) != 1:
+        raise CellError(
+            f"which of {', '.join(map(repr, names))} is to be held against {truth!r} of"
+            f" {sides[keeper].name}? It is not clear; say column= (--column)"
+        )
+    return found
 
 
 def _coded(
@@ -612,10 +653,25 @@ def _form_notes(compared: Sequence[Compared], sides: Sequence[Side]) -> tuple[st
 def _truth_notes(compared: Sequence[Compared], truth: str) -> tuple[str, ...]:
     for column in compared:
         if column.truth is not None:
+            told = [f"{column.name!r} is held against {truth!r}"] if len(compared) > 1 else []
             gone = int((~column.valid[column.truth]).sum())
-            told = f"{counted(gone, 'row')} without a value of {truth!r}: not judged"
-            return (told,) if gone else ()
+            told += [f"{counted(gone, 'row')} without a value of {truth!r}: not judged"] * (
+                gone > 0
+            )
+            return tuple(told)
     return ()
+
+
+def _likeness_notes(compared: Sequence[Compared], sides: Sequence[Side]) -> tuple[str, ...]:
+    """Tell of texts that were not all held against each other."""
+    return tuple(
+        f"likeness of {column.name} is measured on {_ALIKE_ROWS:,} of the {len(rows):,} rows that"
+        f" differ between {sides[i].name} and {sides[j].name}, evenly spread"
+        for column in compared
+        if column.coded.kind is Kind.TEXTS
+        for i, j in combinations(range(len(sides)), 2)
+        if len(rows := column.differing(i, j)) > _ALIKE_ROWS
+    )
 
 
 def _origin_notes(side: Side) -> list[str]:
@@ -642,6 +698,10 @@ def _setting_lines(side: Side) -> list[str]:
 
 
 # -- measures -------------------------------------------------------------------------------
+
+
+def _share(part: int, whole: int, why: str = agreement.NO_ROWS) -> Measure:
+    return Measure(part / whole) if whole else Measure(None, why)
 
 
 def _measures(column: Compared, i: int, j: int) -> dict[str, Measure]:
@@ -691,7 +751,7 @@ def _text_measures(column: Compared, i: int, j: int) -> dict[str, Measure]:
     if not rows:
         nothing = Measure(None, agreement.NO_ROWS)
         return {"similarity": nothing, "length_ratio": nothing}
-    differs = np.flatnonzero(both & ~column.equal(i, j))
+    differs = column.differing(i, j)
     alike = _likenesses(column, i, j, differs)
     of_differing = float(alike.mean()) * len(differs) if len(alike) else 0.0
     similarity = (rows - len(differs) + of_differing) / rows
@@ -757,6 +817,8 @@ _SUMMARY = {
 }
 _ACCURACY = {
     **dict.fromkeys(("side", "column"), _TEXT),
+    **dict.fromkeys(("shared", "shared_right"), _COUNT),
+    "shared_accuracy": _SHARE,
     **dict.fromkeys(("rows", "no_answer", "answered", "right"), _COUNT),
     **dict.fromkeys(("accuracy", "kappa", "macro_f1", "bias", "mae"), _SHARE),
     **dict.fromkeys(("rmse", "pearson", "spearman"), _SHARE),

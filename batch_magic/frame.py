@@ -133,6 +133,11 @@ def _place(frame: pd.DataFrame, name: Hashable) -> int:
     return places[0]
 
 
+def is_plain(index: pd.Index[Any]) -> bool:
+    """Tell whether an index says no more than the position does."""
+    return isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1
+
+
 def _same_label(one: Any, other: Any) -> bool:
     return one is other or bool(type(one) is type(other) and one == other)
 

@@ -294,8 +294,17 @@ class Journal:
             row = db.execute("SELECT ending FROM runs WHERE run_id = ?", (run_id,)).fetchone()
             if row is not None and row[0] is None:
                 raise JournalError(f"run {run_id} goes on again; it is kept")
-            tables = ("files", "marks", "history", "leases", "progress", "jobs", "shards", "runs")
-            for table in tables:
+            records = (
+                "files",
+                "marks",
+                "history",
+                "leases",
+                "progress",
+                "pauses",
+                "jobs",
+                "shards",
+            )
+            for table in (*records, "runs"):
                 db.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
 
     def history(self, run_id: str) -> list[tuple[float, int | None, str]]:
@@ -338,11 +347,12 @@ class Journal:
         with self._write() as db:
             done = db.execute(
                 "UPDATE runs SET cancel_at = coalesce(cancel_at, ?), ending = NULL,"
-                " ended_at = NULL, fault = NULL, asks_usd = NULL"
+                " fault = NULL, asks_usd = NULL"
                 " WHERE run_id = ? AND (ending = ? OR ending IS NULL AND cancel_at IS NULL)",
                 (now, run_id, Ending.STOPPED.value),
             )
             if done.rowcount:
+                _go_on(db, run_id, now)
                 _note(db, now, run_id, None, "cancel asked for")
 
     def ask_live(self, run_id: str, now: float) -> None:
@@ -391,13 +401,14 @@ class Journal:
             for one in _with_lenders(db, run_id):
                 has_leave = gives_leave and one == run_id
                 done = db.execute(
-                    "UPDATE runs SET ending = NULL, ended_at = NULL, fault = NULL, resumed_at = ?,"
+                    "UPDATE runs SET ending = NULL, fault = NULL, resumed_at = ?,"
                     " deadline_from = CASE WHEN asks_usd IS NULL THEN deadline_from ELSE ? END,"
                     " asks_usd = NULL WHERE run_id = ? AND ending = ?"
                     " AND (asks_usd IS NULL OR ?)",
                     (now, now, one, Ending.STOPPED.value, has_leave),
                 )
                 if done.rowcount:
+                    _go_on(db, one, now)
                     _note(db, now, one, None, "goes on after it had stopped")
 
     def ask_retry(
@@ -419,10 +430,11 @@ class Journal:
         with self._write() as db:
             wish = asked | _pending_wish(db, run_id)
             db.execute(
-                "UPDATE runs SET wish = ?, cancel_at = NULL, ending = NULL, ended_at = NULL,"
+                "UPDATE runs SET wish = ?, cancel_at = NULL, ending = NULL,"
                 f" fault = NULL, counts = '{{}}', resumed_at = ?, {_LANE_ANEW} WHERE run_id = ?",
                 (wish_json(wish), now, now if live else None, now, run_id),
             )
+            _go_on(db, run_id, now)
             how = " live" if live else ""
             _note(db, now, run_id, None, f"retry{how} asked for: {_wish_words(asked)}")
             _forget_result(db, run_id)
@@ -434,10 +446,11 @@ class Journal:
         """
         with self._write() as db:
             db.execute(
-                "UPDATE runs SET ending = NULL, ended_at = NULL, fault = NULL, counts = '{}',"
+                "UPDATE runs SET ending = NULL, fault = NULL, counts = '{}',"
                 f" resumed_at = ?, {_LANE_ANEW} WHERE run_id = ?",
                 (now, None, now, run_id),
             )
+            _go_on(db, run_id, now)
             for job in jobs:
                 db.execute(
                     "UPDATE jobs SET stage = ?, facts = ? WHERE run_id = ? AND number = ?",
@@ -748,6 +761,20 @@ def _with_lenders(db: sqlite3.Connection, run_id: str) -> list[str]:
 def _note(db: sqlite3.Connection, now: float, run_id: str, job: int | None, event: str) -> None:
     into = "INSERT INTO history (at, run_id, job, event) VALUES (?,?,?,?)"
     db.execute(into, (now, run_id, job, event))
+
+
+def _go_on(db: sqlite3.Connection, run_id: str, now: float) -> None:
+    """Let a run have no end any more, and write down that it lay idle since it had one.
+
+    It did not where the service was at work on a batch of it all the same.
+    """
+    db.execute(
+        "INSERT OR IGNORE INTO pauses (run_id, begins, ends) SELECT run_id, ended_at, ? FROM runs"
+        " WHERE run_id = ? AND ended_at < ? AND NOT EXISTS (SELECT 1 FROM jobs"
+        " WHERE jobs.run_id = runs.run_id AND stage = ? AND batch_id IS NOT NULL)",
+        (now, run_id, now, JobStage.RUNNING.value),
+    )
+    db.execute("UPDATE runs SET ended_at = NULL WHERE run_id = ?", (run_id,))
 
 
 def _forget_result(db: sqlite3.Connection, run_id: str) -> None:

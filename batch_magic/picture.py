@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from statistics import median
 
+from batch_magic.progress import lapsed_s
 from batch_magic.records import (
     Cost,
     Ending,
@@ -74,6 +75,7 @@ def snapshot(
         asks_usd=run.asks_usd,
         saved=run.saved,
         progress=tuple(point for point in run.progress if point.at >= (run.resumed_at or 0.0)),
+        pauses=run.pauses,
         notebook=run.notebook,
     )
 
@@ -176,7 +178,10 @@ def pace_of(runs: Iterable[RunRecord], run: RunRecord) -> Pace | None:
     """Return how long batches of other runs took that were about as large as this one's."""
     rows = max((job.rows for job in run.jobs), default=0)
     known = [
-        (job.began_at - job.intended_at, job.ended_at - job.began_at)
+        (
+            lapsed_s(job.intended_at, job.began_at, other.pauses),
+            lapsed_s(job.began_at, job.ended_at, other.pauses),
+        )
         for other in runs
         for job in _real_jobs(other)
         if not job.is_live and job.stage is JobStage.COLLECTED and job.remote_status == "completed"
@@ -215,7 +220,10 @@ def _left_s(job: Job, now: float, pace: Pace) -> float:
 
 
 def _spans(run: RunRecord, now: float) -> tuple[float | None, float | None]:
-    """Return for how long a run's batches were queued until one began, and at work since."""
+    """Return for how long a run's batches were queued until one began, and at work since.
+
+    The time in which the run lay idle is no part of either.
+    """
     batches = [job for job in _real_jobs(run) if not job.is_live and job.intended_at is not None]
     if not batches:
         return None, None
@@ -224,5 +232,5 @@ def _spans(run: RunRecord, now: float) -> tuple[float | None, float | None]:
     ended = max(job.ended_at or now for job in batches) if is_over else now
     began = min((job.began_at for job in batches if job.began_at), default=None)
     if began is None:
-        return max(0.0, ended - asked), None
-    return max(0.0, began - asked), max(0.0, ended - began)
+        return lapsed_s(asked, ended, run.pauses), None
+    return lapsed_s(asked, began, run.pauses), lapsed_s(began, ended, run.pauses)

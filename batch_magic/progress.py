@@ -1,9 +1,11 @@
-"""How a run moves on: points of rows done over time, thinned, as a rate and as a line of blocks.
+"""How a run moves on: how long it was under way, and points of rows done over time, thinned.
 
-It knows how few points tell enough, and what a person reads from them; it refuses to know jobs,
-and who writes the points down. The traps: a service that has said nothing new for an hour has not
-been slow for an hour, so the last look before a change is kept as a point of its own; and a
-line of blocks is a picture, so whoever shows it also says the rate in words.
+It knows how much of its age a run has lain idle, how few points tell enough, and what a person
+reads from them as a rate and a line of blocks; it refuses to know who writes points and pauses
+down. The traps: a retry on the next morning makes no run of a night; a service that has said
+nothing new for an hour has not been slow for an hour, so the last look before a change is kept as
+a point of its own; and a line of blocks is a picture, so whoever shows it also says the rate in
+words.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from batch_magic.records import Point
+from batch_magic.records import Pause, Point, Snapshot
 
 MOST = 60  # points of a run
 STRETCHES = 24  # blocks in the line, at most
@@ -20,6 +22,21 @@ _LEAST_GAP_S = 0.2
 _LATELY_S = 60.0
 _MINUTE_S = 60.0
 _LEAST_SPAN_S = 1.0
+
+
+def lapsed_s(since: float, until: float, pauses: Sequence[Pause]) -> float:
+    """Return for how many seconds between two instants a run did not lie idle."""
+    idle_s = sum(max(0.0, min(until, one.ends) - max(since, one.begins)) for one in pauses)
+    return max(0.0, until - since - idle_s)
+
+
+def took_s(s: Snapshot) -> float:
+    """Return for how many seconds a run was under way, until its end or now.
+
+    From its submit, or from when its first job was asked for, if somebody did that before.
+    """
+    began = min((job.intended_at for job in s.jobs if job.intended_at), default=s.created_at)
+    return lapsed_s(min(s.created_at, began), s.ended_at or s.as_of, s.pauses)
 
 
 def is_due(points: Sequence[Point], now: float, rows: int, *, is_last: bool = False) -> bool:
@@ -56,14 +73,25 @@ def rates(points: Sequence[Point]) -> tuple[float, ...]:
     Between two points rows are taken to have come evenly. Nothing where there is too little to
     tell: less than a second, or no row. Rows that are asked for again count as none.
     """
-    if len(points) < 2 or points[-1].at - points[0].at < _LEAST_SPAN_S:
+    width_s = stretch_s(points)
+    if not width_s:
         return ()
-    n = min(STRETCHES, len(points) - 1)
-    start, width_s = points[0].at, (points[-1].at - points[0].at) / n
+    start, n = points[0].at, round((points[-1].at - points[0].at) / width_s)
     came = [0.0] * n
     for before, after in pairwise(points):
         _spread(came, before, after, start, width_s)
     return tuple(rows / width_s * _MINUTE_S for rows in came) if any(came) else ()
+
+
+def stretch_s(points: Sequence[Point]) -> float:
+    """Return how long the stretches of `rates` are, a second at least; 0 where there is none.
+
+    They grow with the run: of what was long ago no shorter ones are known.
+    """
+    span_s = points[-1].at - points[0].at if points else 0.0
+    if len(points) < 2 or span_s < _LEAST_SPAN_S:
+        return 0.0
+    return span_s / min(STRETCHES, len(points) - 1, int(span_s / _LEAST_SPAN_S))
 
 
 def _spread(came: list[float], before: Point, after: Point, start: float, width_s: float) -> None:

@@ -51,7 +51,7 @@ function lasting(seconds) {
 function age(row) {
   const now = Date.now() / 1000, since = now - row.created_at;
   const old = since < 60 ? "just now" : `${lasting(since)} ago`;
-  return row.ended_at === null ? old : `${old}, took ${lasting(row.ended_at - row.created_at)}`;
+  return row.took_s === null ? old : `${old}, took ${lasting(row.took_s)}`;
 }
 
 // -- one run ---------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class Run {
       const one = make("span");
       one.append(make("b", "", figure), make("span", "", ` ${label}`));
       return one;
-    }), make("span", "of", `of ${row.size}${row.ended_at === null ? ` · ${row.percent} %` : ""}`));
+    }), make("span", "of", `of ${row.size}${row.took_s === null ? ` · ${row.percent} %` : ""}`));
   }
 
   drawBar() {

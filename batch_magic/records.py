@@ -568,6 +568,14 @@ class Point:
     rows: int
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """When a run lay idle: from an end, or a stop with nothing at the service, until it went on."""
+
+    begins: float
+    ends: float
+
+
 LIVE_FILE = "live"
 """What stands for the id of a live job's result file, which no service has."""
 
@@ -615,6 +623,7 @@ class RunRecord:
     model_served: str | None = None
     saved: Mapping[str, float] = field(default_factory=dict)  # dollars not paid, by why; once ended
     progress: tuple[Point, ...] = ()  # a few dozen, in order of time
+    pauses: tuple[Pause, ...] = ()  # in order of time
     notebook: str = ""  # where it was submitted, as the journal's folder sees it; "": not known
 
     @property
@@ -655,11 +664,15 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """One of the newest answers: the row's position, its status, and the beginning of its text."""
+    """One of the newest answers: the row's position, its status, and the beginning of its text.
+
+    `label`: the row's index label, where it says more than the position and the frame is at hand.
+    """
 
     position: int
     status: RowStatus
     text: str
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -707,6 +720,7 @@ class Snapshot:
     newest: tuple[Preview, ...] = ()  # the answers that came in last, while others are to come
     complaint: str | None = None  # the commonest error so far, while it goes on
     progress: tuple[Point, ...] = ()  # since it began, or last went on
+    pauses: tuple[Pause, ...] = ()  # when it lay idle before it went on
     is_driven_elsewhere: bool = False  # another kernel works at it; this one looks on
     notebook: str = ""  # where it was submitted; "": not known
 

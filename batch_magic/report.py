@@ -32,6 +32,7 @@ from batch_magic.wording import counted, dollars
 
 ROWS_SHOWN = 10
 _CELL_CHARS = 120
+_LINE_CHARS = 26  # of a text that is folded, at least
 _COLUMNS_SHOWN = 4  # of the frame's own, beside the answers
 _DIFF_LINES = 60
 _TINT = "rgba(25,118,210,{:.2f})"
@@ -90,7 +91,12 @@ def report_text(found: Findings) -> str:
         lines += [f"    {clip(row['reason'], 300)}"] if row["reason"] else []
     for row in _rows_of(found.accuracy):
         told = " · ".join(f"{name} {value}" for name, value in _figures(row, _JUDGED))
-        lines.append(f"  {_said(row['side'])} against {found.truth_name}: {_right_words(row)}")
+        own = _right_words(row["right"], row["answered"], row["accuracy"])
+        own += f", {row['no_answer']:,} without an answer" if row["no_answer"] else ""
+        if not found.is_judged_alike:
+            alike = _right_words(row["shared_right"], row["shared"], row["shared_accuracy"])
+            own = f"{alike} of those that all have answered; of its own {own}"
+        lines.append(f"  {_said(row['side'])} against {found.truth_name}: {own}")
         lines += [f"    {told}"] if told else []
         lines += [f"    {clip(row['reason'], 300)}"] if row["reason"] else []
     lines += [f"  note: {note}" for note in remarks(found)]
@@ -143,11 +149,9 @@ def _share_words(row: dict[str, Any]) -> str:
     return f"{told}{share}{rest}"
 
 
-def _right_words(row: dict[str, Any]) -> str:
-    told = f"{row['right']:,} of {counted(row['answered'], 'row')} right"
-    share = f" ({_percent(row['accuracy'])})" if row["answered"] else ""
-    rest = f", {row['no_answer']:,} without an answer" if row["no_answer"] else ""
-    return f"{told}{share}{rest}"
+def _right_words(right: int, rows: int, share: float | None) -> str:
+    told = f"{right:,} of {counted(rows, 'row')} right"
+    return told if share is None else f"{told} ({_percent(share)})"
 
 
 def _figures(row: dict[str, Any], names: dict[str, str]) -> list[tuple[str, str]]:
@@ -237,6 +241,7 @@ def _truths(found: Findings) -> Iterator[Html]:
     rows = _rows_of(found.accuracy)
     if not rows:
         return
+    yield _heading(f"against {found.truth_name} ({rows[0]['column']})")
     used = [name for name in _JUDGED if any(row[name] is not None for row in rows)]
     head = ["side", "judged", "right", "accuracy", "no answer", *(_JUDGED[one] for one in used)]
     body = [
@@ -250,7 +255,14 @@ def _truths(found: Findings) -> Iterator[Html]:
         ]
         for row in rows
     ]
-    yield _heading(f"against {found.truth_name} ({rows[0]['column']})")
+    if not found.is_judged_alike:
+        alike = [
+            [row["side"], f"{row['shared_right']:,}", _bar(row["shared_accuracy"])] for row in rows
+        ]
+        shared = counted(rows[0]["shared"], "row")
+        yield _small(f"like for like, over the {shared} that all sides have answered:")
+        yield _table("like for like", ["side", "right", "accuracy"], alike)
+        yield _small("each over the rows that it has answered itself:")
     yield _table("against the truth", head, body)
     for row in rows:
         if row["reason"]:
@@ -411,11 +423,20 @@ def _table(
     texts: int = 1,
     tints: dict[tuple[int, int], str] | None = None,
 ) -> Html:
-    """A table whose first `texts` columns are text, the rest numbers; the first heads its row."""
+    """A table whose first `texts` columns are text, the rest numbers; the first heads its row.
+
+    More than three columns of text are folded, none so narrow that it cannot be read: what does
+    not fit scrolls.
+    """
+
+    def least(place: int) -> str:
+        longest = max(len(row[place]) for row in (head, *body))
+        return f"{min(longest, _LINE_CHARS) + 3}ch"
 
     def cell(kind: str, place: int, content: str, tint: str = "") -> Html:
         side = "left" if place < texts else "right"
-        wrap = "normal;min-width:70px;max-width:320px" if texts > 3 else "nowrap"
+        folded = f"normal;min-width:{widths[place]};max-width:320px"
+        wrap = folded if texts > 3 else "nowrap"
         style = f"{CELL};padding:3px 10px 3px 0;text-align:{side};white-space:{wrap}"
         style += ";vertical-align:top;overflow-wrap:anywhere" if texts > 3 else ""
         style += f";{tint};padding:3px 10px" if tint else ""
@@ -425,6 +446,7 @@ def _table(
         shown = content if isinstance(content, Html) else clip(content, 2 * _CELL_CHARS)
         return tag(kind, style + lined + tone, shown, dir="auto", **given)
 
+    widths = [least(place) for place in range(len(head))] if texts > 3 else [""] * len(head)
     tints = tints or {}
     heads = tag("tr", "", *(cell("th", n, text) for n, text in enumerate(head)))
     rows = [

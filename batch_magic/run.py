@@ -21,13 +21,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pandas as pd
 
 from batch_magic import causes, diagnosis, picture, plots, result, sides
+from batch_magic import frame as frames
 from batch_magic.diagnosis import Diagnosis
 from batch_magic.errors import BatchMagicError, CellError, ServiceError, StillRunning
 from batch_magic.folder import Home, RunFolder
 from batch_magic.journal import Journal
 from batch_magic.measuring import measured
 from batch_magic.pairing import Side
-from batch_magic.records import Ending, Estimate, RowStatus, RunRecord, Snapshot, Stage
+from batch_magic.records import Ending, Estimate, Preview, RowStatus, RunRecord, Snapshot, Stage
+from batch_magic.value_words import short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -308,12 +310,19 @@ class Run:
             return
         if self._said and self._said not in snapshot.notes:
             snapshot = replace(snapshot, notes=(self._said, *snapshot.notes))
+        snapshot = replace(snapshot, newest=tuple(map(self._labelled, snapshot.newest)))
         self._snapshot = snapshot
         for listener in list(self._listeners):
             listener(snapshot)
         if snapshot.ending is not None:
             self._ended.set()
             self._call_back()
+
+    def _labelled(self, one: Preview) -> Preview:
+        """Tell a row as its user does, where this kernel has the frame: none is read for that."""
+        if self._held is None or frames.is_plain(self._held.index):
+            return one
+        return replace(one, label=short(self._held.index[one.position]) or "")
 
     def _call_back(self) -> None:
         if self._snapshot.asks_usd is not None:

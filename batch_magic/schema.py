@@ -28,6 +28,7 @@ from batch_magic.records import (
     Lease,
     Limits,
     Mark,
+    Pause,
     Point,
     Request,
     RowStatus,
@@ -150,6 +151,15 @@ ALTER TABLE leases ADD COLUMN notebook TEXT NOT NULL DEFAULT '';  -- whose kerne
 CREATE INDEX history_by_run ON history (run_id);
 """
 
+PAUSES = """
+CREATE TABLE pauses (
+    run_id TEXT NOT NULL REFERENCES runs (run_id),
+    begins REAL NOT NULL,           -- it had ended, or stopped with nothing at the service
+    ends   REAL NOT NULL,           -- it went on
+    PRIMARY KEY (run_id, begins)
+) WITHOUT ROWID;
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("2026-11-22 first schema", SCHEMA),
     ("2026-11-22 rows to be sent again on request", WISHES),
@@ -161,6 +171,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("2026-11-22 marks on rows", MARKS),
     ("2026-11-22 how many rows were done when", PROGRESS),
     ("2026-11-22 the notebook of a run", NOTEBOOKS),
+    ("2026-11-23 when a run lay idle", PAUSES),
 )
 """Named steps, in order. A step is never edited once released; a change is a new step."""
 
@@ -322,6 +333,7 @@ def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
         model_served=model_served,
         saved=msgspec.convert(json.loads(saved), dict[str, float]),
         progress=_read_progress(db, run_id),
+        pauses=_read_pauses(db, run_id),
         notebook=notebook,
     )
 
@@ -329,6 +341,12 @@ def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
 def _read_progress(db: sqlite3.Connection, run_id: str) -> tuple[Point, ...]:
     found = db.execute("SELECT at, rows FROM progress WHERE run_id = ? ORDER BY at", (run_id,))
     return tuple(Point(*msgspec.convert(row, tuple[float, _Rows])) for row in found)
+
+
+def _read_pauses(db: sqlite3.Connection, run_id: str) -> tuple[Pause, ...]:
+    query = "SELECT begins, ends FROM pauses WHERE run_id = ? ORDER BY begins"
+    found = db.execute(query, (run_id,))
+    return tuple(Pause(*msgspec.convert(row, tuple[float, float])) for row in found)
 
 
 def put_progress(db: sqlite3.Connection, run_id: str, points: Iterable[Point]) -> None:

@@ -34,6 +34,7 @@ from batch_magic.card import (
 )
 from batch_magic.guide import QUESTIONABLE
 from batch_magic.overview import paid_usd
+from batch_magic.progress import took_s
 from batch_magic.records import UNANSWERED, Ending, Lease, RowStatus, Snapshot, Stage
 from batch_magic.wording import counted, dollars, span_of_dollars
 
@@ -358,7 +359,7 @@ class OfferCell(TypedDict):
 
 
 class Row(TypedDict):
-    """A run for the page: texts, never markup. Times are Unix seconds."""
+    """A run for the page: texts, never markup. `created_at` is in Unix seconds."""
 
     run_id: str
     name: str
@@ -373,7 +374,7 @@ class Row(TypedDict):
     money_note: str
     origin: list[str]
     created_at: float
-    ended_at: float | None
+    took_s: float | None  # None before its end
     where: str
     notebook: str
     taken: str
@@ -399,7 +400,7 @@ def row_of(one: Standing, known: Collection[Deed]) -> Row:
         "money_note": " ".join(cost_words(s)),
         "origin": [_model(s), backend_words(s.backend)],
         "created_at": s.created_at,
-        "ended_at": s.ended_at,
+        "took_s": took_s(s) if s.ended_at else None,
         "where": where_words(one),
         "notebook": clip(s.notebook, NAME_LENGTH),
         "taken": _taken_words(one),

@@ -21,10 +21,11 @@ WAIT_S = 60
 
 @dataclass
 class Seen:
-    """What a cell showed: its printed text, the texts of its displays, its error, its questions."""
+    """What a cell showed: its printed text, its displays as text and HTML, its error, questions."""
 
     printed: str = ""
     shown: list[str] = field(default_factory=list)
+    html: list[str] = field(default_factory=list)
     error: str | None = None
     traceback: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
@@ -124,6 +125,7 @@ def _see(seen: Seen, message: Mapping[str, Any]) -> None:
         seen.printed += content["text"]
     elif kind in ("display_data", "execute_result", "update_display_data"):
         seen.shown.append(content["data"].get("text/plain", ""))
+        seen.html.append(content["data"].get("text/html", ""))
     elif kind == "error":
         seen.error = f"{content['ename']}: {content['evalue']}"
         seen.traceback = content["traceback"]

@@ -560,11 +560,67 @@ def test_a_single_result_is_held_against_the_truth() -> None:
 def test_truth_of_several_columns_is_that_of_the_name() -> None:
     """`label` is for `llm_label`; where that does not tell, the user does."""
     answers = {"llm_label": ["A"], "llm_score": [1.0]}
-    a = result(answers, "a", label=["A"], gold=["A"])
+    a = result(answers, "a", label=["A"], gold=["Z"])
     assert only(bm.compare(a, truth="label").accuracy)["column"] == "llm_label"
     with pytest.raises(CellError, match="'llm_label', 'llm_score' is to be held against 'gold'"):
         bm.compare(a, truth="gold")
-    assert only(bm.compare(a, truth="gold", column="llm_label").accuracy)["right"] == 1
+    assert only(bm.compare(a, truth="gold", column="llm_label").accuracy)["right"] == 0
+
+
+def test_truth_is_held_against_the_one_answer_that_has_its_labels() -> None:
+    """However it is called; where two answers have them, or none, nobody guesses."""
+    answers = {"kind": ["A", "B"], "why": ["for this", "for that"], "score": [1.0, 0.5]}
+    found = bm.compare(result(answers, "a", gold=["A", "A"]), truth="gold")
+    assert (only(found.accuracy)["column"], only(found.accuracy)["right"]) == ("kind", 1)
+    assert "'kind' is held against 'gold'" in repr(found)
+    two = result({**answers, "other": ["B", "A"]}, "a", gold=["A", "A"])
+    with pytest.raises(CellError, match="is to be held against 'gold' of a"):
+        bm.compare(two, truth="gold")
+
+
+def test_accuracy_is_told_like_for_like() -> None:
+    """A side that left the hard rows out is no better: first come the rows that all answered."""
+    truth = list("AABBAB")
+    a = result({"answer": list("AABBBB")}, "a", label=truth)
+    b = result({"answer": list("AABAAB")}, "b", status=["ok"] * 4 + ["failed"] * 2, label=truth)
+    found = bm.compare(a, b, truth="label")
+    assert found.accuracy.columns[2:5].tolist() == ["shared", "shared_right", "shared_accuracy"]
+    assert found.accuracy["shared"].tolist() == [4, 4]
+    assert found.accuracy["shared_right"].tolist() == [4, 3]
+    assert found.accuracy["shared_accuracy"].tolist() == [1, 0.75]
+    assert found.accuracy["right"].tolist() == [5, 3]
+    assert found.accuracy["answered"].tolist() == [6, 4]
+    assert (
+        "a against label: 4 of 4 rows right (100 %) of those that all have answered; of its own"
+        " 5 of 6 rows right (83.3 %)"
+    ) in repr(found)
+    seen = Reader(found._repr_html_()).text
+    assert "like for like, over the 4 rows that all sides have answered:" in seen
+    drawn = str(found.plot().get_label())
+    assert "a 100.0 % of 4, b 75.0 % of 4 of the rows that all have answered" in drawn
+    same = bm.compare(a, a.assign(answer="A"), truth="label", column="answer")
+    assert "like for like" not in same._repr_html_()
+
+
+def test_rows_that_no_side_shares_have_no_accuracy_alike() -> None:
+    """Null with its reason, and no bar that looks like a nothing that was measured."""
+    a = result({"answer": list("AB")}, "a", status=["ok", "failed"], label=list("AB"))
+    b = result({"answer": list("AB")}, "b", status=["failed", "ok"], label=list("AB"))
+    found = bm.compare(a, b, truth="label")
+    assert found.accuracy["shared_accuracy"].isna().all()
+    assert "shared_accuracy: no row that all have answered" in found.accuracy["reason"][0]
+    assert "a no row, b no row" in str(found.plot().get_label())
+
+
+def test_a_likeness_of_some_rows_says_of_how_many() -> None:
+    """Of a hundred thousand long texts five thousand are held against each other."""
+    texts = [f"a long text that is no label at all and says a good deal {n}" for n in range(6_000)]
+    found = both(texts, [f"{text}!" for text in texts])
+    said = "likeness of answer is measured on 5,000 of the 6,000 rows that differ between a and b"
+    assert said in repr(found)
+    assert said in Reader(found._repr_html_()).text
+    assert "5,000 of 6,000 rows" in str(found.plot().get_label())
+    assert "is measured on" not in repr(both(texts[:50], texts[1:51]))
 
 
 # -- what it looks like ---------------------------------------------------------------------

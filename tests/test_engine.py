@@ -16,7 +16,8 @@ import pytest
 from lives import PATIENCE_S, Clock, Life
 from service import Service, stub_answer
 
-from batch_magic import engine, lifecycle, outcomes
+from batch_magic import engine, lifecycle, outcomes, picture, progress, standing
+from batch_magic.card import duration, time_words
 from batch_magic.causes import causes
 from batch_magic.errors import JournalError
 from batch_magic.journal import Journal
@@ -738,6 +739,29 @@ def test_rows_that_failed_for_good_are_sent_again_on_request(
     assert life.until_ended(run_id).counts == {RowStatus.OK: 12}
     assert_right(life.result(run_id), reviews)
     assert service.rows_paid(run_id) == len(reviews)
+
+
+def test_the_time_until_a_retry_is_no_time_that_the_run_took(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """Whoever retries the next morning had no run of a night: words, and each job's own span."""
+    service.faults(row_status={"status": 400, "every": 3})
+    run_id = life.submit(reviews)
+    life.until_ended(run_id)
+    service.clear_faults()
+    life.clock.now += 8 * 3600
+    retry(life, run_id, RowStatus.FAILED)
+    again = life.until_ended(run_id)
+    idle = again.pauses[0].ends - again.pauses[0].begins
+    assert idle >= 8 * 3600
+    drawn = picture.snapshot(again, life.clock())
+    assert again.ended_at
+    took_s = progress.took_s(drawn)
+    assert took_s == pytest.approx(again.ended_at - again.created_at - idle)
+    assert f"took {duration(took_s)}" in time_words(drawn)
+    assert (drawn.queue_s or 0.0) + (drawn.work_s or 0.0) <= took_s
+    row = standing.row_of(standing.Standing(drawn), ())
+    assert row["took_s"] == took_s
 
 
 def test_a_truncated_answer_stays_until_there_is_one_as_good(

@@ -8,27 +8,34 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from drafts import NOW, asking, run_of
+from hypothesis import given
+from hypothesis import strategies as st
 from test_lifecycle import job, remote
 
+from batch_magic import progress
 from batch_magic.errors import JournalError
 from batch_magic.folder import Home
 from batch_magic.journal import LEASE_S, Journal, LeaseLost, Outdated, _explain
+from batch_magic.picture import snapshot
 from batch_magic.records import (
     Ending,
     Job,
     JobFault,
     JobStage,
+    Pause,
     RowStatus,
     RunRecord,
     Shard,
     Usage,
 )
+from batch_magic.schema import insert_jobs
 
 
 @pytest.fixture
@@ -448,3 +455,81 @@ def test_a_retry_after_the_end_has_the_deadline_anew(journal: Journal) -> None:
     assert journal.run("r").goes_live_at == NOW + NIGHT_S + HOUR_S
     journal.ask_retry("r", [RowStatus.FAILED], NOW + NIGHT_S + 60)
     assert journal.run("r").goes_live_at == NOW + NIGHT_S + HOUR_S, "it goes on"
+
+
+# -- how long a run was under way -----------------------------------------------------------
+
+SPANS = st.floats(0.01, 1e6)
+STRETCHES = st.lists(
+    st.tuples(SPANS, st.sampled_from(["retry", "refetch", "reopen", "cancel"]), SPANS), max_size=5
+)
+
+
+@given(STRETCHES, SPANS)
+def test_a_run_took_the_time_in_which_it_had_no_end(
+    stretches: list[tuple[float, str, float]], last_s: float
+) -> None:
+    """However often it goes on, idle gaps are out; no job had more, and no clock ran longer."""
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder) / "journal.db")
+        run = add(journal, run_of(shards=(Shard(0, 6, 60, "s"),)))
+        now, took_s = NOW, 0.0
+        for worked_s, how, idle_s in [*stretches, (last_s, "", 0.0)]:
+            began, number = now, len(journal.run("r").jobs)
+            now += worked_s
+            took_s += worked_s
+            done = replace(job(), number=number, intended_at=began, ended_at=now)
+            with sqlite3.connect(journal.path) as db:
+                insert_jobs(db, "r", [replace(done, stage=JobStage.COLLECTED)])
+            stops = how in ("reopen", "cancel")
+            ending = Ending.STOPPED if stops else Ending.FINISHED
+            journal.end_run("r", "me", now, ending=ending)
+            now += idle_s
+            go_on(journal, how, now)
+        run = journal.run("r")
+        journal.close()
+    drawn = snapshot(run, now + 1)
+    assert progress.took_s(drawn) == pytest.approx(took_s, rel=1e-6, abs=1e-3)
+    assert progress.took_s(drawn) <= now - NOW + 1e-3
+    for one in run.jobs:
+        assert one.intended_at
+        assert one.ended_at
+        own_s = progress.lapsed_s(one.intended_at, one.ended_at, run.pauses)
+        assert own_s == pytest.approx(one.ended_at - one.intended_at)
+        assert own_s <= progress.took_s(drawn) + 1e-3
+
+
+def go_on(journal: Journal, how: str, now: float) -> None:
+    """Let an ended run go on, in one of the ways there are."""
+    if how == "retry":
+        journal.ask_retry("r", [RowStatus.FAILED], now)
+    elif how == "refetch":
+        journal.refetch("r", (), now)
+    elif how == "reopen":
+        journal.reopen("r", now)
+    elif how == "cancel":
+        journal.ask_cancel("r", now)
+
+
+def test_a_stop_while_the_service_works_on_is_no_pause(journal: Journal) -> None:
+    """A refused key stops our side alone: the batch's time is the run's."""
+    add(journal, two_jobs())
+    journal.save_job("r", "me", replace(job(JobStage.RUNNING), batch_id="b"), NOW, None)
+    journal.end_run("r", "me", NOW + 5, ending=Ending.STOPPED, fault="the key was refused")
+    journal.reopen("r", NOW + NIGHT_S)
+    assert journal.run("r").pauses == ()
+
+
+def test_waiting_for_leave_is_a_pause_and_a_run_that_is_forgotten_takes_it_along(
+    journal: Journal,
+) -> None:
+    """Nothing was under way; what is cleaned away leaves nothing that stands in the way."""
+    waits = in_an_hour(ending=Ending.STOPPED, ended_at=NOW, fault="not submitted", asks_usd=9.0)
+    add(journal, waits)
+    journal.reopen("r", NOW + NIGHT_S)
+    assert journal.run("r").pauses == (), "it still waits"
+    journal.reopen("r", NOW + NIGHT_S, gives_leave=True)
+    assert journal.run("r").pauses == (Pause(NOW, NOW + NIGHT_S),)
+    journal.end_run("r", "me", NOW + NIGHT_S + 5, ending=Ending.FINISHED)
+    journal.forget("r")
+    assert journal.runs() == []

@@ -15,8 +15,10 @@ import pandas as pd
 import pytest
 from kernels import PROJECT, kernel
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from pictures import ALBUM, SANDBOX, START, collected, picture
 from PIL import Image
+from reader import Reader
 from test_comparison import both, result
 
 import batch_magic as bm
@@ -24,7 +26,7 @@ from batch_magic import overview, plots
 from batch_magic.errors import CellError
 from batch_magic.measuring import measured
 from batch_magic.plots import Measured
-from batch_magic.records import Cost, Ending, RowStatus, Snapshot, Stage, Usage
+from batch_magic.records import Cost, Ending, Pause, RowStatus, Snapshot, Stage, Usage
 from batch_magic.result_lines import made_at
 
 NOTHING = Measured({}, {}, np.empty(0))
@@ -91,6 +93,76 @@ def test_a_run_is_drawn_with_its_numbers() -> None:
     assert "job 1\n1 min 00 s + 2 min 00 s" in seen
     assert "median 12, most 40" in seen
     assert "half by" in seen
+
+
+def test_a_late_retry_leaves_the_jobs_to_be_seen() -> None:
+    """Minutes in which the run lay idle are not on the axis; a job of a moment has words, too."""
+    retried = picture(
+        as_of=START + 1_128,
+        pauses=(Pause(START + 7, START + 1_120),),
+        jobs=(
+            collected(0, intended_at=START + 1, began_at=START + 1.5, ended_at=START + 6),
+            collected(1, intended_at=START + 1_121, began_at=START + 1_121, ended_at=START + 1_122),
+        ),
+    )
+    made = Measured({}, {}, np.array([2.0, 3, 4, 5, 1_121, 1_122]))
+    figure = plots.run_figure(retried, made)
+    (axes,) = [one for one in figure.axes if "time since" in one.get_title(loc="left")]
+    right = axes.get_xlim()[1]
+    assert 9 <= right < 12
+    assert axes.get_xlabel().startswith("seconds\nleft out (dotted): 18 min 33 s")
+    widths = [bar.get_width() / right for bar in axes.patches]
+    assert min(widths[1], widths[3]) > 0.05
+    seen = words(figure)
+    assert "job 1\nunder 1 s + 4 s" in seen
+    assert "job 2\nunder 1 s + 1 s" in seen
+
+
+def test_when_answers_were_made_is_told_in_words_of_time() -> None:
+    """A share of a minute is no time that a person knows."""
+    jobs = (collected(0, intended_at=START, began_at=START + 1, ended_at=START + 260),)
+    s = picture(jobs=jobs, as_of=START + 260)
+    times = Measured({}, {}, np.array([2.0, 2, 3, 3, 250]))
+    assert "half by 3 s, 90 % by 2 min 31 s" in words(plots.run_figure(s, times))
+
+
+@pytest.mark.parametrize("name", ALBUM)
+def test_a_figure_is_told_in_words_to_those_who_cannot_see_it(name: str) -> None:
+    """The alternative text has the numbers, and markup of a name is none of ours."""
+    told = plots.run_figure(replace(ALBUM[name], name='<b> "a" $x$'), SOME)
+    (image,) = [one for one in Reader(told._repr_html_()).attributes if "src" in one]
+    alt = image["alt"] or ""
+    assert alt.startswith('<b> "a" $x$: ')
+    assert "outcomes of" in alt
+    assert "median 12, most 40" in alt
+    drawn = replace(ALBUM["finished with failures"], jobs=ALBUM["many jobs"].jobs)
+    assert "31 refused" in str(plots.run_figure(drawn, SOME).get_label())
+
+
+def test_what_is_compared_and_paid_is_told_in_words() -> None:
+    """Each picture of a comparison, each model that was paid."""
+    a = result({"answer": list("AABB")}, "a", label=list("AABA"))
+    b = result({"answer": list("ABBB")}, "b", label=list("AABA"))
+    told = str(bm.compare(a, b, truth="label").plot().get_label())
+    for said in ("75.0 % of 4", "a against label: A as A 2; ", "answer: how often which: "):
+        assert said in told
+    scores = str(both([1.5, 2.0], [1.0, 2.5]).plot().get_label())
+    assert "b less a: from -0.5 to 0.5, mean 0" in scores
+    costs = overview.cost_frame([paid(0, 1.5), paid(3, 2.0)])
+    assert "gpt-5-mini: $3.50" in str(plots.cost_figure(costs).get_label())
+
+
+def test_letters_stay_legible_in_a_narrow_cell() -> None:
+    """A notebook shrinks a figure to its cell: at 500 pixels its letters are nine and more."""
+    for figure in (
+        plots.run_figure(ALBUM["finished"], SOME),
+        both(list("AAB"), list("ABB")).plot(),
+        plots.cost_figure(overview.cost_frame([paid(0, 1.5)])),
+    ):
+        sizes = [one.get_fontsize() for one in figure.findobj(Text) if one.get_text().strip()]
+        assert min(sizes) / 72 * 500 / figure.get_figwidth() >= 9.5
+        image = next(a for a in Reader(figure._repr_html_()).attributes if "src" in a)
+        assert "min-width:500px" in (image["style"] or "")
 
 
 def test_models_are_drawn_apart() -> None:
@@ -172,7 +244,7 @@ def test_costs_are_drawn_by_day_and_model() -> None:
     assert "gpt-5-mini: \\$2.00" in seen
     assert "gpt-5-nano: \\$2.00" in seen
     assert "\\$4.00 for 4 runs, 1 of them on the sandbox, free" in seen
-    assert "of 1 more run the cost is not known" in seen
+    assert "of 1 more run the cost is not known" in seen.replace("\n", " ")
     assert len(figure.axes[0].get_xticks()) == 4
     pixels(figure)
 
@@ -252,9 +324,16 @@ def test_a_cell_shows_a_report_and_a_figure(tmp_path: Path) -> None:
             "%gptbatch compare by_b people --column answer"
         )
         assert "2 of 2 rows equal" in people.text
-        assert "<Plot: by_a: finished" in notebook.run("%gptbatch plot by_a").text
+        drawn = notebook.run("%gptbatch plot by_a")
+        assert "<Plot: by_a: finished" in drawn.text
+        assert 'alt="by_a: finished. outcomes of 2 rows: 2 ok. ' in drawn.html[0]
         assert "paid by day and model" in notebook.run("%gptbatch plot").text
         assert "False" in notebook.run("import sys; print('matplotlib.pyplot' in sys.modules)").text
+        notebook.run("import batch_magic as bm\n%matplotlib inline")
+        for call in ("%gptbatch plot by_a", "bm.plot('by_a')", "fig = bm.plot('by_a'); fig"):
+            inline = notebook.run(call)
+            assert 'alt="by_a: finished. outcomes of 2 rows: 2 ok. ' in inline.html[0]
+            assert len(inline.shown) == 1
         for line, cure in (
             ("compare", "write %gptbatch compare NAME [NAME]"),
             ("compare by_a", "name a second run"),

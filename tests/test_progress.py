@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +52,29 @@ def test_stretches_hold_all_rows_that_came(walk: list[tuple[float, int]]) -> Non
         assert len(progress.blocks(found)) == len(found) <= progress.STRETCHES
 
 
+def test_the_best_of_a_run_is_told_with_its_length() -> None:
+    """Stretches grow with a run, and what is best of them shrinks: it is an average of more."""
+    points, rows, told = tuple[Point, ...](), 0, list[str]()
+    for second in range(601):
+        rows += 500 if second == 30 else 10
+        points = progress.noted(points, float(second), rows)
+        if second in (60, 600):
+            s = picture(progress=points, as_of=float(second), created_at=0.0)
+            told += re.findall(r"[\d,]+ rows/min in its best .* s(?=\))", card_text(s))
+    assert told == ["12,400 rows/min in its best 2 s", "1,630 rows/min in its best 25 s"]
+
+
+@given(WALKS)
+def test_stretches_are_as_long_as_is_told(walk: list[tuple[float, int]]) -> None:
+    """A rate of a fiftieth of a second is a picture of the clock."""
+    points = walked(walk)
+    found = progress.rates(points)
+    if found:
+        assert progress.stretch_s(points) >= 1
+        span_s = points[-1].at - points[0].at
+        assert len(found) * progress.stretch_s(points) == pytest.approx(span_s)
+
+
 def test_an_hour_of_silence_is_not_an_hour_of_slowness() -> None:
     """The last look before a change is kept: what came at once is drawn as such."""
     points = tuple[Point, ...]()
@@ -85,7 +109,7 @@ def test_the_pace_is_told_in_blocks_and_in_words() -> None:
     """Blocks are text: they survive the saved file; whoever hears them hears the words."""
     points = tuple(Point(float(n * 10), n * 20) for n in range(10))
     s = picture(progress=points, as_of=90.0, created_at=0.0)
-    assert "120 rows/min (at its best 120 rows/min)" in card_text(s)
+    assert "120 rows/min (120 rows/min in its best 10 s)" in card_text(s)
     assert "pace: ▇" in card_text(s)
     assert 'aria-label="rows a minute, from its beginning: 120 rows/min' in card_html(s)
     still = picture(progress=points, as_of=600.0, created_at=0.0)

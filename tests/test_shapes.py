@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, field_serializer, field_validator
 
 import batch_magic as bm
 from batch_magic import answers, session
+from batch_magic.card import newest_html
 from batch_magic.drafting import Options
 from batch_magic.errors import CellError
 from batch_magic.records import RowStatus
@@ -436,13 +437,16 @@ def test_the_newest_answers_are_seen_while_others_run(home: Path, frame: pd.Data
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BATCH_MAGIC_MAX_ROWS_PER_JOB", "2")
         patch.setenv("BATCH_MAGIC_MAX_ENQUEUED_TOKENS", "1")  # one job after another
-        run = submit(frame.assign(text=frame["text"] + " seen"), out="seen_early")
+        own = frame.assign(text=frame["text"] + " seen").set_axis([f"r{n}" for n in range(6)])
+        run = submit(own, out="seen_early")
     run.listen(lambda s: seen.append((s, run.partial()["gpt_status"])) if s.newest else None)
     run.wait(timeout_s=60)
     s, statuses = seen[0]
     assert 0 < len(s.newest) < len(frame)
     for one in s.newest:
         assert f"row {one.position} seen" in one.text
+        assert one.label == f"r{one.position}", "as the user calls it"
+        assert f"row {one.position} · r{one.position}" in newest_html(s)
         assert statuses.iloc[one.position] == "ok"
 
 

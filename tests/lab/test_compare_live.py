@@ -17,7 +17,7 @@ truth = [kinds[n * 7 % 4] for n in range(60)]
 def said(n, label, every):
     return "[[fault:400]]" if n % 23 == 5 else f"[[say:{kinds[0] if n % every == 0 else label}]]"
 reviews = pd.DataFrame({
-    "title": [f"review {n} costs $5 to $9" for n in range(60)],
+    "title": [f"review {n} costs $5 to $9{', and goes on and on' * 3}" for n in range(60)],
     "one": [said(n, label, 5) for n, label in enumerate(truth)],
     "two": [said(n + 1, label, 3) for n, label in enumerate(truth)],
     "label": truth,
@@ -57,20 +57,47 @@ def test_a_comparison_reads_well_and_its_figures_show(lab: Lab) -> None:
         image = notebook.output(cell).locator("img")
         image.wait_for()
         assert image.count() == 1
-    lab.width(420, TALL)
-    report.screenshot(path=lab.artefacts / "comparison_420.png")
-    wide = report.evaluate("e => e.querySelector('section').scrollWidth - e.clientWidth")
-    assert wide <= 0, "tables scroll by themselves, the report does not"
+    for pixels in (620, 420):
+        lab.width(pixels, TALL)
+        report.screenshot(path=lab.artefacts / f"comparison_{pixels}.png")
+        for cell, what in ((4, "comparison"), (5, "run"), (6, "cost")):
+            notebook.output(cell).screenshot(path=lab.artefacts / f"plot_{what}_{pixels}.png")
+        wide = report.evaluate("e => e.querySelector('section').scrollWidth - e.clientWidth")
+        assert wide <= 0, "tables scroll by themselves, the report does not"
+        sizes = report.get_by_role("group", name="rows that differ").evaluate(SIZES)
+        assert sizes["scrolls"]
+        assert sizes["is_reached"]
+        assert sizes["tallest"] < 110, "a text of 120 letters is no tower"
+        assert sizes["narrowest_text"] > 150
     lab.width(1400, TALL)
     for shade in ("light", "dark"):
         lab.theme(shade)
         report.screenshot(path=lab.artefacts / f"comparison_{shade}.png")
         notebook.output(4).screenshot(path=lab.artefacts / f"comparison_plot_{shade}.png")
-        found = Axe().run(lab.page, context={"include": [[".gptbatch-comparison"]]})
+        found = Axe().run(lab.page, context={"include": [[".jp-OutputArea-output"]]})
         grave = [one for one in found.response["violations"] if one["impact"] in GRAVE]
         assert [(one["id"], one["nodes"][0]["html"][:200]) for one in grave] == []
+    alt = notebook.output(6).locator("img").get_attribute("alt") or ""
+    assert alt.startswith("paid by day and model. $0.00 for 2 runs, 2 of them on the sandbox, free")
+    notebook.save()
+    again = notebook.reopen_elsewhere()
+    image = again.output(6).locator("img")
+    image.wait_for()
+    assert image.get_attribute("alt") == alt, "a saved notebook that nobody trusts has it, too"
+    assert image.evaluate("e => e.naturalWidth") > 600
+    again.close()
     notebook.close()
 
 
+SIZES = """e => {
+  const heights = [...e.querySelectorAll("tbody tr")].map(one => one.offsetHeight);
+  const texts = [...e.querySelectorAll("td")].filter(one => one.textContent.length > 60);
+  return {
+    scrolls: e.scrollWidth > e.clientWidth,
+    is_reached: e.tabIndex === 0,
+    tallest: Math.max(...heights),
+    narrowest_text: Math.min(...texts.map(one => one.offsetWidth)),
+  };
+}"""
 TALL = 5_000  # a page on which nothing has to be scrolled into a picture
 GRAVE = ("serious", "critical")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kernels import kernel
 from PIL import Image
 
 import batch_magic as bm
+from batch_magic import frame as frames
 from batch_magic import session
 from batch_magic.browse import Query, SortKey
 from batch_magic.closeup import Letter
@@ -125,6 +130,177 @@ def test_rows_that_cannot_be_told_get_no_prompt_of_another(
     assert "not known again" in detail["said"]
     assert explorer.view()["gpt_mark"].tolist()[0] == "up"
     assert "gpt_mark" not in bm.attach("labelled").result()
+
+
+@pytest.mark.parametrize(
+    ("sent", "prompt", "options"),
+    [
+        ({"gpt_text": list("abcdef"), "lang": "en"}, "{{ gpt_text }}", {}),
+        ({"answer": list("abcdef"), "l": "en"}, "{{ answer }}", {"on_clash": "replace"}),
+        ({"lang": ["en"] * 6}, "{{ row.index }}", {}),
+        (
+            {("answer", "human"): list("abcdef"), ("l", ""): "en"},
+            "{{ row['answer', 'human'] }}",
+            {},
+        ),
+        ({"when": pd.period_range("2020-01", periods=6, freq="M"), "l": "en"}, "{{ when }}", {}),
+    ],
+    ids=["named as ours", "replaced", "place alone", "several levels", "not stored"],
+)
+def test_rows_alike_that_were_asked_differently_are_not_told_by_their_place(
+    home: Path, sent: dict[Any, Any], prompt: str, options: Any
+) -> None:
+    """After a `reset_index` every label is another row's, and what is left agrees everywhere."""
+    wanted = {"model": "gpt-5-mini", "on": "sandbox", "out": "labelled", **options}
+    labelled = bm.submit(pd.DataFrame(sent), f"Say {prompt}", **wanted).wait(timeout_s=60)
+    run_id = labelled.attrs["gptbatch"]["run_id"]
+    moved = labelled.iloc[::-1].reset_index(drop=True)
+    for _ in ("in the life that sent it", "after a restart"):
+        explorer = bm.explore(moved)
+        explorer.mark(0, "up")
+        assert "not known again" in repr(explorer)
+        assert not session.session_for(".gptbatch").journal.marks(run_id)
+        unmoved = bm.explore(labelled)
+        said = str(letter_of(unmoved, 5)["answer"])
+        assert said in labelled.iloc[5].tolist()
+        session.close_sessions()
+
+
+_FRAMES: dict[str, tuple[pd.DataFrame, str, dict[str, Any]]] = {
+    "alike": (pd.DataFrame({"t": list("abaabc"), "n": [1, 1, 1, 1, 1, 2]}), "{{ t }}", {}),
+    "by place": (pd.DataFrame({"t": list("abaabc")}), "{{ t }} {{ row.position }}", {}),
+    "one answer": (
+        pd.DataFrame({"t": ["[[say:yes]]"] * 6}, index=[4, 2, 0, 1, 3, 5]),
+        "{{ t }} {{ row.index }}",
+        {},
+    ),
+    "names": (
+        pd.DataFrame({"t": ["[[say:yes]]"] * 6}, index=list("uvwxyz")),
+        "{{ t }} {{ row.index }}",
+        {},
+    ),
+    "repeated": (pd.DataFrame({"t": list("abaabc")}, index=[0, 1, 1, 2, 0, 0]), "{{ t }}", {}),
+    "lists": (
+        pd.DataFrame({"t": [[1], [True], [1.0], [2], [1], [True]], "n": 0}),
+        "{{ t }}",
+        {},
+    ),
+    "mixed": (
+        pd.DataFrame({"t": pd.Series([1, True, 1.0, "1", None, None], dtype=object)}),
+        "{{ t }}",
+        {},
+    ),
+    "replaced": (
+        pd.DataFrame({"answer": list("abcaab"), "l": "en"}),
+        "[[say:yes]] {{ answer }}",
+        {"on_clash": "replace"},
+    ),
+    "named as ours": (pd.DataFrame({"gpt_status": list("abcaab")}), "{{ gpt_status }}", {}),
+    "failing": (
+        pd.DataFrame({"t": ["a [[fault:400]]", None, "b", None, "a [[fault:400]]", "b"]}),
+        "{{ t }}",
+        {"retries": 0},
+    ),
+    "models": (
+        pd.DataFrame({"t": list("abaabc")}),
+        "{{ t }}",
+        {"model": "gpt-5-mini,gpt-5-nano"},
+    ),
+}
+
+_MOVES = st.lists(
+    st.sampled_from(
+        [
+            lambda frame: frame.iloc[::-1],
+            lambda frame: frame.iloc[1:],
+            lambda frame: frame.iloc[[0, -1, 2]],
+            lambda frame: frame.sort_values("hidden", key=lambda at: (at * 5) % 6),
+            lambda frame: frame.sort_index(kind="stable"),
+            lambda frame: frame.sample(frac=0.7, random_state=3),
+            lambda frame: frame.reset_index(drop=True),
+            lambda frame: pd.concat([frame, frame.iloc[:1]]),
+        ]
+    ),
+    max_size=4,
+)
+
+
+def test_no_row_gets_a_prompt_or_a_mark_of_another(home: Path) -> None:
+    """However a result was moved: its rows are refused, or are those that they were, or as these.
+
+    Which row each one was is known from a shadow of the result that is moved alike.
+    """
+    results, asked = dict[str, pd.DataFrame](), dict[str, list[Any]]()
+    for number, (name, (sent, prompt, options)) in enumerate(_FRAMES.items()):
+        wanted = {"model": "gpt-5-mini", "on": "sandbox", "out": f"run_{number}", **options}
+        results[name] = bm.submit(sent, prompt, **wanted).wait(timeout_s=60)
+        whole = bm.explore(f"run_{number}")
+        asked[name] = [_sent(whole, at) for at in range(len(sent))]
+    known = set()
+
+    @settings(max_examples=200)
+    @given(st.sampled_from(list(_FRAMES)), _MOVES)
+    def check(name: str, moves: list[Callable[[pd.DataFrame], pd.DataFrame]]) -> None:
+        moved = results[name].assign(hidden=range(6))
+        for move in moves:
+            moved = move(moved) if len(moved) > 2 else moved
+        truth = moved.pop("hidden").tolist()
+        moved.attrs = results[name].attrs
+        explorer = bm.explore(moved)
+        if explorer._said:
+            return
+        known.add((name, bool(moves)))
+        assert [_sent(explorer, at) for at in range(len(moved))] == [
+            asked[name][at] for at in truth
+        ]
+        explorer.mark(0, note="here")
+        result = bm.attach(str(moved.attrs["gptbatch"]["name"])).result()
+        (marked,) = np.flatnonzero(result["gpt_note"].notna())
+        assert asked[name][marked] == asked[name][truth[0]]
+        explorer.mark(0)
+
+    check()
+    refused = {"one answer", "replaced"}  # six rows, and nothing tells which is which
+    assert {(name, False) for name in _FRAMES} - known == {(name, False) for name in refused}
+    assert {name for name, was_moved in known if was_moved} == set(_FRAMES) - refused
+
+
+def _sent(explorer: Explorer, position: int) -> list[Any]:
+    """Return what was asked of each model about a row, and what came of it."""
+    explorer._open = position
+    detail = explorer._detail()
+    assert detail is not None
+    assert detail["letters"]
+    names = ("model", "status", "messages", "sent", "answer")
+    return [[letter[name] for name in names] for letter in detail["letters"]]  # type: ignore[literal-required]
+
+
+_VALUES = st.sampled_from([0, 1, True, 1.0, -0.0, None, float("nan"), "1", "a", (1,), [1], [True]])
+
+
+@settings(max_examples=400)
+@given(st.data(), st.integers(0, 7), st.integers(0, 3))
+def test_rows_are_known_again_or_nothing_is_said(
+    data: st.DataObject, rows: int, width: int
+) -> None:
+    """Any values, any order, labels counted anew: never the place of a row asked something else."""
+    columns = [data.draw(st.lists(_VALUES, min_size=rows, max_size=rows)) for _ in range(width)]
+    kinds = data.draw(st.lists(st.sampled_from([object, None]), min_size=width, max_size=width))
+    own = pd.DataFrame(
+        {f"c{n}": pd.Series(column, dtype=kinds[n]) for n, column in enumerate(columns)},
+        index=data.draw(st.permutations(range(rows))),
+    )
+    numbers = st.lists(st.integers(0, 2), min_size=rows, max_size=rows)
+    asked = np.array([data.draw(numbers), data.draw(numbers)], dtype=np.int64)
+    truth = np.array(
+        data.draw(st.lists(st.integers(0, max(rows - 1, 0)), max_size=rows and 9)), int
+    )
+    moved = own.iloc[truth]
+    if data.draw(st.booleans()):
+        moved = moved.reset_index(drop=True)
+    places = frames.places_in(moved, own, asked)
+    if places is not None:
+        assert (asked[:, places] == asked[:, truth]).all()
 
 
 def test_a_row_is_told_whole(home: Path) -> None:

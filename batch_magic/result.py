@@ -327,6 +327,7 @@ def _facts(run: RunRecord, missing: list[str]) -> dict[str, Any]:
         "template": run.request.template,
         "params": dict(run.request.params),
         "answers": answer_columns(run.layout),
+        "added": added_columns(run.layout, run.request.models),
         "schema": None if run.layout.shape is None else run.layout.shape.schema,
         "parse": None if run.layout.shape is None else run.layout.shape.pattern,
         "job_ids": [job.batch_id for job in run.jobs if job.batch_id],

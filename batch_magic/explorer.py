@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import count
@@ -45,7 +45,7 @@ from batch_magic.card import clip, table_html
 from batch_magic.clicks import answer_while_busy
 from batch_magic.closeup import Letter
 from batch_magic.errors import BatchMagicError, CellError
-from batch_magic.records import Mark, Thumb
+from batch_magic.records import MARK_HALVES, Mark, Thumb
 from batch_magic.value_words import short
 from batch_magic.wording import counted
 
@@ -75,13 +75,14 @@ class RunRows:
     """What is known of a frame's rows because they are those of a run.
 
     `places[i]` is the position in the run of the frame's row i. `again` gives the frame anew, as
-    far as the run has come, or is None where the frame is only a part of it.
+    far as the run has come, or is None where the frame is only a part of it. `put_mark` writes the
+    halves that it is told of a position's mark, and returns the mark as it is then.
     """
 
     places: NDArray[np.int64]
     letters: Callable[[int], list[Letter]]
     marks: Callable[[], Mapping[int, Mark]]
-    put_mark: Callable[[int, Mark], None]
+    put_mark: Callable[[int, Mark, Collection[str]], Mark]
     is_going_on: Callable[[], bool]
     again: Callable[[], pd.DataFrame] | None = None
 
@@ -249,14 +250,25 @@ class Explorer:
         In place of what was noted before; with neither it is taken away. Of a run's row it is
         written to the journal at once. Raises CellError for a position or a thumb that is none.
         """
-        position = self._position(position)
+        self._note(position, thumb, note)
+
+    def _note(
+        self,
+        position: object,
+        thumb: str | None,
+        note: str | None,
+        halves: Collection[str] = MARK_HALVES,
+    ) -> None:
+        """Write these halves of a mark; the page's buttons know but one of them for sure."""
+        place = self._position(position)
         if thumb is not None and thumb not in tuple(Thumb):
             raise CellError(f"{thumb!r} is no thumb; say up, down or None")
         if not isinstance(note, (str, type(None))):
             raise CellError(f"{note!r:.60} is no note; write a text")
         text = (note or "").strip()[:_NOTE_CHARS]
         with self._lock:
-            self._put_mark(position, Mark(Thumb(thumb) if thumb else None, text or None))
+            mark = Mark(Thumb(thumb) if thumb else None, text or None)
+            self._put_mark(place, mark, halves)
             self._draw()
             if self._widget is not None and self._open is not None:
                 self._widget.detail = {**self._widget.detail, **self._noted(self._open)}
@@ -360,11 +372,14 @@ class Explorer:
         at = np.flatnonzero(np.isin(known.places, list(marks)))
         return {int(one): marks[int(known.places[one])] for one in at}
 
-    def _put_mark(self, position: int, mark: Mark) -> None:
+    def _put_mark(self, position: int, mark: Mark, halves: Collection[str]) -> None:
         alike = [position]
-        if self._known is not None:
+        if self._known is None:
+            changed: dict[str, Any] = {half: getattr(mark, half) for half in halves}
+            mark = replace(self._marks.get(position, Mark()), **changed)
+        else:
             place = int(self._known.places[position])
-            self._known.put_mark(place, mark)
+            mark = self._known.put_mark(place, mark, halves)
             alike = np.flatnonzero(self._known.places == place).tolist()
         for one in alike:
             if mark == Mark():
@@ -544,12 +559,10 @@ class Explorer:
                 self._picked[:] = False
                 self._draw()
             case "thumb":
-                at = self._position(asked.get("position"))
-                self.mark(at, asked.get("thumb"), self._noted(at)["note"])
+                self._note(asked.get("position"), asked.get("thumb"), None, ["thumb"])
                 self._widget.facets = self._rows.facets(self._query)
             case "note":
-                at = self._position(asked.get("position"))
-                self.mark(at, self._noted(at)["thumb"], asked.get("note"))
+                self._note(asked.get("position"), None, asked.get("note"), ["note"])
             case "refresh":
                 self.refresh()
             case other:

@@ -531,7 +531,9 @@ class Session:
             places=places,
             letters=letters,
             marks=partial(self.journal.marks, run_id),
-            put_mark=lambda at, mark: self.journal.put_mark(run_id, at, mark, time.time()),
+            put_mark=lambda at, mark, halves: self.journal.put_mark(
+                run_id, at, mark, time.time(), halves
+            ),
             is_going_on=lambda: run.snapshot().ending is None,
             again=again,
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -510,6 +512,40 @@ def test_a_click_writes_its_own_half_of_a_mark(home: Path, reviews: pd.DataFrame
 
 def _model_id(notebook: Kernel) -> str:
     return notebook.run("print(seen._widget.model_id)").printed.strip()
+
+
+@pytest.mark.parametrize(
+    ("damage", "left"),
+    [
+        ("thumb = 'sideways'", Mark(note="keep")),
+        ("note = CAST(x'ff61' AS TEXT)", Mark(Thumb.UP)),
+        ("thumb = x'ff', note = NULL", None),
+        ("position = -1", None),
+    ],
+)
+def test_a_damaged_mark_does_not_stand_before_answers(
+    home: Path,
+    reviews: pd.DataFrame,
+    caplog: pytest.LogCaptureFixture,
+    damage: str,
+    left: Mark | None,
+) -> None:
+    """Answers are paid for: what cannot be read of a mark is left out, told of and kept."""
+    run_id = answered(reviews).attrs["gptbatch"]["run_id"]
+    bm.explore("labelled").mark(3, "up", "keep")
+    bm.explore("labelled").mark(5, "down")
+    with closing(sqlite3.connect(home / "journal.db")) as db, db:
+        db.execute(f"UPDATE marks SET {damage} WHERE position = 3")
+    result = bm.attach("labelled").result()
+    assert result["answer"].notna().all()
+    assert result["gpt_mark"].iloc[5] == "down"
+    assert "is damaged in the journal" in caplog.text
+    marks = session.session_for(".gptbatch").journal.marks(run_id)
+    assert marks == {5: Mark(Thumb.DOWN)} | ({} if left is None else {3: left})
+    with closing(sqlite3.connect(home / "journal.db")) as db:
+        assert db.execute("SELECT count(*) FROM marks").fetchone() == (2,)
+    bm.explore("labelled").mark(3, "down", "anew")
+    assert bm.attach("labelled").result()["gpt_note"].iloc[3] == "anew"
 
 
 def test_without_a_kernel_it_is_text(home: Path, reviews: pd.DataFrame) -> None:

@@ -46,7 +46,7 @@ from batch_magic.clicks import answer_while_busy
 from batch_magic.closeup import Letter
 from batch_magic.errors import BatchMagicError, CellError
 from batch_magic.records import MARK_HALVES, Mark, Thumb
-from batch_magic.value_words import short
+from batch_magic.value_words import clean, short
 from batch_magic.wording import counted
 
 log = logging.getLogger(__name__)
@@ -238,6 +238,8 @@ class Explorer:
 
         Raises CellError for a position that is none.
         """
+        if not isinstance(positions, Iterable):
+            raise CellError(f"{positions!r:.60} is no list of positions; say pick([0, 3])")
         wanted = [self._position(one) for one in positions]
         with self._lock:
             self._picked[:] = False
@@ -248,24 +250,25 @@ class Explorer:
         """Note a thumb (`up`, `down`) and a text about the row at a position of the frame.
 
         In place of what was noted before; with neither it is taken away. Of a run's row it is
-        written to the journal at once. Raises CellError for a position or a thumb that is none.
+        written to the journal at once. Raises CellError for a position, a thumb or a text that is
+        none.
         """
         self._note(position, thumb, note)
 
     def _note(
         self,
         position: object,
-        thumb: str | None,
-        note: str | None,
+        thumb: object,
+        note: object,
         halves: Collection[str] = MARK_HALVES,
     ) -> None:
         """Write these halves of a mark; the page's buttons know but one of them for sure."""
         place = self._position(position)
-        if thumb is not None and thumb not in tuple(Thumb):
-            raise CellError(f"{thumb!r} is no thumb; say up, down or None")
+        if thumb is not None and not (isinstance(thumb, str) and thumb in tuple(Thumb)):
+            raise CellError(f"{thumb!r:.60} is no thumb; say up, down or None")
         if not isinstance(note, (str, type(None))):
             raise CellError(f"{note!r:.60} is no note; write a text")
-        text = (note or "").strip()[:_NOTE_CHARS]
+        text = clean((note or "").strip()[:_NOTE_CHARS])
         with self._lock:
             mark = Mark(Thumb(thumb) if thumb else None, text or None)
             self._put_mark(place, mark, halves)
@@ -355,12 +358,14 @@ class Explorer:
         marked = frames.attach(self._frame, columns) if columns else self._frame
         return Rows(marked, leading=("gpt_mark", *self._answers))
 
-    def _position(self, position: object) -> int:
-        is_row = isinstance(position, (int, np.integer)) and 0 <= position < len(self._frame)
-        if not is_row:
+    def _position(self, given: object) -> int:
+        """Return a position as Python's own number. Raises CellError for what is none."""
+        is_truth = isinstance(given, bool)  # of a mask, which is no list of positions
+        at = int(given) if isinstance(given, (int, np.integer)) and not is_truth else -1
+        if not 0 <= at < len(self._frame):
             last = len(self._frame) - 1
-            raise CellError(f"{position!r:.60} is no row; positions are from 0 to {last}")
-        return int(position)  # type: ignore[call-overload, no-any-return]
+            raise CellError(f"{given!r:.60} is no row; positions are from 0 to {last}")
+        return at
 
     def _known_marks(self) -> dict[int, Mark]:
         """Return the marks of the run's rows, by position in the frame."""
@@ -470,7 +475,7 @@ class Explorer:
 
     def _noted(self, position: int) -> dict[str, str | None]:
         mark = self._marks.get(position, Mark())
-        return {"thumb": mark.thumb and str(mark.thumb), "note": mark.note}
+        return {"thumb": mark.thumb and str(mark.thumb), "note": mark.note and clean(mark.note)}
 
     def _about(self, receipt: str) -> About:
         hidden = len(self._rows.names) - len(self._table_names())

@@ -381,6 +381,41 @@ def test_any_frame_is_looked_through_with_what_it_has() -> None:
         bm.explore(frame["a"])  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("wrong", [1.5, True, np.True_, "1", None, -1, 10**20, [0], np.float64(1)])
+def test_what_is_no_position_is_refused_and_nothing_of_it_kept(wrong: Any) -> None:
+    """Half a row is no row, nor is a mask a list of places; the explorer goes on as it was."""
+    explorer = bm.explore(pd.DataFrame({"a": ["x", "y"]}))
+    explorer.pick([0])
+    with pytest.raises(CellError, match="is no row; positions are from 0 to 1"):
+        explorer.mark(wrong, "up")
+    with pytest.raises(CellError, match="is no row; positions are from 0 to 1"):
+        explorer.pick([1, wrong])
+    with pytest.raises(CellError, match=r"is no list of positions; say pick\(\[0, 3\]\)"):
+        explorer.pick(2)  # type: ignore[arg-type]
+    assert explorer.selection()["a"].tolist() == ["x"]
+    assert list(explorer.view().columns) == ["a"]
+    explorer.pick(np.array([1], dtype=np.uint8))
+    explorer.mark(np.int64(1), "up")  # type: ignore[arg-type]
+    assert explorer.selection()["gpt_mark"].tolist() == ["up"]
+
+
+def test_a_note_is_a_text_that_can_be_kept(home: Path, reviews: pd.DataFrame) -> None:
+    """Half a character pair becomes a sign for it, as elsewhere; what is no text is refused."""
+    answered(reviews)
+    for explorer in (bm.explore("labelled"), bm.explore(reviews)):
+        explorer.mark(0, note="so \ud83d")
+        assert explorer.view()["gpt_note"].iloc[0].startswith("so \ufffd")
+        for wrong in (5, ["x"], {"a": 1}):
+            with pytest.raises(CellError, match="is no note; write a text"):
+                explorer.mark(0, note=wrong)  # type: ignore[arg-type]
+            with pytest.raises(CellError, match="is no thumb; say up, down or None"):
+                explorer.mark(0, wrong)  # type: ignore[arg-type]
+        assert explorer.view()["gpt_note"].notna().sum() == 1
+    odd = bm.explore(pd.DataFrame({"a": [1], "gpt_note": pd.Series(["\ud800"], dtype=object)}))
+    odd._open = 0
+    assert "\ufffd" in str(odd._detail())
+
+
 def test_what_asks_for_marks_goes_with_the_last_of_them() -> None:
     """A filter on a column that is there no more would show an error for ever."""
     explorer = bm.explore(pd.DataFrame({"a": ["x", "y"]}))

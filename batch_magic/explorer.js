@@ -565,8 +565,10 @@ class View {
   drawMarks(detail) {
     for (const [which, one] of Object.entries(this.thumbs))
       one.setAttribute("aria-pressed", String(detail.thumb === which));
-    if (this.note.getRootNode().activeElement !== this.note) this.note.value = detail.note ?? "";
-    this.kept = detail.note ?? null;
+    // Only what is written here is sent: what another noted meanwhile is not taken away by leaving.
+    if (this.note.getRootNode().activeElement === this.note) return;
+    this.note.value = detail.note ?? "";
+    this.kept = this.note.value.trim() || null;
   }
 
   // A pane that is drawn anew takes its field away, so what was typed is sent before that.

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import count
@@ -45,8 +45,8 @@ from batch_magic.card import clip, table_html
 from batch_magic.clicks import answer_while_busy
 from batch_magic.closeup import Letter
 from batch_magic.errors import BatchMagicError, CellError
-from batch_magic.records import Mark, Thumb
-from batch_magic.value_words import short
+from batch_magic.records import MARK_HALVES, Mark, Thumb
+from batch_magic.value_words import clean, short
 from batch_magic.wording import counted
 
 log = logging.getLogger(__name__)
@@ -75,13 +75,14 @@ class RunRows:
     """What is known of a frame's rows because they are those of a run.
 
     `places[i]` is the position in the run of the frame's row i. `again` gives the frame anew, as
-    far as the run has come, or is None where the frame is only a part of it.
+    far as the run has come, or is None where the frame is only a part of it. `put_mark` writes the
+    halves that it is told of a position's mark, and returns the mark as it is then.
     """
 
     places: NDArray[np.int64]
     letters: Callable[[int], list[Letter]]
     marks: Callable[[], Mapping[int, Mark]]
-    put_mark: Callable[[int, Mark], None]
+    put_mark: Callable[[int, Mark, Collection[str]], Mark]
     is_going_on: Callable[[], bool]
     again: Callable[[], pd.DataFrame] | None = None
 
@@ -237,6 +238,8 @@ class Explorer:
 
         Raises CellError for a position that is none.
         """
+        if not isinstance(positions, Iterable):
+            raise CellError(f"{positions!r:.60} is no list of positions; say pick([0, 3])")
         wanted = [self._position(one) for one in positions]
         with self._lock:
             self._picked[:] = False
@@ -247,16 +250,28 @@ class Explorer:
         """Note a thumb (`up`, `down`) and a text about the row at a position of the frame.
 
         In place of what was noted before; with neither it is taken away. Of a run's row it is
-        written to the journal at once. Raises CellError for a position or a thumb that is none.
+        written to the journal at once. Raises CellError for a position, a thumb or a text that is
+        none.
         """
-        position = self._position(position)
-        if thumb is not None and thumb not in tuple(Thumb):
-            raise CellError(f"{thumb!r} is no thumb; say up, down or None")
+        self._note(position, thumb, note)
+
+    def _note(
+        self,
+        position: object,
+        thumb: object,
+        note: object,
+        halves: Collection[str] = MARK_HALVES,
+    ) -> None:
+        """Write these halves of a mark; the page's buttons know but one of them for sure."""
+        place = self._position(position)
+        if thumb is not None and not (isinstance(thumb, str) and thumb in tuple(Thumb)):
+            raise CellError(f"{thumb!r:.60} is no thumb; say up, down or None")
         if not isinstance(note, (str, type(None))):
             raise CellError(f"{note!r:.60} is no note; write a text")
-        text = (note or "").strip()[:_NOTE_CHARS]
+        text = clean((note or "").strip()[:_NOTE_CHARS])
         with self._lock:
-            self._put_mark(position, Mark(Thumb(thumb) if thumb else None, text or None))
+            mark = Mark(Thumb(thumb) if thumb else None, text or None)
+            self._put_mark(place, mark, halves)
             self._draw()
             if self._widget is not None and self._open is not None:
                 self._widget.detail = {**self._widget.detail, **self._noted(self._open)}
@@ -343,12 +358,14 @@ class Explorer:
         marked = frames.attach(self._frame, columns) if columns else self._frame
         return Rows(marked, leading=("gpt_mark", *self._answers))
 
-    def _position(self, position: object) -> int:
-        is_row = isinstance(position, (int, np.integer)) and 0 <= position < len(self._frame)
-        if not is_row:
+    def _position(self, given: object) -> int:
+        """Return a position as Python's own number. Raises CellError for what is none."""
+        is_truth = isinstance(given, bool)  # of a mask, which is no list of positions
+        at = int(given) if isinstance(given, (int, np.integer)) and not is_truth else -1
+        if not 0 <= at < len(self._frame):
             last = len(self._frame) - 1
-            raise CellError(f"{position!r:.60} is no row; positions are from 0 to {last}")
-        return int(position)  # type: ignore[call-overload, no-any-return]
+            raise CellError(f"{given!r:.60} is no row; positions are from 0 to {last}")
+        return at
 
     def _known_marks(self) -> dict[int, Mark]:
         """Return the marks of the run's rows, by position in the frame."""
@@ -360,11 +377,14 @@ class Explorer:
         at = np.flatnonzero(np.isin(known.places, list(marks)))
         return {int(one): marks[int(known.places[one])] for one in at}
 
-    def _put_mark(self, position: int, mark: Mark) -> None:
+    def _put_mark(self, position: int, mark: Mark, halves: Collection[str]) -> None:
         alike = [position]
-        if self._known is not None:
+        if self._known is None:
+            changed: dict[str, Any] = {half: getattr(mark, half) for half in halves}
+            mark = replace(self._marks.get(position, Mark()), **changed)
+        else:
             place = int(self._known.places[position])
-            self._known.put_mark(place, mark)
+            mark = self._known.put_mark(place, mark, halves)
             alike = np.flatnonzero(self._known.places == place).tolist()
         for one in alike:
             if mark == Mark():
@@ -455,7 +475,7 @@ class Explorer:
 
     def _noted(self, position: int) -> dict[str, str | None]:
         mark = self._marks.get(position, Mark())
-        return {"thumb": mark.thumb and str(mark.thumb), "note": mark.note}
+        return {"thumb": mark.thumb and str(mark.thumb), "note": mark.note and clean(mark.note)}
 
     def _about(self, receipt: str) -> About:
         hidden = len(self._rows.names) - len(self._table_names())
@@ -544,12 +564,10 @@ class Explorer:
                 self._picked[:] = False
                 self._draw()
             case "thumb":
-                at = self._position(asked.get("position"))
-                self.mark(at, asked.get("thumb"), self._noted(at)["note"])
+                self._note(asked.get("position"), asked.get("thumb"), None, ["thumb"])
                 self._widget.facets = self._rows.facets(self._query)
             case "note":
-                at = self._position(asked.get("position"))
-                self.mark(at, self._noted(at)["thumb"], asked.get("note"))
+                self._note(asked.get("position"), None, asked.get("note"), ["note"])
             case "refresh":
                 self.refresh()
             case other:

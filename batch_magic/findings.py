@@ -186,11 +186,8 @@ class Findings:
         frame = self.sides[0].frame
         ours = {answer.label for side in self.sides for answer in side.answers.values()}
         ours |= {label for one in self.columns for label in self._labels(one)}
-        kept = [
-            place
-            for place, label in enumerate(frame.columns)
-            if label not in ours and not word_of(label).startswith("gpt_")
-        ]
+        ours |= {label for side in self.sides for label in side.added}
+        kept = [place for place, label in enumerate(frame.columns) if label not in ours]
         result = frame.iloc[self.places[0][rows], kept].copy()
         result.attrs = {}
         if isinstance(result.columns, pd.MultiIndex):

@@ -223,26 +223,103 @@ def fingerprint(frame: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
-def places_in(frame: pd.DataFrame, own: pd.DataFrame) -> NDArray[np.int64] | None:
+def places_in(
+    frame: pd.DataFrame, own: pd.DataFrame, asked: NDArray[np.int64], *, by_label: bool = False
+) -> NDArray[np.int64] | None:
     """Return for each row of `frame` its position in `own`, of which it is a part; else None.
 
-    Labels only say where to look: a row is known again when the values of all of `own`'s columns
-    are in `frame` and are the same there. Rows that are alike in all of them may stand for each
-    other. None, too, where labels repeat and are not all there in their order.
+    Labels only say where to look: they may have been counted anew since. A row is known again when
+    the values of all of `own`'s columns are in `frame` and are the same there, and no row of `own`
+    that is alike was asked something else. `asked` (k × n) has for each of `own`'s n rows k numbers
+    for what was asked. With `by_label` rows differ by labels, too, of a kind that no counting
+    gives. None, too, where labels repeat and are not all there in their order.
     """
-    if frame.index.equals(own.index):
-        places = np.arange(len(own))
-    elif own.index.is_unique and frame.index.nlevels == own.index.nlevels:
-        places = np.asarray(own.index.get_indexer(frame.index), dtype=np.int64)
-    else:
-        return None
-    if (places < 0).any() or not own.columns.is_unique or not own.shape[1]:
-        return None
+    places = _labelled_places(frame.index, own.index)
     found = [_places_of(frame, label) for label in own.columns]
-    if any(len(at) != 1 for at in found):
+    if places is None or not own.columns.is_unique or any(len(at) != 1 for at in found):
         return None
-    pairs = ((frame.iloc[:, at[0]], own.iloc[:, n]) for n, at in enumerate(found))
-    return places if all(_is_same(one, other.take(places)) for one, other in pairs) else None
+    pairs = [(frame.iloc[:, at[0]], own.iloc[:, n]) for n, at in enumerate(found)]
+    if not all(_is_same(one, other.take(places)) for one, other in pairs):
+        return None
+    alike = np.zeros(len(own), dtype=np.int64)
+    if by_label and _are_names(frame.index):
+        alike = _alike(alike, pd.factorize(own.index)[0])
+    left = []
+    for one, other in pairs:
+        if int(alike.max(initial=0)) + 1 == len(own):  # no row is like another
+            return places
+        if (values := _numbered(other)) is None:
+            left.append((one, other))
+        else:
+            alike = _alike(alike, values)
+    for one, other in left:
+        if not _is_mixed_up(alike, asked, places):
+            break
+        if (values := _numbered_alike(one, other, places)) is None:
+            return None
+        alike = _alike(alike, values)
+    return None if _is_mixed_up(alike, asked, places) else places
+
+
+def _labelled_places(index: pd.Index[Any], own: pd.Index[Any]) -> NDArray[np.int64] | None:
+    """Return where labels stand in `own`; None where they do not all, or each in one place."""
+    if index.equals(own):
+        return np.arange(len(own))
+    if not own.is_unique or index.nlevels != own.nlevels:
+        return None
+    places = np.asarray(own.get_indexer(index), dtype=np.int64)
+    return None if (places < 0).any() else places
+
+
+def _are_names(index: pd.Index[Any]) -> bool:
+    """Tell whether labels are of a kind that no `reset_index` gives: texts, moments, tuples."""
+    kinds = ("string", "datetime64", "datetime", "date", "categorical")
+    return index.nlevels > 1 or pd.api.types.infer_dtype(index, skipna=False) in kinds
+
+
+def _numbered(series: pd.Series[Any]) -> NDArray[np.int64] | None:
+    """Give each value a number, equal ones the same; None where equal is not all that counts."""
+    if isinstance(series.dtype, pd.ArrowDtype):  # its zeros are equal, and numbered by their sign
+        return None
+    try:
+        return np.asarray(pd.factorize(series)[0], dtype=np.int64)
+    except (TypeError, ValueError, NotImplementedError):  # lists, dicts, arrays
+        return None
+
+
+def _numbered_alike(
+    one: pd.Series[Any], other: pd.Series[Any], places: NDArray[np.int64]
+) -> NDArray[np.int64] | None:
+    """Number `other`'s values by what they are; None unless `one`'s are just those at `places`.
+
+    By which objects they are, where all are still the same ones, else by their traces, slowly.
+    """
+    for read in (_objects, _traces):
+        mine, theirs = read(one), pd.Series(read(other), dtype=object)
+        if mine is not None and mine == theirs.take(places).tolist():
+            return np.asarray(pd.factorize(theirs)[0], dtype=np.int64)
+    return None
+
+
+def _objects(series: pd.Series[Any]) -> list[int] | None:
+    is_kept = isinstance(series.dtype, np.dtypes.ObjectDType)  # others make theirs when asked
+    return list(map(id, series.to_numpy())) if is_kept else None
+
+
+def _alike(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number rows so that those have the same number that had in both (from -1 on)."""
+    both = first * (int(second.max(initial=0)) + 2) + second + 1
+    return np.asarray(pd.factorize(both)[0], dtype=np.int64)
+
+
+def _is_mixed_up(
+    alike: NDArray[np.int64], asked: NDArray[np.int64], places: NDArray[np.int64]
+) -> bool:
+    """Tell whether any of these rows has another that is alike and was asked something else."""
+    _, first, group = np.unique(alike, return_index=True, return_inverse=True)
+    mixed = np.zeros(len(first), dtype=bool)
+    mixed[group[(asked != asked[:, first[group]]).any(axis=0)]] = True
+    return bool(mixed[group[places]].any())
 
 
 def _places_of(frame: pd.DataFrame, label: Hashable) -> list[int]:
@@ -255,8 +332,8 @@ def _is_same(one: pd.Series[Any], other: pd.Series[Any]) -> bool:
         return False
     try:
         return bool(one.reset_index(drop=True).equals(other.reset_index(drop=True)))
-    except (TypeError, ValueError):
-        return _traces(one) == _traces(other)
+    except Exception:  # arrays within; values whose own methods fail
+        return _numbered(other) is None and _traces(one) == _traces(other)
 
 
 def _traces(series: pd.Series[Any]) -> list[str]:
@@ -450,7 +527,7 @@ def mark_columns(marks: Mapping[int, Mark], rows: int) -> dict[str, Any]:
 
 def without_marks(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the frame without what was noted about the rows of another result."""
-    labels = [_label(frame, name) for name in MARK_COLUMNS]
+    labels = [label_of(frame, name) for name in MARK_COLUMNS]
     return frame.drop(columns=[label for label in labels if label in frame.columns])
 
 
@@ -461,10 +538,10 @@ def check_clash(frame: pd.DataFrame, names: Sequence[str], on_clash: str) -> Non
     """
     labels = set() if on_clash == "replace" else set(frame.columns)
     for name in names:
-        label = _label(frame, name)
+        label = label_of(frame, name)
         if (label in frame.columns) != (label in set(frame.columns)):
             raise FrameError(f"{name!r} means a column by another name here; choose another: -c")
-        if not name.startswith(TRUTH_PREFIX) and _label(frame, name) in labels:
+        if not name.startswith(TRUTH_PREFIX) and label_of(frame, name) in labels:
             raise FrameError(
                 f"column {name!r} is in the frame already; choose another name with -c or --prefix,"
                 " or say --on-clash replace"
@@ -487,7 +564,7 @@ def attach(
     for name, values in columns.items():
         if len(values) != len(frame):
             raise ValueError(f"{name!r} has {len(values)} values for {len(frame)} rows")
-        label = _label(frame, name)
+        label = label_of(frame, name)
         if label in result.columns:
             del result[label]
         by_position: Any = getattr(values, "array", values)
@@ -495,6 +572,7 @@ def attach(
     return result
 
 
-def _label(frame: pd.DataFrame, name: str) -> Hashable:
+def label_of(frame: pd.DataFrame, name: str) -> Hashable:
+    """Return the label that a column of a result has: under several levels "" fills it up."""
     levels = frame.columns.nlevels
     return name if levels == 1 else (name, *[""] * (levels - 1))

@@ -17,7 +17,7 @@ import os
 import socket
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from types import MappingProxyType
 
 from batch_magic.errors import JournalError
 from batch_magic.records import (
+    MARK_HALVES,
     NO_WISH,
     Ending,
     Job,
@@ -321,21 +322,39 @@ class Journal:
         with self._read() as db:
             return read_marks(db, run_id)
 
-    def put_mark(self, run_id: str, position: int, mark: Mark, now: float) -> None:
-        """Write down what a person notes about a row, in place of what stood there.
+    def put_mark(
+        self,
+        run_id: str,
+        position: int,
+        mark: Mark,
+        now: float,
+        halves: Collection[str] = MARK_HALVES,
+    ) -> Mark:
+        """Write these halves of what a person notes about a row; return the mark as it is then.
 
-        Needs no lease. An empty mark takes it away. Raises JournalError when there is no such run.
+        Needs no lease. The other half stays as it stands there by now, whoever wrote it; a mark
+        with neither is taken away. Raises JournalError when there is no such run.
         """
         with self._write() as db:
             if not db.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone():
                 raise JournalError(f"run {run_id} is in this home no more; its rows have no marks")
-            place = (run_id, position)
-            db.execute("DELETE FROM marks WHERE run_id = ? AND position = ?", place)
-            if mark != Mark():
-                db.execute(
-                    "INSERT INTO marks (run_id, position, thumb, note, at) VALUES (?,?,?,?,?)",
-                    (*place, mark.thumb, mark.note, now),
-                )
+            place, is_meant = (run_id, position), [half in halves for half in MARK_HALVES]
+            db.execute(
+                "INSERT INTO marks (run_id, position, at) VALUES (?,?,?) ON CONFLICT DO NOTHING",
+                (*place, now),
+            )
+            db.execute(
+                "UPDATE marks SET thumb = CASE WHEN ? THEN ? ELSE thumb END,"
+                " note = CASE WHEN ? THEN ? ELSE note END, at = ?"
+                " WHERE run_id = ? AND position = ?",
+                (is_meant[0], mark.thumb, is_meant[1], mark.note, now, *place),
+            )
+            db.execute(
+                "DELETE FROM marks WHERE run_id = ? AND position = ?"
+                " AND thumb IS NULL AND note IS NULL",
+                place,
+            )
+            return read_marks(db, run_id).get(position, Mark())
 
     # -- what happens to a run --------------------------------------------------------------
 

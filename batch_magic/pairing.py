@@ -23,8 +23,6 @@ from batch_magic.wording import counted
 BY_INDEX = "index"
 """What `on` says for the index as it stands, where no column is called so."""
 
-_OURS = "gpt_"
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -54,7 +52,8 @@ class Side:
     """One of the things that are compared: a frame (n rows) and which of its columns are answers.
 
     `answers` is by the name that the answer has on other sides, too. `fingerprint` recognises the
-    frame that a run was made of; "" where rows may have been moved since.
+    frame that a run was made of; "" where rows may have been moved since. `added` are the labels of
+    the columns that a run has put there, which say nothing of which row is which.
     """
 
     name: str
@@ -62,6 +61,7 @@ class Side:
     answers: Mapping[str, Answer]
     origin: Origin = Origin()
     fingerprint: str = ""
+    added: frozenset[Hashable] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,13 +189,14 @@ def _tells(one: Side, other: Side, label: Hashable) -> bool:
 
 
 def _shared(one: Side, other: Side) -> list[Hashable]:
-    """Return the labels of plain columns, no answers of either, that both frames have once."""
+    """Return the labels of plain columns, added by no run to either, that both frames have once."""
     ours = {answer.label for side in (one, other) for answer in side.answers.values()}
+    ours |= one.added | other.added
     mine, theirs = list(one.frame.columns), list(other.frame.columns)
     return [
         label
         for label in dict.fromkeys(mine)
-        if label not in ours and not word_of(label).startswith(_OURS)
+        if label not in ours
         if mine.count(label) == 1 and theirs.count(label) == 1
         if _is_plain(one.frame, label) and _is_plain(other.frame, label)
     ]

@@ -90,6 +90,10 @@ class Mark:
     note: str | None = None
 
 
+MARK_HALVES = ("thumb", "note")
+"""What a mark is made of, each written for itself: it may be another hand's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """Which rows the user wants sent again: all of some statuses, and all of some causes.

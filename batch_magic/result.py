@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from batch_magic import frame as frames
 from batch_magic import picture
@@ -149,6 +150,43 @@ def _part(resolved: Resolved, first: int, rows: int) -> Resolved:
 def frame_of(folder: RunFolder, live: pd.DataFrame | None) -> pd.DataFrame:
     """Return a run's frame as it was at submit, `live` if this process still has it."""
     return live if live is not None else load(folder.checked("frame.parquet"))[0]
+
+
+def places_of(
+    frame: pd.DataFrame, folder: RunFolder, run: RunRecord, live: pd.DataFrame | None
+) -> NDArray[np.int64] | None:
+    """Return for each row of a frame made of a run's result its position in the run.
+
+    None where that cannot be told for sure: by the columns that were sent, and where these do not
+    tell apart rows that were asked differently, by the answers and the kind of the labels as well.
+    """
+    asked = _asked(folder, run)
+    own = frame_of(folder, live)
+    added = {frames.label_of(own, name) for name in added_columns(run.layout, run.request.models)}
+    sent = [label not in added for label in own.columns]
+    places = frames.places_in(frame, own.loc[:, sent], asked)
+    if places is not None:
+        return places
+    whole = result_frame(folder, run, live)
+    told = [label not in added or label in frame.columns for label in whole.columns]
+    return frames.places_in(frame, whole.loc[:, told], asked, by_label=True)
+
+
+def _asked(folder: RunFolder, run: RunRecord) -> NDArray[np.int64]:
+    """Number what was sent to each model for each row (models × rows).
+
+    Rows that share a line have the same number, and so have those that, for the same reason, have
+    none.
+    """
+    numbers = np.arange(run.rows)
+    if (unsent := folder.outcomes("unsent")) is not None:
+        positions = unsent.table["position"].to_numpy()
+        reasons = pd.factorize(unsent.table["error"].to_pandas())[0]
+        _, first, group = np.unique(reasons, return_index=True, return_inverse=True)
+        numbers[positions] = positions[first[group]]
+    twins = folder.twins()
+    numbers[twins[:, 0]] = numbers[twins[:, 1]]
+    return numbers.reshape(len(run.request.models), -1)
 
 
 _ROWS_AT_ONCE = 50_000  # typed values are Python's own for a moment: not a million at a time
@@ -289,6 +327,7 @@ def _facts(run: RunRecord, missing: list[str]) -> dict[str, Any]:
         "template": run.request.template,
         "params": dict(run.request.params),
         "answers": answer_columns(run.layout),
+        "added": added_columns(run.layout, run.request.models),
         "schema": None if run.layout.shape is None else run.layout.shape.schema,
         "parse": None if run.layout.shape is None else run.layout.shape.pattern,
         "job_ids": [job.batch_id for job in run.jobs if job.batch_id],

@@ -8,6 +8,7 @@ is never edited, and a record written by an older version must read as well.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sqlite3
 from collections import Counter
@@ -34,8 +35,11 @@ from batch_magic.records import (
     RowStatus,
     RunRecord,
     Shard,
+    Thumb,
     Wish,
 )
+
+log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x67707462  # "gptb": how `file` and we know the database as ours
 
@@ -375,18 +379,38 @@ def put_files(db: sqlite3.Connection, run_id: str, files: Mapping[str, str]) -> 
 
 
 def read_marks(db: sqlite3.Connection, run_id: str) -> dict[int, Mark]:
-    """Read what was noted about rows, by position. Raises JournalError for what nobody wrote."""
-    query = "SELECT position, thumb, note FROM marks WHERE run_id = ? ORDER BY position"
+    """Read what was noted about rows, by position.
+
+    What nobody can have written is left out, told of and left where it is: it must not stand
+    before answers that were paid for.
+    """
+    query = (
+        "SELECT position, CAST(thumb AS BLOB), CAST(note AS BLOB) FROM marks WHERE run_id = ?"
+        " ORDER BY position"
+    )
+    marks: dict[int, Mark] = {}
+    for position, *halves in db.execute(query, (run_id,)):
+        thumb, note = map(_text_of, halves)
+        mark = Mark(Thumb(thumb) if thumb in tuple(Thumb) else None, note)
+        is_row = isinstance(position, int) and position >= 0
+        if is_row and mark != Mark():
+            marks[position] = mark
+        if not is_row or [mark.thumb is None, mark.note is None] != [one is None for one in halves]:
+            log.warning(_DAMAGED, position, run_id)
+    return marks
+
+
+_DAMAGED = (
+    "what is noted on row %s of run %s is damaged in the journal: what cannot be read of it is left"
+    " out; put a good copy of journal.db back to have it"
+)
+
+
+def _text_of(data: bytes | None) -> str | None:
     try:
-        return {
-            msgspec.convert(position, _Rows): msgspec.convert({"thumb": thumb, "note": note}, Mark)
-            for position, thumb, note in db.execute(query, (run_id,))
-        }
-    except msgspec.MsgspecError as error:
-        raise JournalError(
-            f"a mark of run {run_id} in the journal is damaged ({error});"
-            " put a good copy of journal.db back"
-        ) from error
+        return None if data is None else data.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _read_request(facts: dict[str, Any]) -> Request:

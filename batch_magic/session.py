@@ -15,7 +15,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -501,10 +501,7 @@ class Session:
         """Return an explorer of a frame that was made of a run's result, all of it or a part."""
         record = self.journal.run(run.run_id)
         folder = self.home.run_folder(record.run_id, record.files)
-        own = result.frame_of(folder, run._held)
-        added = set(result.added_columns(record.layout, record.request.models))
-        own = own[[name for name in own.columns if not _is_ours(name, added)]]
-        places = frames.places_in(frame, own)
+        places = result.places_of(frame, folder, record, run._held)
         answers = self._answers(record)
         if places is None:
             return Explorer(frame, name=run.name, answers=answers, said=_NOT_KNOWN_AGAIN)
@@ -534,7 +531,9 @@ class Session:
             places=places,
             letters=letters,
             marks=partial(self.journal.marks, run_id),
-            put_mark=lambda at, mark: self.journal.put_mark(run_id, at, mark, time.time()),
+            put_mark=lambda at, mark, halves: self.journal.put_mark(
+                run_id, at, mark, time.time(), halves
+            ),
             is_going_on=lambda: run.snapshot().ending is None,
             again=again,
         )
@@ -901,14 +900,8 @@ def _same_words(known: RunRecord, asked: RunRecord) -> str:
 
 _NOT_KNOWN_AGAIN = (
     "its rows are not known again in the run (columns of the frame that was sent were left out or"
-    " changed, or labels that repeat were moved): prompts are not shown"
+    " changed, or rows were moved that nothing tells apart but their place): prompts are not shown"
 )
-
-
-def _is_ours(label: Hashable, added: set[str]) -> bool:
-    """Tell whether a column of the frame at submit has made room for one of the result."""
-    name = label[0] if isinstance(label, tuple) and label else label
-    return isinstance(name, str) and (name in added or name.startswith(frames.TRUTH_PREFIX))
 
 
 _RETRIED = UNANSWERED | PAID - {RowStatus.OK}

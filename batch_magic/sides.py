@@ -29,7 +29,13 @@ def of_frame(frame: pd.DataFrame, name: str = "") -> Side:
     """
     facts = _facts(frame)
     held = frames.hold(frame)
-    return Side(name or str(facts.get("name", "")), held, _answers(held, facts), _origin(facts))
+    return Side(
+        name or str(facts.get("name", "")),
+        held,
+        _answers(held, facts),
+        _origin(facts),
+        added=frozenset(frames.label_of(held, str(one)) for one in facts.get("added", ())),
+    )
 
 
 def of_run(run: RunRecord, frame: pd.DataFrame) -> Side:
@@ -71,6 +77,7 @@ def by_model(side: Side, wanted: Sequence[str] = (), run: RunRecord | None = Non
             ),
             _of_model(side.origin, model, run),
             side.fingerprint,
+            side.added,
         )
         for model in wanted or known
     ]

@@ -42,6 +42,7 @@ def result(
         "name": name,
         "run_id": f"20260101-000000-{name}",
         "answers": list(answers),
+        "added": [*answers, "gpt_status", "gpt_error", "gpt_mark", "gpt_note"],
         "models": ["gpt-5-mini"],
         "model": "gpt-5-mini",
         "backend": "https://api.openai.com/v1",
@@ -733,6 +734,23 @@ def test_two_prompts_are_compared_by_the_names_of_their_runs(said: pd.DataFrame)
     assert found.runs["input"].gt(0).all()
     frames = bm.compare(bm.attach("one").result(), bm.attach("two").result(), truth="label")
     assert frames.summary.equals(found.summary)
+
+
+def test_a_column_of_the_users_that_is_named_as_ours_tells_rows(home: Path) -> None:
+    """A result says which columns its run has put there: others tell rows, whatever their names."""
+    options = {"model": "gpt-5-mini", "on": "sandbox", "keep": "usage"}
+    frame = pd.DataFrame({"gpt_text": [f"t{n}" for n in range(6)], "lang": "en"})
+    turned = frame.iloc[::-1].reset_index(drop=True)
+    bm.submit(frame, "{{ gpt_text }}", out="one", **options).wait(timeout_s=60)
+    bm.submit(turned, "{{ gpt_text }}", out="two", **options).wait(timeout_s=60)
+    with pytest.raises(FrameError, match=r"they may be other rows; say on= .* such as 'gpt_text'"):
+        bm.compare("one", "two")
+    found = bm.compare("one", "two", on="gpt_text")
+    assert only(found.summary)["equal"] == 6
+    bm.submit(frame, "Again: {{ gpt_text }}", out="three", **options).wait(timeout_s=60)
+    assert bm.compare("one", "three").changed.columns.tolist() == [
+        *("gpt_text", "lang", "answer.one", "answer.three")
+    ]
 
 
 def test_models_of_one_run_are_compared(home: Path, reviews: pd.DataFrame) -> None:

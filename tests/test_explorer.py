@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
-from kernels import kernel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernels import Kernel, kernel
 from PIL import Image
 
 import batch_magic as bm
+from batch_magic import frame as frames
 from batch_magic import session
 from batch_magic.browse import Query, SortKey
 from batch_magic.closeup import Letter
@@ -127,6 +134,177 @@ def test_rows_that_cannot_be_told_get_no_prompt_of_another(
     assert "gpt_mark" not in bm.attach("labelled").result()
 
 
+@pytest.mark.parametrize(
+    ("sent", "prompt", "options"),
+    [
+        ({"gpt_text": list("abcdef"), "lang": "en"}, "{{ gpt_text }}", {}),
+        ({"answer": list("abcdef"), "l": "en"}, "{{ answer }}", {"on_clash": "replace"}),
+        ({"lang": ["en"] * 6}, "{{ row.index }}", {}),
+        (
+            {("answer", "human"): list("abcdef"), ("l", ""): "en"},
+            "{{ row['answer', 'human'] }}",
+            {},
+        ),
+        ({"when": pd.period_range("2020-01", periods=6, freq="M"), "l": "en"}, "{{ when }}", {}),
+    ],
+    ids=["named as ours", "replaced", "place alone", "several levels", "not stored"],
+)
+def test_rows_alike_that_were_asked_differently_are_not_told_by_their_place(
+    home: Path, sent: dict[Any, Any], prompt: str, options: Any
+) -> None:
+    """After a `reset_index` every label is another row's, and what is left agrees everywhere."""
+    wanted = {"model": "gpt-5-mini", "on": "sandbox", "out": "labelled", **options}
+    labelled = bm.submit(pd.DataFrame(sent), f"Say {prompt}", **wanted).wait(timeout_s=60)
+    run_id = labelled.attrs["gptbatch"]["run_id"]
+    moved = labelled.iloc[::-1].reset_index(drop=True)
+    for _ in ("in the life that sent it", "after a restart"):
+        explorer = bm.explore(moved)
+        explorer.mark(0, "up")
+        assert "not known again" in repr(explorer)
+        assert not session.session_for(".gptbatch").journal.marks(run_id)
+        unmoved = bm.explore(labelled)
+        said = str(letter_of(unmoved, 5)["answer"])
+        assert said in labelled.iloc[5].tolist()
+        session.close_sessions()
+
+
+_FRAMES: dict[str, tuple[pd.DataFrame, str, dict[str, Any]]] = {
+    "alike": (pd.DataFrame({"t": list("abaabc"), "n": [1, 1, 1, 1, 1, 2]}), "{{ t }}", {}),
+    "by place": (pd.DataFrame({"t": list("abaabc")}), "{{ t }} {{ row.position }}", {}),
+    "one answer": (
+        pd.DataFrame({"t": ["[[say:yes]]"] * 6}, index=[4, 2, 0, 1, 3, 5]),
+        "{{ t }} {{ row.index }}",
+        {},
+    ),
+    "names": (
+        pd.DataFrame({"t": ["[[say:yes]]"] * 6}, index=list("uvwxyz")),
+        "{{ t }} {{ row.index }}",
+        {},
+    ),
+    "repeated": (pd.DataFrame({"t": list("abaabc")}, index=[0, 1, 1, 2, 0, 0]), "{{ t }}", {}),
+    "lists": (
+        pd.DataFrame({"t": [[1], [True], [1.0], [2], [1], [True]], "n": 0}),
+        "{{ t }}",
+        {},
+    ),
+    "mixed": (
+        pd.DataFrame({"t": pd.Series([1, True, 1.0, "1", None, None], dtype=object)}),
+        "{{ t }}",
+        {},
+    ),
+    "replaced": (
+        pd.DataFrame({"answer": list("abcaab"), "l": "en"}),
+        "[[say:yes]] {{ answer }}",
+        {"on_clash": "replace"},
+    ),
+    "named as ours": (pd.DataFrame({"gpt_status": list("abcaab")}), "{{ gpt_status }}", {}),
+    "failing": (
+        pd.DataFrame({"t": ["a [[fault:400]]", None, "b", None, "a [[fault:400]]", "b"]}),
+        "{{ t }}",
+        {"retries": 0},
+    ),
+    "models": (
+        pd.DataFrame({"t": list("abaabc")}),
+        "{{ t }}",
+        {"model": "gpt-5-mini,gpt-5-nano"},
+    ),
+}
+
+_MOVES = st.lists(
+    st.sampled_from(
+        [
+            lambda frame: frame.iloc[::-1],
+            lambda frame: frame.iloc[1:],
+            lambda frame: frame.iloc[[0, -1, 2]],
+            lambda frame: frame.sort_values("hidden", key=lambda at: (at * 5) % 6),
+            lambda frame: frame.sort_index(kind="stable"),
+            lambda frame: frame.sample(frac=0.7, random_state=3),
+            lambda frame: frame.reset_index(drop=True),
+            lambda frame: pd.concat([frame, frame.iloc[:1]]),
+        ]
+    ),
+    max_size=4,
+)
+
+
+def test_no_row_gets_a_prompt_or_a_mark_of_another(home: Path) -> None:
+    """However a result was moved: its rows are refused, or are those that they were, or as these.
+
+    Which row each one was is known from a shadow of the result that is moved alike.
+    """
+    results, asked = dict[str, pd.DataFrame](), dict[str, list[Any]]()
+    for number, (name, (sent, prompt, options)) in enumerate(_FRAMES.items()):
+        wanted = {"model": "gpt-5-mini", "on": "sandbox", "out": f"run_{number}", **options}
+        results[name] = bm.submit(sent, prompt, **wanted).wait(timeout_s=60)
+        whole = bm.explore(f"run_{number}")
+        asked[name] = [_sent(whole, at) for at in range(len(sent))]
+
+    def is_known(name: str, moves: list[Callable[[pd.DataFrame], pd.DataFrame]]) -> bool:
+        moved = results[name].assign(hidden=range(6))
+        for move in moves:
+            moved = move(moved) if len(moved) > 2 else moved
+        truth = moved.pop("hidden").tolist()
+        moved.attrs = results[name].attrs
+        explorer = bm.explore(moved)
+        if explorer._said:
+            return False
+        assert [_sent(explorer, at) for at in range(len(moved))] == [asked[name][n] for n in truth]
+        explorer.mark(0, note="here")
+        result = bm.attach(str(moved.attrs["gptbatch"]["name"])).result()
+        (marked,) = np.flatnonzero(result["gpt_note"].notna())
+        assert asked[name][marked] == asked[name][truth[0]]
+        explorer.mark(0)
+        return True
+
+    # Of these six rows nothing tells which is which, but their places.
+    assert [name for name in _FRAMES if not is_known(name, [])] == ["one answer", "replaced"]
+
+    @settings(max_examples=200)
+    @given(st.sampled_from(list(_FRAMES)), _MOVES)
+    def moved_in_any_way(name: str, moves: list[Callable[[pd.DataFrame], pd.DataFrame]]) -> None:
+        is_known(name, moves)
+
+    moved_in_any_way()
+
+
+def _sent(explorer: Explorer, position: int) -> list[Any]:
+    """Return what was asked of each model about a row, and what came of it."""
+    explorer._open = position
+    detail = explorer._detail()
+    assert detail is not None
+    assert detail["letters"]
+    names = ("model", "status", "messages", "sent", "answer")
+    return [[letter[name] for name in names] for letter in detail["letters"]]  # type: ignore[literal-required]
+
+
+_VALUES = st.sampled_from([0, 1, True, 1.0, -0.0, None, float("nan"), "1", "a", (1,), [1], [True]])
+
+
+@settings(max_examples=400)
+@given(st.data(), st.integers(0, 7), st.integers(0, 3))
+def test_rows_are_known_again_or_nothing_is_said(
+    data: st.DataObject, rows: int, width: int
+) -> None:
+    """Any values, any order, labels counted anew: never the place of a row asked something else."""
+    columns = [data.draw(st.lists(_VALUES, min_size=rows, max_size=rows)) for _ in range(width)]
+    kinds = data.draw(st.lists(st.sampled_from([object, None]), min_size=width, max_size=width))
+    own = pd.DataFrame(
+        {f"c{n}": pd.Series(column, dtype=kinds[n]) for n, column in enumerate(columns)},
+        index=data.draw(st.permutations(range(rows))),
+    )
+    numbers = st.lists(st.integers(0, 2), min_size=rows, max_size=rows)
+    asked = np.array([data.draw(numbers), data.draw(numbers)], dtype=np.int64)
+    truth = np.array(
+        data.draw(st.lists(st.integers(0, max(rows - 1, 0)), max_size=rows and 9)), int
+    )
+    moved = own.iloc[truth]
+    if data.draw(st.booleans()):
+        moved = moved.reset_index(drop=True)
+    places = frames.places_in(moved, own, asked)
+    if places is not None:
+        assert (asked[:, places] == asked[:, truth]).all()
+
+
 def test_a_row_is_told_whole(home: Path) -> None:
     """Prompt, answer, tokens; rows alike, rows of an earlier run, rows that failed or were none."""
     texts = ["a", "a", "b [[fault:400]]", None, '좋아요 [[say:{"n": [1, 2]}]]']
@@ -201,6 +379,41 @@ def test_any_frame_is_looked_through_with_what_it_has() -> None:
         explorer.mark(0, "sideways")
     with pytest.raises(FrameError, match="not a DataFrame"):
         bm.explore(frame["a"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [1.5, True, np.True_, "1", None, -1, 10**20, [0], np.float64(1)])
+def test_what_is_no_position_is_refused_and_nothing_of_it_kept(wrong: Any) -> None:
+    """Half a row is no row, nor is a mask a list of places; the explorer goes on as it was."""
+    explorer = bm.explore(pd.DataFrame({"a": ["x", "y"]}))
+    explorer.pick([0])
+    with pytest.raises(CellError, match="is no row; positions are from 0 to 1"):
+        explorer.mark(wrong, "up")
+    with pytest.raises(CellError, match="is no row; positions are from 0 to 1"):
+        explorer.pick([1, wrong])
+    with pytest.raises(CellError, match=r"is no list of positions; say pick\(\[0, 3\]\)"):
+        explorer.pick(2)  # type: ignore[arg-type]
+    assert explorer.selection()["a"].tolist() == ["x"]
+    assert list(explorer.view().columns) == ["a"]
+    explorer.pick(np.array([1], dtype=np.uint8))
+    explorer.mark(np.int64(1), "up")  # type: ignore[arg-type]
+    assert explorer.selection()["gpt_mark"].tolist() == ["up"]
+
+
+def test_a_note_is_a_text_that_can_be_kept(home: Path, reviews: pd.DataFrame) -> None:
+    """Half a character pair becomes a sign for it, as elsewhere; what is no text is refused."""
+    answered(reviews)
+    for explorer in (bm.explore("labelled"), bm.explore(reviews)):
+        explorer.mark(0, note="so \ud83d")
+        assert explorer.view()["gpt_note"].iloc[0].startswith("so \ufffd")
+        for wrong in (5, ["x"], {"a": 1}):
+            with pytest.raises(CellError, match="is no note; write a text"):
+                explorer.mark(0, note=wrong)  # type: ignore[arg-type]
+            with pytest.raises(CellError, match="is no thumb; say up, down or None"):
+                explorer.mark(0, wrong)  # type: ignore[arg-type]
+        assert explorer.view()["gpt_note"].notna().sum() == 1
+    odd = bm.explore(pd.DataFrame({"a": [1], "gpt_note": pd.Series(["\ud800"], dtype=object)}))
+    odd._open = 0
+    assert "\ufffd" in str(odd._detail())
 
 
 def test_what_asks_for_marks_goes_with_the_last_of_them() -> None:
@@ -305,6 +518,69 @@ def test_journal_keeps_one_mark_a_row(home: Path, reviews: pd.DataFrame) -> None
     assert journal.marks(run_id) == {1: Mark(note="b")}
     with pytest.raises(JournalError, match="no more"):
         journal.put_mark("none", 0, Mark(Thumb.UP), 1.0)
+
+
+def test_a_click_writes_its_own_half_of_a_mark(home: Path, reviews: pd.DataFrame) -> None:
+    """What a page shows may be old by now: a thumb takes no note away, a note no thumb."""
+    run_id = answered(reviews).attrs["gptbatch"]["run_id"]
+    with kernel(home.parent) as one, kernel(home.parent) as other:
+        for notebook in (one, other):
+            shown = notebook.run("import batch_magic as bm\nseen = bm.explore('labelled')\nseen")
+            assert shown.error is None
+        bm.explore("labelled").mark(2, note="long considered")
+        bm.explore("labelled").mark(3, "down")
+        models = [_model_id(notebook) for notebook in (one, other)]
+        one.tell(models[0], {"do": "thumb", "position": 2, "thumb": "up"})
+        one.tell(models[0], {"do": "note", "position": 3, "note": "mine"})
+        assert "long considered" in one.run("print(seen.view()['gpt_note'].tolist())").text
+        other.tell(models[1], {"do": "thumb", "position": 2, "thumb": None})
+        other.tell(models[1], {"do": "note", "position": 3, "note": ""})
+        assert other.run("print(seen._widget.trouble)").text.strip() == ""
+    marks = session.session_for(".gptbatch").journal.marks(run_id)
+    assert marks == {2: Mark(note="long considered"), 3: Mark(Thumb.DOWN)}
+    alone = bm.explore(pd.DataFrame({"a": ["x"]}))
+    alone.mark(0, "up", "why")
+    alone.mark(0, note="because")
+    assert alone.view()["gpt_note"].tolist() == ["because"]
+    assert "gpt_mark" not in alone.view()
+
+
+def _model_id(notebook: Kernel) -> str:
+    return notebook.run("print(seen._widget.model_id)").printed.strip()
+
+
+@pytest.mark.parametrize(
+    ("damage", "left"),
+    [
+        ("thumb = 'sideways'", Mark(note="keep")),
+        ("note = CAST(x'ff61' AS TEXT)", Mark(Thumb.UP)),
+        ("thumb = x'ff', note = NULL", None),
+        ("position = -1", None),
+    ],
+)
+def test_a_damaged_mark_does_not_stand_before_answers(
+    home: Path,
+    reviews: pd.DataFrame,
+    caplog: pytest.LogCaptureFixture,
+    damage: str,
+    left: Mark | None,
+) -> None:
+    """Answers are paid for: what cannot be read of a mark is left out, told of and kept."""
+    run_id = answered(reviews).attrs["gptbatch"]["run_id"]
+    bm.explore("labelled").mark(3, "up", "keep")
+    bm.explore("labelled").mark(5, "down")
+    with closing(sqlite3.connect(home / "journal.db")) as db, db:
+        db.execute(f"UPDATE marks SET {damage} WHERE position = 3")
+    result = bm.attach("labelled").result()
+    assert result["answer"].notna().all()
+    assert result["gpt_mark"].iloc[5] == "down"
+    assert "is damaged in the journal" in caplog.text
+    marks = session.session_for(".gptbatch").journal.marks(run_id)
+    assert marks == {5: Mark(Thumb.DOWN)} | ({} if left is None else {3: left})
+    with closing(sqlite3.connect(home / "journal.db")) as db:
+        assert db.execute("SELECT count(*) FROM marks").fetchone() == (2,)
+    bm.explore("labelled").mark(3, "down", "anew")
+    assert bm.attach("labelled").result()["gpt_note"].iloc[3] == "anew"
 
 
 def test_without_a_kernel_it_is_text(home: Path, reviews: pd.DataFrame) -> None:

@@ -227,7 +227,7 @@ def _price_words(prices: money.Prices | None) -> str:
     if prices is None:
         return "price not known"
     asked, answered = dollars(prices.input.least), dollars(prices.output.least)
-    return f"{asked} in, {answered} out per 1M tokens by batch"
+    return f"{asked} in, {answered} out per million tokens by batch"
 
 
 def _of_jinja(kind: str) -> list[Candidate]:

@@ -339,7 +339,7 @@ def test_a_kernel_offers_models_runs_and_schemas_it_knows(notebook: Kernel) -> N
     models, _, types = answer(notebook, "%%gptbatch reviews -m ¦")
     assert models[0] == "my-own-model"
     assert "gpt-5-mini" in models
-    assert "out per 1M tokens by batch" in types[models.index("gpt-5-mini")]
+    assert "out per million tokens by batch" in types[models.index("gpt-5-mini")]
     assert answer(notebook, "%gptbatch show ¦")[0] == ["labelled"]
     assert answer(notebook, "%gptbatch explore ¦")[0] == ["labelled", "reviews", "guarded"]
     assert answer(notebook, "%%gptbatch reviews -s ¦")[0] == ["Label"]

@@ -77,7 +77,7 @@ def test_a_cell_is_written_with_tab_alone(lab: Lab, shade: str) -> None:
     picked(notebook, "--model")
     type_in(notebook, " ")
     menu = offered(notebook)
-    assert "out per 1M tokens by batch" in words(menu)
+    assert "out per million tokens by batch" in words(menu)
     lab.page.screenshot(path=lab.artefacts / f"completion_models_{shade}.png")
     type_in(notebook, "gpt-5-mini")
     picked(notebook, "--model gpt-5-mini")

@@ -22,7 +22,7 @@ class Cure:
     may_pass: bool
 
 
-AGAIN = "mend the row or the template and run the cell again: the others are not paid again"
+AGAIN = "mend the row and run the cell again: the others are not paid again"
 """The way on where the request itself is at fault."""
 
 _PASSES = "it passes by itself: retry these"

@@ -612,7 +612,7 @@ def test_a_row_whose_line_is_refused_fails_alone(
     assert life.until_ended(run_id).counts == {RowStatus.FAILED: 1, RowStatus.OK: 11}
     frame = life.result(run_id)
     said = frame["gpt_error"].iloc[1]
-    assert said.startswith("invalid_url: No. (line 2 of its job); mend the row or the template")
+    assert said.startswith("invalid_url: No. (line 2 of its job); mend the row and run")
     assert_right(frame.drop(index=frame.index[1]), reviews.drop(index=reviews.index[1]))
     assert service.rows_paid(run_id) == 11
 

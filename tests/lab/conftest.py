@@ -9,6 +9,8 @@ import pytest
 from laboratory import Lab, MissingChromiumError, Server, browsing, serving
 from playwright.sync_api import Browser
 
+from batch_magic.sandbox import launcher
+
 HERE = Path(__file__).parent
 PROJECT = HERE.parent.parent
 LONGEST = ("test_campaign", "test_quickstart", "test_bell_live")
@@ -27,6 +29,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A JupyterLab with a home of its own and the interpreter that runs the tests."""
     with serving(tmp_path_factory.mktemp("lab"), [PROJECT, PROJECT / "tests"]) as server:
         yield server
+        for card in server.root.rglob("server.json"):  # kernels end, the services they began do not
+            launcher.stop(card.parent)
 
 
 @pytest.fixture(scope="session")

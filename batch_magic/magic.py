@@ -80,7 +80,7 @@ VERBS = {
     " set the answers of two runs side by side, row by row",
     "plot": "[NAME] draw outcomes, tokens and times of a run; without NAME cost by day and model",
     "errors": "NAME why rows have no answer: causes, how often, an example of each",
-    "explore": "NAME look through the rows of a run or a DataFrame: sort, search, mark them",
+    "explore": "NAME look through the rows of a run or a DataFrame: sort, search, mark",
     "clinic": "NAME rows without a good answer, by cause: its cure, what a retry costs, buttons",
     "cost": "[NAME] tokens and dollars of all runs, or of one, as paid and as if at once",
     "attach": "NAME | batch_… [-o NAME] [--frame FRAME] [--id COLUMN] [--on BACKEND]"

@@ -361,8 +361,8 @@ def _heat(table: pd.DataFrame) -> Callable[[Axes], None]:
     """Draw counts as tints of their share of the row, each with its number."""
 
     def draw(axes: Axes) -> None:
-        labels = largest(table)
-        counts = table.loc[labels, labels].to_numpy()
+        kept = largest(table)
+        labels, counts = kept.index.tolist(), kept.to_numpy()
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
         names = [_drawable(_short(str(label), 14)) for label in labels]

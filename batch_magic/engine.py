@@ -47,6 +47,7 @@ from batch_magic.lifecycle import (
 )
 from batch_magic.live import Lane, Lanes, Work
 from batch_magic.records import (
+    NO_WISHES,
     Backend,
     Ending,
     Job,
@@ -58,6 +59,7 @@ from batch_magic.records import (
     RunRecord,
     Shard,
     Snapshot,
+    Wishes,
     result_files,
 )
 from batch_magic.settling import Glimpse
@@ -617,26 +619,26 @@ class Engine:
         folder = self._folder(run)
         send = partial(resending.resend, folder, run, asked.round, wishes, kin, cut_off)
         shards, why = await asyncio.to_thread(send, passing=asked.passing)
-        if not shards and not wishes:
-            await self._settle(run, Ending.FINISHED)
-            return
-        rows = counted(sum(shard.rows for shard in shards), "row")
-        taken = f", {counted(filled.rows, 'row')} taken over from other runs"
-        is_asked = bool(wishes or cut_off)
-        wait_s = 0.0 if is_asked else run.limits.retry_base_s * 2 ** (asked.round - 1)
-        self._journal.add_work(
-            run.run_id,
-            self._owner,
-            self._clock(),
-            event=f"round {asked.round}: {rows} again{taken if filled.rows else ''}: {why}",
-            shards=shards,
-            jobs=plan_jobs(
-                shards, self._token, due_at=self._clock() + wait_s, is_live=self._is_live(run)
-            ),
-            settled=filled.change,
-            files=filled.files,
-            granted=wishes,
-        )
+        if shards or filled.rows:
+            rows = counted(sum(shard.rows for shard in shards), "row")
+            taken = f", {counted(filled.rows, 'row')} taken over from other runs"
+            is_asked = bool(wishes or cut_off)
+            wait_s = 0.0 if is_asked else run.limits.retry_base_s * 2 ** (asked.round - 1)
+            due_at = self._clock() + wait_s
+            self._journal.add_work(
+                run.run_id,
+                self._owner,
+                self._clock(),
+                event=f"round {asked.round}: {rows} again{taken if filled.rows else ''}: {why}",
+                shards=shards,
+                jobs=plan_jobs(shards, self._token, due_at=due_at, is_live=self._is_live(run)),
+                settled=filled.change,
+                files=filled.files,
+                granted=wishes if shards else NO_WISHES,
+            )
+        if not shards:
+            # At once: a step later, nothing would tell that no other row was wished for.
+            await self._settle(self._journal.run(run.run_id), Ending.FINISHED, granted=wishes)
 
     def _kin(self, run: RunRecord) -> list[tuple[RunFolder, RunRecord]]:
         """Return the runs whose answers this one may have taken over."""
@@ -646,7 +648,7 @@ class Engine:
     def _with_folders(self, run_ids: Iterable[str]) -> list[tuple[RunFolder, RunRecord]]:
         return [(self._folder(one), one) for one in map(self._journal.run, run_ids)]
 
-    async def _settle(self, run: RunRecord, ending: Ending) -> None:
+    async def _settle(self, run: RunRecord, ending: Ending, granted: Wishes = NO_WISHES) -> None:
         settled = await asyncio.to_thread(settling.settle, self._folder(run), run)
         self._journal.end_run(
             run.run_id,
@@ -657,6 +659,7 @@ class Engine:
             fault=settled.complaint,
             saved=settled.saved,
             files=settled.files,
+            granted=granted,
             model_served=picture.snapshot(run, self._clock()).model_served,
         )
 

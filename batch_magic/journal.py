@@ -475,9 +475,19 @@ class Journal:
         model_served: str | None = None,
         saved: Mapping[str, float] = MappingProxyType({}),
         files: Mapping[str, str] = _NO_FILES,
+        granted: Wishes = NO_WISHES,
     ) -> None:
-        """Write down how a run ended (or why it stopped), under its lease."""
+        """Write down how a run ended (or why it stopped), under its lease.
+
+        `granted` are wishes that nothing was to be sent for. One that has come meanwhile keeps the
+        run from being finished: it goes on for that.
+        """
         with self._leased(run_id, owner) as db:
+            left = _pending_wishes(db, run_id) - granted
+            if granted:
+                db.execute("UPDATE runs SET wish = ? WHERE run_id = ?", (wishes_json(left), run_id))
+            if left and ending is Ending.FINISHED:
+                return
             put_files(db, run_id, files)
             db.execute(
                 "UPDATE runs SET ending = ?, ended_at = ?, fault = ?, counts = ?, saved = ?,"

@@ -257,6 +257,32 @@ def test_a_cancel_ends_what_was_wished_for(life: Life, service: Service, failed:
     assert service.rows_paid(failed) == 8
 
 
+def test_a_wish_that_no_row_fits_sends_nothing_else(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """Asked live, the run would go live with what its batches left: that was not asked for."""
+    service.faults(row_missing={"every": 4})
+    run_id = life.submit(reviews, retries=0)
+    assert life.until_ended(run_id).counts[RowStatus.MISSING] == 3
+    service.clear_faults()
+    life.journal.ask_retry(run_id, [RowStatus.REFUSED], life.clock(), live=True)
+    life.engine.drive(run_id)
+    assert life.until_ended(run_id).counts == {RowStatus.OK: 9, RowStatus.MISSING: 3}
+    assert life.run(run_id).wishes == NO_WISHES
+
+
+def test_a_wish_that_comes_while_a_run_settles_is_granted(life: Life, failed: str) -> None:
+    """Its rows are counted in a thread meanwhile: what was accepted is not forgotten."""
+    _, cause = found(life, failed)
+    life.journal.ask_retry(failed, [], life.clock())
+    assert life.journal.take_lease(failed, life.engine._owner, life.clock())
+    life.journal.ask_retry(failed, [], life.clock(), causes=[cause.key])
+    ends = {"ending": Ending.FINISHED, "counts": {RowStatus.OK: 6, RowStatus.FAILED: 6}}
+    life.journal.end_run(failed, life.engine._owner, life.clock(), **ends)
+    life.engine.drive(failed)
+    assert life.until_ended(failed).counts == {RowStatus.OK: 8, RowStatus.FAILED: 4}
+
+
 # -- rows that are under way ----------------------------------------------------------------
 
 ASKS = {

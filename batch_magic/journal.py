@@ -409,12 +409,15 @@ class Journal:
 
         Those of these statuses, and those of these causes (keys), as far as they are not under way
         now, besides what was asked for and is not granted yet. An ended run goes on for it, with a
-        deadline that counts from now on; `live`: through the live lane.
+        deadline that counts from now on; `live`: through the live lane. Nothing asked for is
+        nothing done.
         """
+        asked = Wish(frozenset(statuses), frozenset(causes))
+        if not asked:
+            return
         with self._write() as db:
-            under_way = _run(db, run_id, self.path.parent).under_way
-            asked = Wish(frozenset(statuses), frozenset(causes), under_way)
-            wishes = _pending_wishes(db, run_id) | ({asked} if asked else NO_WISHES)
+            asked = replace(asked, but=_run(db, run_id, self.path.parent).under_way)
+            wishes = _pending_wishes(db, run_id) | {asked}
             db.execute(
                 "UPDATE runs SET wish = ?, cancel_at = NULL, ending = NULL, ended_at = NULL,"
                 f" fault = NULL, counts = '{{}}', resumed_at = ?, {_LANE_ANEW} WHERE run_id = ?",

@@ -271,14 +271,21 @@ def test_a_wish_that_no_row_fits_sends_nothing_else(
     assert life.run(run_id).wishes == NO_WISHES
 
 
+def test_nothing_asked_for_is_nothing_done(life: Life, failed: str) -> None:
+    """An empty list of causes does not even wake the run."""
+    before = life.run(failed)
+    life.journal.ask_retry(failed, [], life.clock(), live=True)
+    assert life.run(failed) == before
+
+
 def test_a_wish_that_comes_while_a_run_settles_is_granted(life: Life, failed: str) -> None:
     """Its rows are counted in a thread meanwhile: what was accepted is not forgotten."""
     _, cause = found(life, failed)
-    life.journal.ask_retry(failed, [], life.clock())
-    assert life.journal.take_lease(failed, life.engine._owner, life.clock())
+    life.journal.ask_retry(failed, [RowStatus.REFUSED], life.clock())
+    owner, granted = life.engine._owner, life.run(failed).wishes
+    assert life.journal.take_lease(failed, owner, life.clock())
     life.journal.ask_retry(failed, [], life.clock(), causes=[cause.key])
-    ends = {"ending": Ending.FINISHED, "counts": {RowStatus.OK: 6, RowStatus.FAILED: 6}}
-    life.journal.end_run(failed, life.engine._owner, life.clock(), **ends)
+    life.journal.end_run(failed, owner, life.clock(), ending=Ending.FINISHED, granted=granted)
     life.engine.drive(failed)
     assert life.until_ended(failed).counts == {RowStatus.OK: 8, RowStatus.FAILED: 4}
 

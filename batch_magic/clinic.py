@@ -54,11 +54,12 @@ _WIDGET = "application/vnd.jupyter.widget-view+json"
 class Deeds:
     """What is called when a person has confirmed it, and how the clinic looks again.
 
-    `retry` and `drop` take the key of a cause; what they raise is told in its place. `diagnose`
-    reads files and may take seconds, so it is only called by way of `in_background`.
+    `retry` takes the case as its question told it, and whether live; `drop` the key of a cause.
+    What they raise is told in its place. `diagnose` reads files and may take seconds, so it is only
+    called by way of `in_background`.
     """
 
-    retry: Callable[[str, bool], None]
+    retry: Callable[[Case, bool], None]
     drop: Callable[[str], None]
     diagnose: Callable[[], Diagnosis]
     in_background: Callable[[Callable[[], None]], None]
@@ -104,17 +105,23 @@ class Clinic:
             place.display({_WIDGET: view, "text/plain": ""}, raw=True)
 
     def update(self, snapshot: Snapshot) -> None:
-        """Take a newer picture of the run, from any thread; look again when it has ended."""
+        """Take a newer picture of the run, from any thread; look again when it has come out anew.
+
+        It has when it has ended, or its answers were read by another shape.
+        """
         try:
             with self._order:
-                goes_on, self._snapshot = not self._snapshot.is_ended, snapshot
+                before, self._snapshot = self._snapshot, snapshot
                 for row in self._rows.values():
                     row.stand(snapshot)
                 self._going.value = going_html(snapshot)
-            if goes_on and snapshot.is_ended:
-                self._deeds.in_background(self.look_again)
+            if snapshot.is_ended and _came_out(snapshot) != _came_out(before):
+                self._look_again_soon()
         except Exception:
             log.exception("the clinic of run %s could not be drawn", snapshot.run_id)
+
+    def _look_again_soon(self) -> None:
+        self._deeds.in_background(self.look_again)
 
     def look_again(self) -> None:
         """Draw what the run's files say now; from a thread that may take its time."""
@@ -149,7 +156,8 @@ class Clinic:
         cases = d.cases[: min(self._shown, EXAMPLES)]
         known, self._rows = self._rows, {}
         for case in cases:
-            row = known.pop(case.key, None) or _Row(self._deeds, d, case)
+            row = known.pop(case.key, None)
+            row = row or _Row(self._deeds, d, case, self._look_again_soon)
             row.draw(d, case)
             row.stand(self._snapshot)
             self._rows[case.key] = row
@@ -160,6 +168,7 @@ class Clinic:
         has_more = len(d.cases[:EXAMPLES]) > self._shown
         self._more_button.layout.display = None if has_more else "none"
         for row in known.values():
+            self._said = row.refused or self._said
             row.box.close()
         self._draw_foot()
 
@@ -183,8 +192,12 @@ class _Row:
     cannot answer it.
     """
 
-    def __init__(self, deeds: Deeds, diagnosis: Diagnosis, case: Case) -> None:
+    def __init__(
+        self, deeds: Deeds, diagnosis: Diagnosis, case: Case, look_again: Callable[[], None]
+    ) -> None:
         self._deeds, self._diagnosis, self._case = deeds, diagnosis, case
+        self._look_again = look_again
+        self.refused = ""  # why the last click was not followed
         self._text, self._trouble = HTML(layout=_wide()), HTML(layout=_wide())
         self._retry, self._live, self._drop = map(_button, (RETRY, LIVE, DROP))
         self._keep, self._confirm = _button(KEEP), _button(RETRY)
@@ -201,12 +214,13 @@ class _Row:
         self._rest()
 
     def draw(self, diagnosis: Diagnosis, case: Case) -> None:
-        """Draw the cause as it is now."""
+        """Draw the cause as it is now; a question that was about other rows is taken back."""
+        is_stale = (case.rows, case.requests) != (self._case.rows, self._case.requests)
         self._diagnosis, self._case = diagnosis, case
         self._text.value = case_html(diagnosis, case)
         for button, what in ((self._retry, "send"), (self._live, "send"), (self._drop, "drop")):
             button.tooltip = f"{what} {counted(case.rows, 'row')} of cause {case.number}"
-        if self._wanted is None:
+        if self._wanted is None or is_stale:
             self._rest()
 
     def stand(self, snapshot: Snapshot) -> None:
@@ -217,8 +231,9 @@ class _Row:
 
     def rest(self) -> None:
         """Take back what was said of a retry: the run has ended, and all is told anew."""
-        self._is_asked = False
-        self._trouble.value = ""
+        if self._is_asked:
+            self._is_asked = False
+            self._trouble.value = ""
 
     def _rest(self) -> None:
         self._wanted = None
@@ -228,8 +243,9 @@ class _Row:
         self._buttons.children = (*offered, self._drop)
 
     def _question_retry(self, *, live: bool) -> None:
-        words = question(self._diagnosis, self._case, live=live)
-        self._question(words, lambda: self._send(live=live))
+        case = self._case  # what is told now is what may be sent, whatever is drawn meanwhile
+        words = question(self._diagnosis, case, live=live)
+        self._question(words, lambda: self._send(case, live=live))
 
     def _question_drop(self) -> None:
         words = drop_question(self._diagnosis, self._case)
@@ -237,7 +253,7 @@ class _Row:
 
     def _question(self, words: str, deed: Callable[[], object]) -> None:
         self._wanted, self._confirm.description = deed, words
-        self._trouble.value = ""
+        self._trouble.value = self.refused = ""
         self._buttons.children = (self._keep, self._confirm)
 
     def _answer(self) -> None:
@@ -247,12 +263,14 @@ class _Row:
             wanted()
             self._rest()
 
-    def _send(self, *, live: bool) -> None:
+    def _send(self, case: Case, *, live: bool) -> None:
         words = LIVE if live else RETRY
-        if self._do(words, lambda: self._deeds.retry(self._case.key, live)):
-            self._is_asked = True
-            words = f"{counted(self._case.rows, 'row')}; all is looked at again when they are in"
-            self._trouble.value = message_html("asked again", words)
+        if not self._do(words, lambda: self._deeds.retry(case, live)):
+            self._look_again()  # it may not be as it was told any more
+            return
+        self._is_asked = True
+        words = f"{counted(case.rows, 'row')}; all is looked at again when they are in"
+        self._trouble.value = message_html("asked again", words)
 
     def _do(self, what: str, deed: Callable[[], None]) -> bool:
         """Do it; if that fails, say why: nobody else would."""
@@ -260,9 +278,14 @@ class _Row:
             deed()
         except Exception as error:
             log.exception("%r failed", what)
+            self.refused = f"not done: {what}: {error}"
             self._trouble.value = message_html(f"not done: {what}", str(error))
             return False
         return True
+
+
+def _came_out(snapshot: Snapshot) -> tuple[object, ...]:
+    return snapshot.is_ended, dict(snapshot.counts), snapshot.fault
 
 
 def _wide() -> Layout:

@@ -46,6 +46,7 @@ from batch_magic.answers import knows_rules
 from batch_magic.caps import Leave
 from batch_magic.causes import requests_again
 from batch_magic.closeup import Closeup, Letter
+from batch_magic.diagnosis import Case
 from batch_magic.drafting import (
     Options,
     check_name,
@@ -87,6 +88,7 @@ from batch_magic.run import Run
 from batch_magic.services import Services
 from batch_magic.settings import Settings
 from batch_magic.template import Template
+from batch_magic.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -635,14 +637,27 @@ class Session:
         run.retry(labels, cause=cause, live=live, max_cost=max_cost)
         return run
 
-    def retry_cause(self, run: Run, key: str, use: Settings, *, live: bool) -> None:
-        """Send the rows of one cause again that its user was told the price of.
+    def retry_cause(self, run: Run, case: Case, use: Settings, *, live: bool) -> None:
+        """Send the rows of one cause again, whose requests and price its user was told.
 
-        That is leave, but no more than the run's own cap. Raises as `Run.retry`.
+        That is leave for as much, within the run's own cap. Raises as `Run.retry`, and CellError
+        where there is more to send by now.
         """
         self._use(use)
-        is_capped = self.journal.run(run.run_id).request.max_cost_usd is not None
-        self._ask_retry(run, Wish(causes=frozenset({key})), live, None if is_capped else "any")
+        record, wish = self.journal.run(run.run_id), Wish(causes=frozenset({case.key}))
+        found = self._estimate_again(record, [replace(wish, but=record.under_way)])
+        is_live = live or record.request.live
+        now = found.usd_of(record.request, live=True) if is_live else found.batch_usd
+        told = case.live_usd if is_live else case.batch_usd
+        is_more = found.requests > case.requests or caps.is_more(now, told)
+        if found.requests and is_more:
+            raise CellError(
+                f"nothing is sent: of this cause there are {counted(found.requests, 'request')} by"
+                f" now, {caps.upper_words(now)}, and {counted(case.requests, 'request')},"
+                f" {caps.upper_words(told)}, were asked about; the new figures are told here"
+            )
+        is_capped = record.request.max_cost_usd is not None
+        self._ask_retry(run, wish, live, None if is_capped else "any")
 
     def finish(self, word: str, use: Settings, *, max_cost: str | float | None = None) -> Run:
         """Finish what is left of a run live; see `Run.finish`."""

@@ -28,6 +28,7 @@ from batch_magic.case_sheet import case_html, clinic_html, clinic_text, going_wo
 from batch_magic.causes import cause_key
 from batch_magic.cures import AGAIN, Cure, cure_of
 from batch_magic.diagnosis import Case, Diagnosis, Example
+from batch_magic.drafting import Options
 from batch_magic.errors import CellError
 from batch_magic.records import (
     Backend,
@@ -330,14 +331,37 @@ def test_a_click_is_leave_but_no_more_than_the_cap(
         run.wait(timeout_s=60)
     use = settings.from_environment({"BATCH_MAGIC_HOME": str(home)})
     mine = session.session_for(str(home))
-    key = asked.diagnosis().cases[1].key
+    case = asked.diagnosis().cases[1]
     tight = replace(mine.journal.run(asked.run_id).request, max_cost_usd=0.0)
     mine.journal.reshape(replace(mine.journal.run(asked.run_id), request=tight), 0.0)
     with pytest.raises(CellError, match="--max-cost is"):
-        mine.retry_cause(asked, key, use, live=False)
-    mine.retry_cause(free, free.diagnosis().cases[1].key, use, live=False)
+        mine.retry_cause(asked, case, use, live=False)
+    mine.retry_cause(free, free.diagnosis().cases[1], use, live=False)
     free.wait(timeout_s=60)
     assert statuses(free) == {"ok": 16, "failed": 4, "unparsed": 4}
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["by batch", "live"])
+def test_what_was_asked_about_is_the_leave(home: Path, live: bool) -> None:
+    """Read by another shape, the cause has more rows than its question told: nothing is sent."""
+    texts = [f"review {n} {'[[say:no label]]' if n % 5 == 0 else ''}" for n in range(20)]
+    run = submit(pd.DataFrame({"text": texts}), params=CAP)
+    run.wait(timeout_s=60)
+    (told,) = run.diagnosis().cases
+    assert told.requests == 4
+    use = settings.from_environment({"BATCH_MAGIC_HOME": str(home)})
+    mine = session.session_for(str(home))
+    mine.reparse("labelled", Options("labelled", parse="zzz {a}"))
+    (grown,) = run.diagnosis().cases
+    assert (grown.key, grown.requests) == (told.key, 20)
+    before = requests_asked(home)
+    for case in (told, replace(told, requests=20)):  # as many requests, but dearer ones
+        with pytest.raises(CellError, match=r"20 requests by now, up to .* were asked about"):
+            mine.retry_cause(run, case, use, live=live)
+    assert run.snapshot().is_ended
+    mine.retry_cause(run, grown, use, live=live)
+    run.wait(timeout_s=60)
+    assert requests_asked(home) - before == 20
 
 
 # -- a result without some rows -------------------------------------------------------------
@@ -634,6 +658,34 @@ def test_what_cannot_be_done_is_told_beside_its_button(opened: Kernel) -> None:
         "click(1, 'Retry these'); click(1, 'Really send'); print(row._trouble.value)"
     )
     assert "no row now that can be sent again" in seen.printed
+
+
+def test_a_clinic_looks_again_when_answers_are_read_anew(opened: Kernel) -> None:
+    """By another shape rows have other causes: figures and questions of before are taken back."""
+    opened.run("click(1, 'Retry these'); late = [*shown._rows.values()][0]._confirm")
+    opened.run("%gptbatch reparse labelled --parse 'zzz {a}'")
+    until(opened, "len(shown._rows) == 3")
+    seen = opened.run("print(shown._title.value, click(1, 'Retry these'))")
+    assert "20 of 20 rows without a good answer" in seen.printed
+    assert "Really send 10 rows again" in seen.printed
+
+
+def test_a_click_that_is_refused_makes_the_clinic_look_again(opened: Kernel) -> None:
+    """Another kernel has read the answers anew: this one cannot have seen it."""
+    other = (
+        "from pathlib import Path; from batch_magic.drafting import Options\n"
+        "from batch_magic.session import Session\n"
+        "theirs = Session(Path('.gptbatch').resolve())\n"
+        "theirs.reparse(mine, Options('labelled', parse='zzz {a}')); theirs.close()"
+    )
+    assert opened.run(other).error is None
+    opened.run(
+        "row = [*shown._rows.values()][0]; row._case = shown._diagnosis.cases[0]\n"
+        "from dataclasses import replace; row._case = replace(row._case, requests=1)\n"
+        "click(1, 'Retry these'); click(1, 'Really send')"
+    )
+    until(opened, "len(shown._rows) == 3")
+    assert "were asked about" in opened.run("print(row._trouble.value)").printed
 
 
 def test_mistakes_in_numbers_are_one_line(opened: Kernel) -> None:

@@ -206,6 +206,17 @@ def most_usd(span: Span | None) -> float:
     return math.inf if span is None or span.high is None else span.high
 
 
+def is_more(now: Span | None, told: Span | None) -> bool:
+    """Tell whether something may cost more than was told; a price that nobody knew is no limit."""
+    return most_usd(now) > most_usd(told) * (1 + 1e-9)  # sums in another order differ by a hair
+
+
+def upper_words(span: Span | None) -> str:
+    """Say the upper end of what something may cost."""
+    most = most_usd(span)
+    return "price not known" if math.isinf(most) else f"up to {dollars(most)}"
+
+
 def _refusal_again(
     most: float, spent_usd: float, cap: float | None, above_usd: float
 ) -> str | None:

@@ -71,7 +71,7 @@ def going_words(s: Snapshot) -> str:
 def price_words(d: Diagnosis, case: Case) -> str:
     """Say what it takes to send the rows of a cause once more, in each lane."""
     if not case.requests:
-        return "no request was made for them: a retry has nothing to send"
+        return "a retry has nothing to send now: no request was made for them, or it is under way"
     alike = "" if case.requests == case.rows else f" for {counted(case.rows, 'row')}"
     sends = f"a retry sends {counted(case.requests, 'request')}{alike}"
     lanes = [(_batch_word(d), case.batch_usd), ("live", case.live_usd)]

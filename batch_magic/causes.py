@@ -9,7 +9,7 @@ stay the same whatever else becomes of the run, for a wish in the journal names 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -34,7 +34,7 @@ class Cause:
 
     Errors that differ in numbers and ids alone are one cause; those of each model are apart.
     `key` is its name for good, whatever else becomes of the run; `requests` are those that go out
-    if its rows are sent again: rows alike share one, and some rows have none.
+    if its rows are sent again now: rows alike share one, and some rows have none, or have it out.
     """
 
     status: RowStatus
@@ -49,7 +49,7 @@ def causes(folder: RunFolder, run: RunRecord) -> list[Cause]:
     """Group the rows that came out badly by cause, the commonest first."""
     resolved = resolve_run(folder, run)
     wanted = ~is_of(resolved.resolution, BLAMELESS)
-    return grouped(resolved, wanted, rows_of_frame(run), _has_request(folder, run))
+    return grouped(resolved, wanted, rows_of_frame(run), _may_go_out(folder, run))
 
 
 def cause_key(model: int, status: RowStatus, error: str) -> str:
@@ -63,27 +63,49 @@ def cause_key(model: int, status: RowStatus, error: str) -> str:
 
 
 def requests_again(folder: RunFolder, run: RunRecord, wish: Wish) -> int:
-    """Count the requests that go out if a wish is granted now."""
-    wished = is_wished(resolve_run(folder, run), run, wish)
-    return int((wished & _has_request(folder, run)).sum())
+    """Count the requests that go out if a wish is made now."""
+    wished = is_wished(folder, run, resolve_run(folder, run), [wish])
+    return int((wished & _may_go_out(folder, run)).sum())
 
 
-def is_wished(resolved: Resolved, run: RunRecord, wish: Wish) -> NDArray[np.bool_]:
-    """Tell which rows (n values) a wish means, as they came out so far."""
-    found = is_of(resolved.resolution, wish.statuses)
-    if wish.causes:
-        bad = np.flatnonzero(~is_of(resolved.resolution, BLAMELESS))
-        keys = [key for _, key in errors_and_keys(resolved, bad, rows_of_frame(run))]
-        found[bad] |= np.isin(np.array(keys, dtype="U16"), sorted(wish.causes))
+def is_wished(
+    folder: RunFolder, run: RunRecord, resolved: Resolved, wishes: Iterable[Wish]
+) -> NDArray[np.bool_]:
+    """Tell which rows (n values) any of these wishes means, as they came out so far.
+
+    Of a row that is asked once more, its paid answer stands meanwhile: it is pending besides.
+    """
+    found = np.zeros(run.rows, dtype=bool)
+    for wish in wishes:
+        meant = is_of(resolved.resolution, wish.statuses)
+        if RowStatus.PENDING in wish.statuses:
+            meant |= resolved.resolution.awaited
+        if wish.causes:
+            bad = np.flatnonzero(~is_of(resolved.resolution, BLAMELESS))
+            keys = [key for _, key in errors_and_keys(resolved, bad, rows_of_frame(run))]
+            meant[bad] |= np.isin(np.array(keys, dtype="U16"), sorted(wish.causes))
+        found |= meant & ~_rows_in(folder, run, wish.but)
     return found
 
 
-def _has_request(folder: RunFolder, run: RunRecord) -> NDArray[np.bool_]:
-    """Tell which rows have a request of their own: some share another's, some were never sent."""
+def _may_go_out(folder: RunFolder, run: RunRecord) -> NDArray[np.bool_]:
+    """Tell which rows have a request of their own that is not out just now.
+
+    Some share another's, some were never sent.
+    """
     found = np.zeros(run.rows, dtype=bool)
     for _, positions in all_lines(folder, run):
         found[positions] = True
     found[folder.twins()[:, 0]] = False
+    return found & ~_rows_in(folder, run, run.under_way)
+
+
+def _rows_in(folder: RunFolder, run: RunRecord, shards: Collection[int]) -> NDArray[np.bool_]:
+    """Tell which rows (n values) have a line in one of these shards."""
+    found = np.zeros(run.rows, dtype=bool)
+    for shard in run.shards:
+        if shard.number in shards:
+            found[folder.manifest(shard)["position"]] = True
     return found
 
 

@@ -59,12 +59,13 @@ _WIDGET = "application/vnd.jupyter.widget-view+json"
 class Deeds:
     """What is called when a person has confirmed it, and how the clinic looks again.
 
-    `retry` and `drop` take the key of a cause; what they raise is told in its place. `drop` may
-    have to wait for a cell's end, and tells what has become of it by what it is handed. `diagnose`
-    reads files and may take seconds, so it is only called by way of `in_background`.
+    `retry` takes the case as its question told it, and whether live; `drop` the key of a cause.
+    What they raise is told in its place. `drop` may have to wait for a cell's end, and tells what
+    has become of it by what it is handed. `diagnose` reads files and may take seconds, so it is
+    only called by way of `in_background`.
     """
 
-    retry: Callable[[str, bool], None]
+    retry: Callable[[Case, bool], None]
     drop: Callable[[str, Callable[[str], None]], None]
     diagnose: Callable[[], Diagnosis]
     in_background: Callable[[Callable[[], None]], None]
@@ -111,17 +112,23 @@ class Clinic:
             place.display({_WIDGET: view, "text/plain": ""}, raw=True)
 
     def update(self, snapshot: Snapshot) -> None:
-        """Take a newer picture of the run, from any thread; look again when it has ended."""
+        """Take a newer picture of the run, from any thread; look again when it has come out anew.
+
+        It has when it has ended, or its answers were read by another shape.
+        """
         try:
             with self._order:
-                goes_on, self._snapshot = not self._snapshot.is_ended, snapshot
+                before, self._snapshot = self._snapshot, snapshot
                 for row in self._rows.values():
                     row.stand(snapshot)
                 self._going.value = going_html(snapshot)
-            if goes_on and snapshot.is_ended:
-                self._deeds.in_background(self.look_again)
+            if snapshot.is_ended and _came_out(snapshot) != _came_out(before):
+                self._look_again_soon()
         except Exception:
             log.exception("the clinic of run %s could not be drawn", snapshot.run_id)
+
+    def _look_again_soon(self) -> None:
+        self._deeds.in_background(self.look_again)
 
     def look_again(self) -> None:
         """Draw what the run's files say now; from a thread that may take its time."""
@@ -167,7 +174,8 @@ class Clinic:
         cases = d.cases[: min(self._shown, EXAMPLES)]
         known, self._rows = self._rows, {}
         for case in cases:
-            row = known.pop(case.key, None) or _Row(self._deeds, d, case, self.say)
+            row = known.pop(case.key, None)
+            row = row or _Row(self._deeds, d, case, self.say, self._look_again_soon)
             row.draw(d, case)
             row.stand(self._snapshot)
             row.leave_out(is_so=case.key in self._left_out)
@@ -179,6 +187,7 @@ class Clinic:
         has_more = len(d.cases[:EXAMPLES]) > self._shown
         self._more_button.layout.display = None if has_more else "none"
         for row in known.values():
+            self._said = row.refused or self._said
             row.box.close()
         self._draw_foot()
 
@@ -204,9 +213,16 @@ class _Row:
     """
 
     def __init__(
-        self, deeds: Deeds, diagnosis: Diagnosis, case: Case, say: Callable[[str], None]
+        self,
+        deeds: Deeds,
+        diagnosis: Diagnosis,
+        case: Case,
+        say: Callable[[str], None],
+        look_again: Callable[[], None],
     ) -> None:
-        self._deeds, self._diagnosis, self._case, self._say = deeds, diagnosis, case, say
+        self._deeds, self._diagnosis, self._case = deeds, diagnosis, case
+        self._say, self._look_again = say, look_again
+        self.refused = ""  # why the latest click was not followed
         self._text, self._question, self._notes = (HTML(layout=_wide()) for _ in range(3))
         self._retry, self._live, self._drop = map(_button, (RETRY, LIVE, DROP))
         self._keep, self._confirm = _button(KEEP), _button(RETRY)
@@ -248,7 +264,8 @@ class _Row:
 
     def rest(self) -> None:
         """Take back what was said of a retry: the run has ended, and all is told anew."""
-        self._is_asked, self._told = False, None
+        if self._is_asked:
+            self._is_asked, self._told = False, None
 
     def leave_out(self, *, is_so: bool) -> None:
         """Go by whether the run's name lacks the rows: those cannot be dropped once more."""
@@ -282,9 +299,10 @@ class _Row:
         self._live.disabled = self._goes_on
 
     def _ask_retry(self, *, live: bool) -> None:
-        words = question(self._diagnosis, self._case, live=live)
+        case = self._case  # what is told now is what may be sent, whatever is drawn meanwhile
+        words = question(self._diagnosis, case, live=live)
         asker = self._live if live else self._retry
-        self._ask(asker, words, "send", lambda: self._send(live=live))
+        self._ask(asker, words, "send", lambda: self._send(case, live=live))
 
     def _ask_drop(self) -> None:
         words = drop_question(self._diagnosis, self._case)
@@ -293,7 +311,7 @@ class _Row:
     def _ask(self, asker: Button, words: str, verb: str, deed: Callable[[], object]) -> None:
         if self._wanted is not None:
             return
-        self._wanted, self._asker, self._told = deed, asker, None
+        self._wanted, self._asker, self._told, self.refused = deed, asker, None, ""
         self._draw_notes()
         for button in (self._retry, self._live, self._drop):
             button.disabled = True
@@ -316,11 +334,13 @@ class _Row:
             self._draw_notes()
             self.box.focus()
 
-    def _send(self, *, live: bool) -> None:
+    def _send(self, case: Case, *, live: bool) -> None:
         words = LIVE if live else RETRY
-        if self._do(words, lambda: self._deeds.retry(self._case.key, live)):
-            self._is_asked = True
-            self._sent = f"{time.strftime('%H:%M')}, {counted(self._case.rows, 'row')}"
+        if not self._do(words, lambda: self._deeds.retry(case, live)):
+            self._look_again()  # it may not be as it was told any more
+            return
+        self._is_asked = True
+        self._sent = f"{time.strftime('%H:%M')}, {counted(case.rows, 'row')}"
 
     def _leave(self) -> None:
         self._do(DROP, lambda: self._deeds.drop(self._case.key, self._tell))
@@ -338,12 +358,17 @@ class _Row:
         except Exception as error:
             log.exception("%r failed", what)
             self._told = (f"not done: {what}", str(error))
+            self.refused = f"not done: {what}: {error}"
             return False
         return True
 
 
 def _in_line() -> Layout:
     return Layout(flex_flow="row wrap", margin="6px 0 0")
+
+
+def _came_out(snapshot: Snapshot) -> tuple[object, ...]:
+    return snapshot.is_ended, dict(snapshot.counts), snapshot.fault
 
 
 def _wide() -> Layout:

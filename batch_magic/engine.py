@@ -47,6 +47,7 @@ from batch_magic.lifecycle import (
 )
 from batch_magic.live import Lane, Lanes, Work
 from batch_magic.records import (
+    NO_WISHES,
     Backend,
     Ending,
     Job,
@@ -58,7 +59,7 @@ from batch_magic.records import (
     RunRecord,
     Shard,
     Snapshot,
-    Wish,
+    Wishes,
     result_files,
 )
 from batch_magic.settling import Glimpse
@@ -355,8 +356,8 @@ class Engine:
                 self._stop(run, fault, job)
             case TakeOver(lenders):
                 await self._take_over(run, lenders)
-            case Resubmit(round, wish, leftovers):
-                await self._resubmit(run, round, wish, lifecycle.CUT_OFF if leftovers else ())
+            case Resubmit():
+                await self._resubmit(run, action)
             case Settle(ending):
                 await self._settle(run, ending)
 
@@ -608,40 +609,36 @@ class Engine:
     def _is_live(self, run: RunRecord) -> bool:
         return lifecycle.goes_live(run, self._clock())
 
-    async def _resubmit(
-        self,
-        run: RunRecord,
-        round: int,
-        wish: Wish,
-        cut_off: tuple[RowStatus, ...],
-    ) -> None:
+    async def _resubmit(self, run: RunRecord, asked: Resubmit) -> None:
         """Send rows again; what other runs were answered meanwhile is taken over first."""
-        kin = self._kin(run) if wish else []
-        filled = await asyncio.to_thread(resending.fill, self._folder(run), run, wish, kin)
+        wishes = asked.wishes
+        cut_off = lifecycle.CUT_OFF if asked.leftovers else ()
+        kin = self._kin(run) if wishes else []
+        filled = await asyncio.to_thread(resending.fill, self._folder(run), run, wishes, kin)
         run = replace(run, files={**run.files, **filled.files})
         folder = self._folder(run)
-        send = partial(resending.resend, folder, run, round, wish, kin, cut_off)
-        shards, why = await asyncio.to_thread(send)
-        if not shards and not wish:
-            await self._settle(run, Ending.FINISHED)
-            return
-        rows = counted(sum(shard.rows for shard in shards), "row")
-        taken = f", {counted(filled.rows, 'row')} taken over from other runs"
-        is_asked = bool(wish or cut_off)
-        wait_s = 0.0 if is_asked else run.limits.retry_base_s * 2 ** (round - 1)
-        self._journal.add_work(
-            run.run_id,
-            self._owner,
-            self._clock(),
-            event=f"round {round}: {rows} again{taken if filled.rows else ''}: {why}",
-            shards=shards,
-            jobs=plan_jobs(
-                shards, self._token, due_at=self._clock() + wait_s, is_live=self._is_live(run)
-            ),
-            settled=filled.change,
-            files=filled.files,
-            granted=wish,
-        )
+        send = partial(resending.resend, folder, run, asked.round, wishes, kin, cut_off)
+        shards, why = await asyncio.to_thread(send, passing=asked.passing)
+        if shards or filled.rows:
+            rows = counted(sum(shard.rows for shard in shards), "row")
+            taken = f", {counted(filled.rows, 'row')} taken over from other runs"
+            is_asked = bool(wishes or cut_off)
+            wait_s = 0.0 if is_asked else run.limits.retry_base_s * 2 ** (asked.round - 1)
+            due_at = self._clock() + wait_s
+            self._journal.add_work(
+                run.run_id,
+                self._owner,
+                self._clock(),
+                event=f"round {asked.round}: {rows} again{taken if filled.rows else ''}: {why}",
+                shards=shards,
+                jobs=plan_jobs(shards, self._token, due_at=due_at, is_live=self._is_live(run)),
+                settled=filled.change,
+                files=filled.files,
+                granted=wishes if shards else NO_WISHES,
+            )
+        if not shards:
+            # At once: a step later, nothing would tell that no other row was wished for.
+            await self._settle(self._journal.run(run.run_id), Ending.FINISHED, granted=wishes)
 
     def _kin(self, run: RunRecord) -> list[tuple[RunFolder, RunRecord]]:
         """Return the runs whose answers this one may have taken over."""
@@ -651,7 +648,7 @@ class Engine:
     def _with_folders(self, run_ids: Iterable[str]) -> list[tuple[RunFolder, RunRecord]]:
         return [(self._folder(one), one) for one in map(self._journal.run, run_ids)]
 
-    async def _settle(self, run: RunRecord, ending: Ending) -> None:
+    async def _settle(self, run: RunRecord, ending: Ending, granted: Wishes = NO_WISHES) -> None:
         settled = await asyncio.to_thread(settling.settle, self._folder(run), run)
         self._journal.end_run(
             run.run_id,
@@ -662,6 +659,7 @@ class Engine:
             fault=settled.complaint,
             saved=settled.saved,
             files=settled.files,
+            granted=granted,
             model_served=picture.snapshot(run, self._clock()).model_served,
         )
 

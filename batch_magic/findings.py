@@ -785,11 +785,14 @@ def _labelled(column: Compared, table: NDArray[np.int64], names: tuple[str, str]
     return pd.DataFrame(table, index=one, columns=other)
 
 
-def largest(table: pd.DataFrame, most: int = LABELS_SHOWN) -> list[Any]:
-    """Return the labels of a square table that occur most, in the table's order."""
+def largest(table: pd.DataFrame, most: int = LABELS_SHOWN) -> pd.DataFrame:
+    """Return a square table of those of its labels alone that occur most, in its order.
+
+    They are picked by place: pandas takes a list of True and False for a mask.
+    """
     weight = table.to_numpy().sum(axis=0) + table.to_numpy().sum(axis=1)
     kept = sorted(np.argsort(-weight, kind="stable")[:most].tolist())
-    return [table.index[place] for place in kept]
+    return table.iloc[kept, kept]
 
 
 def _score_cells(one: agreement.LabelScore) -> Mapping[str, Any]:

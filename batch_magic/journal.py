@@ -26,7 +26,7 @@ from types import MappingProxyType
 from batch_magic.errors import JournalError
 from batch_magic.records import (
     MARK_HALVES,
-    NO_WISH,
+    NO_WISHES,
     Ending,
     Job,
     JobStage,
@@ -37,6 +37,7 @@ from batch_magic.records import (
     RunRecord,
     Shard,
     Wish,
+    Wishes,
 )
 from batch_magic.schema import (
     SELECT_LEASES,
@@ -53,11 +54,11 @@ from batch_magic.schema import (
     read_lease,
     read_marks,
     read_run,
-    read_wish,
+    read_wishes,
     roll_back,
     run_facts,
     transaction,
-    wish_json,
+    wishes_json,
 )
 from batch_magic.wording import counted
 
@@ -139,12 +140,7 @@ class Journal:
     def run(self, run_id: str) -> RunRecord:
         """Read one run whole. Raises JournalError when there is none of that id."""
         with self._read() as db:
-            found = db.execute(f"{SELECT_RUNS} WHERE run_id = ?", (run_id,)).fetchone()
-            if found is None:
-                raise JournalError(
-                    f"there is no run {run_id!r} in {self.path.parent}; `%gptbatch list` has all"
-                )
-            return read_run(db, found)
+            return _run(db, run_id, self.path.parent)
 
     def runs(self) -> list[RunRecord]:
         """Read all runs, newest first."""
@@ -441,17 +437,21 @@ class Journal:
     ) -> None:
         """Write down that rows are to be sent again, once the run's jobs are in.
 
-        Those of these statuses, and those of these causes (keys), besides what was asked for and is
-        not granted yet. An ended run goes on for it, with a deadline that counts from now on;
-        `live`: through the live lane.
+        Those of these statuses, and those of these causes (keys), as far as they are not under way
+        now, besides what was asked for and is not granted yet. An ended run goes on for it, with a
+        deadline that counts from now on; `live`: through the live lane. Nothing asked for is
+        nothing done.
         """
         asked = Wish(frozenset(statuses), frozenset(causes))
+        if not asked:
+            return
         with self._write() as db:
-            wish = asked | _pending_wish(db, run_id)
+            asked = replace(asked, but=_run(db, run_id, self.path.parent).under_way)
+            wishes = _pending_wishes(db, run_id) | {asked}
             db.execute(
                 "UPDATE runs SET wish = ?, cancel_at = NULL, ending = NULL,"
                 f" fault = NULL, counts = '{{}}', resumed_at = ?, {_LANE_ANEW} WHERE run_id = ?",
-                (wish_json(wish), now, now if live else None, now, run_id),
+                (wishes_json(wishes), now, now if live else None, now, run_id),
             )
             _go_on(db, run_id, now)
             how = " live" if live else ""
@@ -510,9 +510,19 @@ class Journal:
         model_served: str | None = None,
         saved: Mapping[str, float] = MappingProxyType({}),
         files: Mapping[str, str] = _NO_FILES,
+        granted: Wishes = NO_WISHES,
     ) -> None:
-        """Write down how a run ended (or why it stopped), under its lease."""
+        """Write down how a run ended (or why it stopped), under its lease.
+
+        `granted` are wishes that nothing was to be sent for. One that has come meanwhile keeps the
+        run from being finished: it goes on for that.
+        """
         with self._leased(run_id, owner) as db:
+            left = _pending_wishes(db, run_id) - granted
+            if granted:
+                db.execute("UPDATE runs SET wish = ? WHERE run_id = ?", (wishes_json(left), run_id))
+            if left and ending is Ending.FINISHED:
+                return
             put_files(db, run_id, files)
             db.execute(
                 "UPDATE runs SET ending = ?, ended_at = ?, fault = ?, counts = ?, saved = ?,"
@@ -570,15 +580,16 @@ class Journal:
         settled: Mapping[RowStatus, int] = MappingProxyType({}),
         files: Mapping[str, str] = _NO_FILES,
         repays: bool = False,
-        granted: Wish = NO_WISH,
+        granted: Wishes = NO_WISHES,
     ) -> None:
         """Add shards and jobs to a run, closing the job that they replace, in one commit.
 
         `settled` is added to the counts of rows settled without a job. The jobs get the next free
         numbers: others may have been added since they were thought of. `repays` says that nothing
-        is waited for any more, `granted` what of the user's wish this is: more may have been wished
-        for since.
+        is waited for any more, `granted` what of the user's wishes this is: more may have been
+        wished for since, but not that what goes out now should go out once more.
         """
+        shards = tuple(shards)
         with self._leased(run_id, owner) as db:
             if closed is not None:
                 db.execute(
@@ -591,9 +602,10 @@ class Journal:
             put_files(db, run_id, files)
             if repays:
                 db.execute("UPDATE runs SET lenders = '[]' WHERE run_id = ?", (run_id,))
-            if granted:
-                left = _pending_wish(db, run_id) - granted
-                db.execute("UPDATE runs SET wish = ? WHERE run_id = ?", (wish_json(left), run_id))
+            if wishes := _pending_wishes(db, run_id):
+                out = {shard.number for shard in shards}
+                left = frozenset(replace(one, but=one.but | out) for one in wishes - granted)
+                db.execute("UPDATE runs SET wish = ? WHERE run_id = ?", (wishes_json(left), run_id))
             _note(db, now, run_id, None, event)
 
     def note_progress(self, run_id: str, owner: str, points: Iterable[Point]) -> None:
@@ -719,11 +731,18 @@ def _kin(db: sqlite3.Connection, backend_id: str, model: str) -> list[tuple[str,
     return [(str(row[0]), bool(row[1])) for row in found]
 
 
-def _pending_wish(db: sqlite3.Connection, run_id: str) -> Wish:
+def _run(db: sqlite3.Connection, run_id: str, home: Path) -> RunRecord:
+    found = db.execute(f"{SELECT_RUNS} WHERE run_id = ?", (run_id,)).fetchone()
+    if found is None:
+        raise JournalError(f"there is no run {run_id!r} in {home}; `%gptbatch list` has all")
+    return read_run(db, found)
+
+
+def _pending_wishes(db: sqlite3.Connection, run_id: str) -> Wishes:
     """Return what a run is still to send again; a cancel has put an end to all of that."""
     query = "SELECT wish FROM runs WHERE run_id = ? AND cancel_at IS NULL"
     found = db.execute(query, (run_id,)).fetchone()
-    return NO_WISH if found is None else read_wish(found[0])
+    return NO_WISHES if found is None else read_wishes(found[0])
 
 
 def _wish_words(wish: Wish) -> str:

@@ -36,7 +36,7 @@ from batch_magic.queueing import (
 )
 from batch_magic.records import (
     LIVE_FILE,
-    NO_WISH,
+    NO_WISHES,
     PAID,
     Ending,
     Job,
@@ -46,7 +46,7 @@ from batch_magic.records import (
     RemoteJob,
     RowStatus,
     RunRecord,
-    Wish,
+    Wishes,
 )
 
 TRANSITIONS: Mapping[JobStage, frozenset[JobStage]] = {
@@ -237,14 +237,16 @@ class TakeOver:
 
 @dataclass(frozen=True, slots=True)
 class Resubmit:
-    """Send rows once more, as a new round: those that the user named, else what may pass.
+    """Send rows once more, as a new round: those that the user named, and what may pass.
 
-    `leftovers`: also those that were cut off because the run goes live.
+    `leftovers`: also those that were cut off because the run goes live. `passing` is false where
+    the user's word alone counts: the run had come to its end.
     """
 
     round: int
-    wish: Wish = NO_WISH
+    wishes: Wishes = NO_WISHES
     leftovers: bool = False
+    passing: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -513,14 +515,14 @@ def _cure(codes: Iterable[str]) -> str:
 def _close(run: RunRecord, now: float) -> Action:
     if run.cancel_at is not None:
         return Settle(Ending.CANCELLED)
-    if run.wish:
-        return Resubmit(run.round + 1, run.wish)
-    in_round = [job for job in run.jobs if job.round == run.round]
+    # An ended run goes on for what was wished for alone; amid a round, that comes besides.
+    is_amid = not run.wishes or any(wish.but for wish in run.wishes)
+    in_round = [job for job in run.jobs if job.round == run.round and is_amid]
     batches = [job for job in in_round if not job.is_live and not job.is_replaced]
-    if goes_live(run, now) and any(_leaves_rows(job) for job in batches):
-        return Resubmit(run.round + 1, leftovers=True)
-    if run.round < run.limits.retries and any(job.retryable for job in in_round):
-        return Resubmit(run.round + 1)
+    leftovers = goes_live(run, now) and any(_leaves_rows(job) for job in batches)
+    may_pass = run.round < run.limits.retries and any(job.retryable for job in in_round)
+    if run.wishes or leftovers or may_pass:
+        return Resubmit(run.round + 1, run.wishes, leftovers, passing=leftovers or may_pass)
     return Settle(Ending.FINISHED)
 
 

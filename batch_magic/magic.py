@@ -43,6 +43,7 @@ from batch_magic.case_sheet import clinic_text
 from batch_magic.cell_line import listed, option, want
 from batch_magic.clinic import Clinic, Deeds, is_possible
 from batch_magic.comparison import Comparison
+from batch_magic.diagnosis import Case
 from batch_magic.drafting import Options
 from batch_magic.dry_sheet import dry_run_text, indented, request_text, rest_words
 from batch_magic.engine import METADATA_RUN
@@ -449,7 +450,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
             print(clinic_text(found))
             return
         deeds = Deeds(
-            retry=lambda key, live: self._retry_cause(run, key, live, shown.say),
+            retry=lambda case, live: self._retry_cause(run, case, live, shown.say),
             drop=partial(self._handover.drop, run),
             diagnose=run.diagnosis,
             in_background=run.in_background,
@@ -459,9 +460,9 @@ class GPTBatch(_Configured):  # type: ignore[misc]
         run.listen(shown.update)
         self._handover.watch(run, shown.leave_out)
 
-    def _retry_cause(self, run: Run, key: str, live: bool, say: Callable[[str], None]) -> None:
+    def _retry_cause(self, run: Run, case: Case, live: bool, say: Callable[[str], None]) -> None:
         """Send the rows of a cause again; when they are in, the name holds the new result."""
-        self._session().retry_cause(run, key, self._settings(), live=live)
+        self._session().retry_cause(run, case, self._settings(), live=live)
         self._handover.renew(run, say)
 
     def _do_compare(self, words: list[str]) -> Comparison:

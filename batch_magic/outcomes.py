@@ -65,6 +65,7 @@ def resolve_run(folder: RunFolder, run: RunRecord) -> Resolved:
     first_paid = reader.entries
     for job in run.jobs:
         reader.read_job(job)
+    reader.read_held()
     resolution = resolve(run.rows, reader.sources, folder.twins())
     tables, notes = tuple(reader.tables), tuple(reader.notes)
     return Resolved(resolution, tables, notes, first_paid, tuple(reader.full_price))
@@ -298,6 +299,13 @@ class _Reader:
             if fault.line is not None and 0 < fault.line <= len(rows):
                 said = f"{fault.code}: {fault.message} (line {fault.line} of its job); {AGAIN}"
                 self._add(None, rows[fault.line - 1 : fault.line], RowStatus.FAILED, said)
+
+    def read_held(self) -> None:
+        """Read the rows whose lines wait for what other runs are answered."""
+        for shard in self._run.shards if self._run.lenders else ():
+            if shard.held:
+                rows = self._folder.manifest(shard)["position"].astype(np.int64)
+                self._add(None, rows, RowStatus.PENDING, None)
 
     def _noted(self, job: Job) -> str:
         """Read the answers that the live lane has noted so far."""

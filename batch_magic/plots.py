@@ -441,8 +441,8 @@ def _heat(table: pd.DataFrame) -> Draw:
     """Draw counts as tints of their share of the row, each with its number."""
 
     def draw(axes: Axes) -> str:
-        labels = largest(table)
-        counts = table.loc[labels, labels].to_numpy()
+        kept = largest(table)
+        labels, counts = kept.index.tolist(), kept.to_numpy()
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
         names = [_drawable(_short(str(label), 14)) for label in labels]
@@ -461,7 +461,7 @@ def _heat(table: pd.DataFrame) -> Draw:
         for (n, m), count in np.ndenumerate(counts):
             ink = _PAPER if shares[n, m] > 0.7 else _INK
             axes.text(m, n, f"{count:,}", ha="center", va="center", color=ink)
-        return _counts_words(table.loc[labels, labels]) + rest
+        return _counts_words(kept) + rest
 
     return draw
 

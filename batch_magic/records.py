@@ -98,23 +98,21 @@ MARK_HALVES = ("thumb", "note")
 class Wish:
     """Which rows the user wants sent again: all of some statuses, and all of some causes.
 
-    A cause is named by the key that `causes.Cause` has. Nothing wished for is false.
+    A cause is named by the key that `causes.Cause` has. Nothing wished for is false. Rows of the
+    shards `but` are not meant: they were under way when this was wished, or have gone out since, so
+    however they come back, nobody has asked for them to be paid once more.
     """
 
     statuses: frozenset[RowStatus] = frozenset()
     causes: frozenset[str] = frozenset()
+    but: frozenset[int] = frozenset()
 
     def __bool__(self) -> bool:
         return bool(self.statuses or self.causes)
 
-    def __or__(self, other: Wish) -> Wish:
-        return Wish(self.statuses | other.statuses, self.causes | other.causes)
 
-    def __sub__(self, other: Wish) -> Wish:
-        return Wish(self.statuses - other.statuses, self.causes - other.causes)
-
-
-NO_WISH = Wish()
+Wishes = frozenset[Wish]
+NO_WISHES: Wishes = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -615,7 +613,7 @@ class RunRecord:
     shards: tuple[Shard, ...] = ()
     jobs: tuple[Job, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of other files, by name
-    wish: Wish = NO_WISH  # rows that the user wants sent again and that are not yet
+    wishes: Wishes = NO_WISHES  # rows that the user wants sent again and that are not yet
     cancel_at: float | None = None
     live_at: float | None = None  # when the user asked for the rest to be finished live
     deadline_from: float | None = None  # when leave was given, or rows were asked for again
@@ -633,6 +631,13 @@ class RunRecord:
     @property
     def round(self) -> int:
         return max((job.round for job in self.jobs), default=0)
+
+    @property
+    def under_way(self) -> frozenset[int]:
+        """The shards whose lines are being asked, or are held for what another run is answered."""
+        held = [one.number for one in self.shards if one.held] if self.lenders else []
+        asked = [job.shard for job in self.jobs if job.stage is not JobStage.COLLECTED]
+        return frozenset((*held, *asked))
 
     @property
     def goes_live_at(self) -> float | None:

@@ -311,8 +311,8 @@ def _confusions(found: Findings) -> Iterator[Html]:
 
 def _confusion(caption: str, table: pd.DataFrame) -> Html:
     """Counts with tints: blue on the diagonal, amber off it, by their share of the row."""
-    labels = largest(table)
-    kept = table.loc[labels, labels]
+    kept = largest(table)
+    labels = kept.index.tolist()
     head = [clip(str(table.index.name), 20), *(str(label) for label in labels)]
     body: list[list[str]] = []
     tints: dict[tuple[int, int], str] = {}

@@ -31,7 +31,7 @@ from batch_magic.digests import DIGEST, SortedDigests, as_digests, digests_of
 from batch_magic.folder import MANIFEST, Answered, KeptWriter, RunFolder, ShardWriter, ShardWriters
 from batch_magic.outcomes import all_lines, answered, count_kept, resolve_run
 from batch_magic.packing import pick
-from batch_magic.records import NO_WISH, Ending, Job, Lines, RowStatus, RunRecord, Shard, Wish
+from batch_magic.records import Ending, Job, Lines, RowStatus, RunRecord, Shard, Wish
 
 Tell = Callable[[str, Lines], object]
 """Takes a model and lines that ask it."""
@@ -63,13 +63,15 @@ def resend(
     folder: RunFolder,
     run: RunRecord,
     round: int,
-    wish: Wish = NO_WISH,
+    wishes: Iterable[Wish] = (),
     kin: Sequence[tuple[RunFolder, RunRecord]] = (),
     cut_off: Collection[RowStatus] = (),
+    *,
+    passing: bool = True,
 ) -> tuple[list[Shard], str]:
-    """Write lines into new shards of `round`: of rows that are wished for, else what may pass.
+    """Write lines into new shards of `round`: of rows that are wished for, and of what may pass.
 
-    Besides what may pass, rows of a status in `cut_off` go out.
+    The latter with `passing` alone. Besides, rows of a status in `cut_off` go out.
 
     Returns the shards, and in short why these rows are asked for again.
 
@@ -77,9 +79,9 @@ def resend(
     of them has in flight just now is left alone.
     """
     resolved = resolve_run(folder, run)
-    left = resolved.resolution.retryable | is_of(resolved.resolution, cut_off)
-    if wish:
-        left = is_wished(resolved, run, wish)
+    left = is_wished(folder, run, resolved, wishes) | is_of(resolved.resolution, cut_off)
+    if passing:
+        left |= resolved.resolution.retryable
     left[folder.twins()[:, 0]] = False  # they have the line of another row, and its fate
     others = [one for one in kin if one[1].run_id != run.run_id]
     for digests, positions in all_lines(folder, run) if others else ():
@@ -94,12 +96,17 @@ def resend(
 def tell_lines(
     folder: RunFolder,
     run: RunRecord,
-    wish: Wish,
+    wishes: Iterable[Wish],
     kin: Sequence[tuple[RunFolder, RunRecord]],
     tell: Tell,
+    but_not: Iterable[Wish] = (),
 ) -> None:
-    """Tell the lines of rows that are wished for, as `resend` would write them: each line once."""
-    left = is_wished(resolve_run(folder, run), run, wish)
+    """Tell the lines of rows that are wished for, as `resend` would write them: each line once.
+
+    Rows that a wish of `but_not` means are left out.
+    """
+    resolved = resolve_run(folder, run)
+    left = is_wished(folder, run, resolved, wishes) & ~is_wished(folder, run, resolved, but_not)
     left[folder.twins()[:, 0]] = False
     _each_line(folder, run, left, [one for one in kin if one[1].run_id != run.run_id], tell)
 
@@ -249,7 +256,7 @@ def take_over(
 def fill(
     folder: RunFolder,
     run: RunRecord,
-    wish: Wish,
+    wishes: Iterable[Wish],
     kin: Sequence[tuple[RunFolder, RunRecord]],
 ) -> Filled:
     """Take over what other runs were answered of the rows that are to be sent again.
@@ -258,7 +265,7 @@ def fill(
     """
     resolved = resolve_run(folder, run)
     statuses = resolved.resolution.statuses
-    wanted = is_wished(resolved, run, wish) & ~resolved.resolution.paid
+    wanted = is_wished(folder, run, resolved, wishes) & ~resolved.resolution.paid
     wanted[folder.twins()[:, 0]] = False
     kept = _kept_writer(folder)
     change: Counter[RowStatus] = Counter()

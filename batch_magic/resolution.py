@@ -46,12 +46,16 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """One outcome per row. `entry` is the winning entry's number, -1 where a default applies."""
+    """One outcome per row. `entry` is the winning entry's number, -1 where a default applies.
+
+    `awaited`: the row's line is out, and a row that has a paid answer keeps it meanwhile.
+    """
 
     statuses: NDArray[np.uint8]
     entry: NDArray[np.int64]
     retryable: NDArray[np.bool_]
     notes: NDArray[np.int32]
+    awaited: NDArray[np.bool_]
 
     def counts(self) -> dict[RowStatus, int]:
         """Count the rows of each status that occurs."""
@@ -76,17 +80,20 @@ def resolve(
         entry=np.full(rows, -1, dtype=np.int64),
         retryable=np.zeros(rows, dtype=bool),
         notes=np.full(rows, -1, dtype=np.int32),
+        awaited=np.ones(rows, dtype=bool),
     )
     for source in sources:
         _apply_default(result, source)
         _apply(result, source)
     if twins is not None and len(twins):
-        for column in (result.statuses, result.entry, result.retryable, result.notes):
+        columns = (result.statuses, result.entry, result.retryable, result.notes, result.awaited)
+        for column in columns:
             column[twins[:, 0]] = column[twins[:, 1]]
     return result
 
 
 def _apply_default(result: Resolution, source: Source) -> None:
+    result.awaited[source.rows] = source.default is RowStatus.PENDING
     rows = source.rows[~_PAID[result.statuses[source.rows]]]
     result.statuses[rows] = int(source.default)
     result.entry[rows] = -1
@@ -96,6 +103,7 @@ def _apply_default(result: Resolution, source: Source) -> None:
 
 def _apply(result: Resolution, source: Source) -> None:
     is_known, is_paid = source.positions >= 0, _PAID[source.statuses]
+    result.awaited[source.positions[is_known]] = False
     for mask in (is_known & ~is_paid, is_known & is_paid):
         # Reversed, so that of several lines for one row the first is written last and stays.
         order = np.flatnonzero(mask)[::-1]

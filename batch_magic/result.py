@@ -142,7 +142,11 @@ def _columns_by_model(folder: RunFolder, run: RunRecord, resolved: Resolved) -> 
 def _part(resolved: Resolved, first: int, rows: int) -> Resolved:
     whole, mine = resolved.resolution, slice(first, first + rows)
     part = Resolution(
-        whole.statuses[mine], whole.entry[mine], whole.retryable[mine], whole.notes[mine]
+        whole.statuses[mine],
+        whole.entry[mine],
+        whole.retryable[mine],
+        whole.notes[mine],
+        whole.awaited[mine],
     )
     return replace(resolved, resolution=part)
 

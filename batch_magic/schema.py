@@ -37,6 +37,7 @@ from batch_magic.records import (
     Shard,
     Thumb,
     Wish,
+    Wishes,
 )
 
 log = logging.getLogger(__name__)
@@ -287,7 +288,7 @@ def read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
 def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
     run_id, name, created_at, rows, identity, facts_text, *rest = row
     decided, lenders, cancel_at, resumed_at, ending, ended_at, *rest = rest
-    fault, counts, model_served, wish, live_at, asks_usd, saved, deadline_from, notebook = rest
+    fault, counts, model_served, wishes, live_at, asks_usd, saved, deadline_from, notebook = rest
     # SQLite keeps anything in any column, and a journal may be a stranger's.
     msgspec.convert([name, identity, created_at, rows], tuple[_Name, str, float, _Rows])
     msgspec.convert(notebook, str)
@@ -325,7 +326,7 @@ def _read_run(db: sqlite3.Connection, row: tuple[Any, ...]) -> RunRecord:
         shards=tuple(_read_shard(*one) for one in shards),
         jobs=tuple(_read_job(*one) for one in jobs),
         files=read_files(db, run_id),
-        wish=read_wish(wish),
+        wishes=read_wishes(wishes),
         cancel_at=cancel_at,
         live_at=live_at,
         deadline_from=deadline_from,
@@ -471,28 +472,46 @@ def _read_counts(counts: Any) -> dict[RowStatus, int]:
     return {RowStatus[label.upper()]: n for label, n in numbers.items()}
 
 
-_CAUSE = "cause:"
+_CAUSE, _BUT = "cause:", "but:"
 _KEY = re.compile(r"[0-9a-f]{16}")
 
 
-def wish_json(wish: Wish) -> str:
-    """Write a wish as a list of statuses and, marked, of causes.
+def wishes_json(wishes: Wishes) -> str:
+    """Write each wish as a list of statuses and, marked, of causes and of shards that it spares.
 
-    They stand in one list so that a version which knows statuses alone cannot read, and so cannot
-    half grant, a wish for some rows of a status.
+    They stand in one list so that a version which knows less cannot read, and so cannot half grant,
+    a wish for some rows of a status.
     """
+    return json.dumps(sorted(map(_wish_words, wishes)))
+
+
+def _wish_words(wish: Wish) -> list[str]:
     labels = sorted(status.label for status in wish.statuses)
-    return json.dumps([*labels, *(f"{_CAUSE}{key}" for key in sorted(wish.causes))])
+    causes = [f"{_CAUSE}{key}" for key in sorted(wish.causes)]
+    return [*labels, *causes, *(f"{_BUT}{shard}" for shard in sorted(wish.but))]
 
 
-def read_wish(text: str) -> Wish:
-    """Read what `wish_json` wrote. Raises ValueError and its kin for anything else."""
-    words = msgspec.convert(json.loads(text), list[str])
+def read_wishes(text: str) -> Wishes:
+    """Read what `wishes_json` wrote, or a single wish of an earlier version.
+
+    Raises ValueError and its kin for anything else.
+    """
+    found = msgspec.convert(json.loads(text), list[str | list[str]])
+    lists = [one for one in found if isinstance(one, list)]
+    words = [one for one in found if isinstance(one, str)]
+    return frozenset(map(_read_wish, [*lists, words] if words else lists))
+
+
+def _read_wish(words: list[str]) -> Wish:
     keys = frozenset(word.removeprefix(_CAUSE) for word in words if word.startswith(_CAUSE))
+    but = [word.removeprefix(_BUT) for word in words if word.startswith(_BUT)]
     if not all(_KEY.fullmatch(key) for key in keys):
         raise ValueError(f"a cause is called {min(keys)!r}")
-    labels = [word for word in words if not word.startswith(_CAUSE)]
-    return Wish(frozenset(RowStatus[label.upper()] for label in labels), keys)
+    if not all(shard.isdecimal() and shard.isascii() for shard in but):
+        raise ValueError(f"a shard is called {min(but)!r}")
+    labels = [word for word in words if not word.startswith((_CAUSE, _BUT))]
+    statuses = frozenset(RowStatus[label.upper()] for label in labels)
+    return Wish(statuses, keys, frozenset(map(int, but)))
 
 
 def add_decided(db: sqlite3.Connection, run_id: str, more: Mapping[RowStatus, int]) -> None:

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -46,6 +46,7 @@ from batch_magic.answers import knows_rules
 from batch_magic.caps import Leave
 from batch_magic.causes import requests_again
 from batch_magic.closeup import Closeup, Letter
+from batch_magic.diagnosis import Case
 from batch_magic.drafting import (
     Options,
     check_name,
@@ -68,7 +69,7 @@ from batch_magic.journal import Journal, Outdated
 from batch_magic.lookout import Lookout
 from batch_magic.prepare import Preparation, Tallies, known_answers
 from batch_magic.records import (
-    NO_WISH,
+    NO_WISHES,
     PAID,
     UNANSWERED,
     Backend,
@@ -81,11 +82,13 @@ from batch_magic.records import (
     RunRecord,
     Snapshot,
     Wish,
+    Wishes,
 )
 from batch_magic.run import Run
 from batch_magic.services import Services
 from batch_magic.settings import Settings
 from batch_magic.template import Template
+from batch_magic.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -633,14 +636,27 @@ class Session:
         run.retry(labels, cause=cause, live=live, max_cost=max_cost)
         return run
 
-    def retry_cause(self, run: Run, key: str, use: Settings, *, live: bool) -> None:
-        """Send the rows of one cause again that its user was told the price of.
+    def retry_cause(self, run: Run, case: Case, use: Settings, *, live: bool) -> None:
+        """Send the rows of one cause again, whose requests and price its user was told.
 
-        That is leave, but no more than the run's own cap. Raises as `Run.retry`.
+        That is leave for as much, within the run's own cap. Raises as `Run.retry`, and CellError
+        where there is more to send by now.
         """
         self._use(use)
-        is_capped = self.journal.run(run.run_id).request.max_cost_usd is not None
-        self._ask_retry(run, Wish(causes=frozenset({key})), live, None if is_capped else "any")
+        record, wish = self.journal.run(run.run_id), Wish(causes=frozenset({case.key}))
+        found = self._estimate_again(record, [replace(wish, but=record.under_way)])
+        is_live = live or record.request.live
+        now = found.usd_of(record.request, live=True) if is_live else found.batch_usd
+        told = case.live_usd if is_live else case.batch_usd
+        is_more = found.requests > case.requests or caps.is_more(now, told)
+        if found.requests and is_more:
+            raise CellError(
+                f"nothing is sent: of this cause there are {counted(found.requests, 'request')} by"
+                f" now, {caps.upper_words(now)}, and {counted(case.requests, 'request')},"
+                f" {caps.upper_words(told)}, were asked about; the new figures are told here"
+            )
+        is_capped = record.request.max_cost_usd is not None
+        self._ask_retry(run, wish, live, None if is_capped else "any")
 
     def finish(self, word: str, use: Settings, *, max_cost: str | float | None = None) -> Run:
         """Finish what is left of a run live; see `Run.finish`."""
@@ -656,13 +672,13 @@ class Session:
         cap_usd = max_cost_usd(max_cost)
         if not caps.is_limited(record, cap_usd, self._leave):
             return
-        s, found = picture.snapshot(record, time.time()), self._estimate_again(record, wish)
+        s, found = picture.snapshot(record, time.time()), self._estimate_again(record, [wish])
         pending = s.counts.get(RowStatus.PENDING, 0)
         is_pending = RowStatus.PENDING in wish.statuses and not record.request.live
         by_batch = min(1.0, s.claimed_ok / pending) if is_pending and pending else 0.0
-        asked = NO_WISH if record.cancel_at is not None else record.wish
-        under_way = (Wish(frozenset({RowStatus.PENDING})) | asked) - wish
-        coming_usd = self._most_usd(record, under_way) if pending or asked else 0.0
+        asked = NO_WISHES if record.cancel_at is not None else record.wishes
+        coming = asked | {Wish(frozenset({RowStatus.PENDING}))}
+        coming_usd = self._most_usd(record, coming, but_not=wish) if pending or asked else 0.0
         caps.check_again(
             record,
             s,
@@ -674,18 +690,20 @@ class Session:
             coming_usd=coming_usd,
         )
 
-    def _estimate_again(self, record: RunRecord, wish: Wish) -> Estimate:
-        """Say what the rows of a wish may take, line by line."""
+    def _estimate_again(
+        self, record: RunRecord, wishes: Iterable[Wish], but_not: Iterable[Wish] = ()
+    ) -> Estimate:
+        """Say what the rows of these wishes may take, line by line, `but_not` those of others."""
         names = [one for one, _ in self.journal.kin(record.backend.identity, record.request.model)]
         kin = [self.journal.run(one) for one in names]
         folders = [(self.home.run_folder(one.run_id, one.files), one) for one in kin]
         folder, tallies = self.home.run_folder(record.run_id, record.files), Tallies(record)
-        resending.tell_lines(folder, record, wish, folders, tallies.add)
+        resending.tell_lines(folder, record, wishes, folders, tallies.add, but_not)
         return tallies.estimate(costs.spent_before(kin, record.request))
 
-    def _most_usd(self, record: RunRecord, wish: Wish) -> float:
+    def _most_usd(self, record: RunRecord, wishes: Wishes, *, but_not: Wish) -> float:
         """Return the dollars that rows which are asked for already may come to."""
-        found = self._estimate_again(record, wish)
+        found = self._estimate_again(record, wishes, [but_not])
         span = found.usd_of(record.request, live=caps.lane_again(record, live=False))
         return caps.most_usd(span) if found.requests else 0.0
 
@@ -730,9 +748,10 @@ class Session:
                 f"{s.name} has rows under way: `%gptbatch finish {s.name}` asks all of them live,"
                 " or wait for its end and retry then"
             )
-        self._check_rows(run, s, wish)
-        self._services.check(s.backend)
         record = self.journal.run(run.run_id)
+        wish = replace(wish, but=record.under_way)
+        self._check_rows(record, s, wish)
+        self._services.check(s.backend)
         self._check_again(record, wish, max_cost, live=caps.lane_again(record, live=live))
         if has_stopped:
             self._reopen(run.run_id)
@@ -747,15 +766,14 @@ class Session:
             return run.snapshot()
         return picture.snapshot(self.journal.run(run.run_id), time.time())
 
-    def _check_rows(self, run: Run, s: Snapshot, wish: Wish) -> None:
+    def _check_rows(self, record: RunRecord, s: Snapshot, wish: Wish) -> None:
         """Refuse a wish that no row fits. Raises CellError."""
         if wish.causes:
-            record = self.journal.run(run.run_id)
             folder = self.home.run_folder(record.run_id, record.files)
             if not requests_again(folder, record, wish):
                 raise CellError(
-                    f"{s.name} has no row now that can be sent again for that;"
-                    f" `%gptbatch errors {s.name}` shows what there is"
+                    f"{s.name} has no row now that can be sent again for that, or they are under"
+                    f" way; `%gptbatch errors {s.name}` shows what there is"
                 )
         elif not any(s.counts.get(status) for status in wish.statuses):
             named = ", ".join(sorted(status.label for status in wish.statuses))

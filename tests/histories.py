@@ -17,7 +17,9 @@ import random
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from campaign import CALL_FAULTS, ROW_FAULTS, _answered, _noted_live, _texts_of
@@ -25,14 +27,22 @@ from lives import Clock, Life
 from service import Service, stub_answer
 
 from batch_magic import picture
-from batch_magic.causes import causes
-from batch_magic.records import UNANSWERED, Ending, JobStage, RowStatus, RunRecord
+from batch_magic.causes import cause_key, causes
+from batch_magic.outcomes import NO_REASON
+from batch_magic.records import PAID, UNANSWERED, Ending, JobStage, RowStatus, RunRecord
 
 CHAPTER_STEPS = 400
 POOL = 40  # different texts in a chapter: runs overlap
 # Result files that stay away are given up by the clock, and this one jumps: that is another test.
 AWAY = ("file_ids_late_s", "content_404_s", "files.content")
 ENDED = (Ending.FINISHED, Ending.CANCELLED)
+BAD = sorted(UNANSWERED | PAID - {RowStatus.OK, RowStatus.UNPARSED})
+# An answer that is paid and no good stays its row's while a better one is asked for.
+PAID_FAULTS: tuple[Callable[[random.Random], dict[str, Any]], ...] = (
+    lambda dice: {"row_refused": {"share": 0.6}},
+    lambda dice: {"row_refused": {"every": 1}},
+    lambda dice: {"row_cut": {"share": 0.6}},
+)
 
 
 class History:
@@ -47,6 +57,7 @@ class History:
         self.life = self._begin()
         self.lives: list[Life] = []
         self.asked: dict[str, list[str]] = {}  # run id → its texts
+        self.allowed: set[tuple[str, int, str]] = set()  # run id, jobs by then, text to pay anew
         self.steps = Counter[str]()
 
     def _begin(self) -> Life:
@@ -73,8 +84,8 @@ class History:
             self.behave: 5,
             self.kill: 2,
             self.cancel: 1,
-            self.retry: 1,
-            self.retry_causes: 1,
+            self.retry: 3,
+            self.retry_causes: 3,
             self.finish_live: 1,
             self.attach: 4,
         }
@@ -100,7 +111,8 @@ class History:
         self.clock.now += self.dice.choice([1.0, 30.0, 600.0, 7200.0, -3600.0])
 
     def misbehave(self) -> None:
-        fault = self.dice.choice(ROW_FAULTS + CALL_FAULTS)(self.dice)
+        several = [ROW_FAULTS, CALL_FAULTS, PAID_FAULTS]
+        fault = self.dice.choice(self.dice.choice(several))(self.dice)
         if not any(name in str(fault) for name in AWAY):
             self.service.faults(**fault)
 
@@ -121,27 +133,54 @@ class History:
             self.life.engine.drive(run_id)
 
     def retry(self) -> None:
-        ended = [one for one in self.asked if self.life.run(one).ending in ENDED]
-        if ended:
-            run_id = self.dice.choice(ended)
-            wish = self.dice.sample(list(RowStatus)[4:8], 2)
-            live = self.dice.random() < 0.3
-            self.life.journal.ask_retry(run_id, wish, self.clock(), live=live)
-            self.life.engine.drive(run_id)
+        """Ask for rows of some statuses, of whichever run, while it goes on, too."""
+        run = self._some_run()
+        if run is not None:
+            self._ask(run.run_id, self.dice.sample(BAD, 2), [])
 
     def retry_causes(self) -> None:
-        """Ask for some causes of rows without an answer, once or twice, of whichever run."""
-        ended = [one for one in self.asked if self.life.run(one).ending in ENDED]
-        if ended:
-            run_id = self.dice.choice(ended)
-            run = self.life.run(run_id)
-            found = causes(self.life.home.run_folder(run_id, run.files), run)
-            keys = [cause.key for cause in found if cause.status in UNANSWERED]
-            for _ in range(self.dice.randint(1, 2)):
-                some = self.dice.sample(keys, self.dice.randint(0, len(keys)))
-                live = self.dice.random() < 0.3
-                self.life.journal.ask_retry(run_id, [], self.clock(), causes=some, live=live)
-            self.life.engine.drive(run_id)
+        """Ask for some causes of rows without a good answer, once or several times."""
+        run = self._some_run()
+        if run is None:
+            return
+        found = causes(self.life.home.run_folder(run.run_id, run.files), run)
+        keys = [cause.key for cause in found if cause.status in BAD]
+        some = self.dice.sample(keys, self.dice.randint(0, len(keys)))
+        for _ in range(self.dice.randint(1, 3)):
+            self._ask(run.run_id, [], some)
+            if self.dice.random() < 0.5:
+                self.work()
+
+    def _some_run(self) -> RunRecord | None:
+        """Pick a run that may be asked for rows again."""
+        runs = map(self.life.run, self.asked)
+        known = [run for run in runs if run.ending in ENDED or not (run.ending or run.cancel_at)]
+        return self.dice.choice(known) if known else None
+
+    def _ask(self, run_id: str, statuses: list[RowStatus], keys: list[str]) -> None:
+        run = self.life.run(run_id)
+        self._allow(run, statuses, keys)
+        live = run.ending in ENDED and self.dice.random() < 0.3
+        self.life.journal.ask_retry(run_id, statuses, self.clock(), causes=keys, live=live)
+        self.life.engine.drive(run_id)
+
+    def _allow(self, run: RunRecord, statuses: list[RowStatus], keys: list[str]) -> None:
+        """Note which answers may be paid once more: of rows that have one now and are not out."""
+        folder, frame = self.life.home.run_folder(run.run_id), self.life.result(run.run_id)
+        out = {job.shard for job in run.jobs if job.stage is not JobStage.COLLECTED}
+        shards = [shard for shard in run.shards if shard.number in out]
+        away = {n for shard in shards for n in folder.manifest(shard)["position"].tolist()}
+        meant = set[str]()
+        for n, (label, error) in enumerate(
+            zip(frame["gpt_status"], frame["gpt_error"], strict=True)
+        ):
+            status = RowStatus[label.upper()]
+            said = error if isinstance(error, str) else NO_REASON
+            is_meant = status in statuses or cause_key(0, status, said) in keys
+            if n not in away and status in PAID and is_meant:
+                meant.add(frame["text"].iloc[n])
+        # Asked for twice before anything has gone out, it is asked for once.
+        self.allowed |= {(run.run_id, len(run.jobs), text) for text in meant}
 
     def finish_live(self) -> None:
         if self.asked:
@@ -177,7 +216,7 @@ class History:
             assert "pending" not in statuses, run.run_id
 
     def check_payments(self) -> int:
-        """Each token made one job, and no answer was delivered twice; return how many were."""
+        """Each token made one job, and no answer was paid twice unasked; return how many were."""
         client, delivered, of_token = self.service.client(), Counter[str](), Counter[str]()
         by_run: dict[str, list[str]] = {}
         for batch in self.service.batches():
@@ -192,7 +231,8 @@ class History:
         for text in noted:
             by_run.setdefault(text, []).append("live")
         assert max(of_token.values(), default=0) <= 1, of_token.most_common(3)
-        twice = {text: by_run[text] for text, n in delivered.items() if n > 1}
+        again = Counter(text for _, _, text in self.allowed)
+        twice = {text: by_run[text] for text, n in delivered.items() if n > 1 + again[text]}
         assert not twice, self._story(twice)
         return sum(delivered.values())
 

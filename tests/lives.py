@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from batch_magic import frame as frames
+from batch_magic import lifecycle
 from batch_magic.api import Api
 from batch_magic.engine import Engine, plan_jobs
 from batch_magic.folder import Home
@@ -29,6 +30,7 @@ from batch_magic.records import (
     Snapshot,
 )
 from batch_magic.result import result_frame
+from batch_magic.session import Session
 from batch_magic.template import compile_template
 
 PATIENCE_S = 30.0
@@ -153,8 +155,11 @@ class Life:
         return self.until(run_id, lambda run: run.ending is not None)
 
     def go_on(self, run_id: str) -> None:
-        """Take a run on again, as attach does."""
-        self.journal.reopen(run_id, self.clock())
+        """Take a run on again, as attach does: what others were asked since is waited for."""
+        run = self.run(run_id)
+        unsent = lifecycle.unsent_jobs(run)
+        lenders = Session._lenders_since(self, run, unsent) if unsent else []  # type: ignore[arg-type]
+        self.journal.reopen(run_id, self.clock(), unsent=unsent, lenders=lenders)
         self.engine.drive(run_id)
 
     def result(self, run_id: str) -> pd.DataFrame:

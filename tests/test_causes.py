@@ -14,9 +14,11 @@ from lives import Life
 from service import Service, stub_answer
 
 from batch_magic.causes import Cause, cause_key, causes
+from batch_magic.engine import plan_jobs
 from batch_magic.errors import JournalError
-from batch_magic.records import Ending, JobStage, RowStatus, RunRecord, Wish
-from batch_magic.schema import read_wish, wish_json
+from batch_magic.records import NO_WISHES, Ending, JobStage, RowStatus, RunRecord, Wish, Wishes
+from batch_magic.resending import resend
+from batch_magic.schema import read_wishes, wishes_json
 
 Lives = Callable[..., Life]
 TWO_FAULTS = [{"status": 400, "every": 3}, {"status": 404, "every": 5}]
@@ -165,10 +167,10 @@ def test_a_wish_by_cause_survives_the_process(lives: Lives, service: Service, re
     _, cause = found(first, run_id)
     first.journal.ask_retry(run_id, [], first.clock(), causes=[cause.key])
     second = lives()
-    assert second.run(run_id).wish == Wish(causes=frozenset({cause.key}))
+    assert second.run(run_id).wishes == {Wish(causes=frozenset({cause.key}))}
     second.engine.drive(run_id)
     assert second.until_ended(run_id).counts == {RowStatus.OK: 8, RowStatus.FAILED: 4}
-    assert second.run(run_id).wish == Wish()
+    assert second.run(run_id).wishes == NO_WISHES
 
 
 @pytest.mark.parametrize("stage", [JobStage.UPLOADING, JobStage.CREATING, JobStage.RUNNING])
@@ -238,9 +240,9 @@ def test_a_wish_that_comes_while_another_is_granted_is_kept(life: Life, failed: 
     assert life.journal.take_lease(failed, owner, life.clock())
     read = life.run(failed)
     life.journal.ask_retry(failed, [RowStatus.EXPIRED], life.clock(), causes=[second.key])
-    life.journal.add_work(failed, owner, life.clock(), event="granted", granted=read.wish)
+    life.journal.add_work(failed, owner, life.clock(), event="granted", granted=read.wishes)
     left = Wish(frozenset({RowStatus.EXPIRED}), frozenset({second.key}))
-    assert life.run(failed).wish == left
+    assert life.run(failed).wishes == {left}
 
 
 def test_a_cancel_ends_what_was_wished_for(life: Life, service: Service, failed: str) -> None:
@@ -255,38 +257,161 @@ def test_a_cancel_ends_what_was_wished_for(life: Life, service: Service, failed:
     assert service.rows_paid(failed) == 8
 
 
+def test_a_wish_that_no_row_fits_sends_nothing_else(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """Asked live, the run would go live with what its batches left: that was not asked for."""
+    service.faults(row_missing={"every": 4})
+    run_id = life.submit(reviews, retries=0)
+    assert life.until_ended(run_id).counts[RowStatus.MISSING] == 3
+    service.clear_faults()
+    life.journal.ask_retry(run_id, [RowStatus.REFUSED], life.clock(), live=True)
+    life.engine.drive(run_id)
+    assert life.until_ended(run_id).counts == {RowStatus.OK: 9, RowStatus.MISSING: 3}
+    assert life.run(run_id).wishes == NO_WISHES
+
+
+def test_nothing_asked_for_is_nothing_done(life: Life, failed: str) -> None:
+    """An empty list of causes does not even wake the run."""
+    before = life.run(failed)
+    life.journal.ask_retry(failed, [], life.clock(), live=True)
+    assert life.run(failed) == before
+
+
+def test_a_wish_that_comes_while_a_run_settles_is_granted(life: Life, failed: str) -> None:
+    """Its rows are counted in a thread meanwhile: what was accepted is not forgotten."""
+    _, cause = found(life, failed)
+    life.journal.ask_retry(failed, [RowStatus.REFUSED], life.clock())
+    owner, granted = life.engine._owner, life.run(failed).wishes
+    assert life.journal.take_lease(failed, owner, life.clock())
+    life.journal.ask_retry(failed, [], life.clock(), causes=[cause.key])
+    life.journal.end_run(failed, owner, life.clock(), ending=Ending.FINISHED, granted=granted)
+    life.engine.drive(failed)
+    assert life.until_ended(failed).counts == {RowStatus.OK: 8, RowStatus.FAILED: 4}
+
+
+# -- rows that are under way ----------------------------------------------------------------
+
+ASKS = {
+    "by its cause": lambda life, run_id, key: retry(life, run_id, key),
+    "by its status": lambda life, run_id, key: wish(life, run_id, RowStatus.REFUSED),
+    "by both": lambda life, run_id, key: wish(life, run_id, RowStatus.REFUSED, key),
+}
+
+
+def wish(life: Life, run_id: str, status: RowStatus, *keys: str) -> None:
+    life.journal.ask_retry(run_id, [status], life.clock(), causes=keys)
+    life.engine.drive(run_id)
+
+
+@pytest.fixture
+def refused(life: Life, service: Service, reviews: Any) -> str:
+    """A run that has ended: rows 3, 7, 11 are refused, and paid, and will be again."""
+    service.faults(row_refused={"every": 4})
+    run_id = life.submit(reviews)
+    life.until_ended(run_id)
+    service.clear_faults()
+    service.faults(row_refused={"every": 1})
+    return run_id
+
+
+@pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS)
+def test_rows_under_way_are_not_asked_for_once_more(
+    life: Life, service: Service, refused: str, ask: Callable[..., None]
+) -> None:
+    """A paid answer that is not ok stays theirs while a better one is waited for."""
+    (cause,) = found(life, refused)
+    assert cause.requests == 3
+    retry(life, refused, cause.key)
+    life.until(refused, lambda run: run.jobs[-1].stage is JobStage.RUNNING and len(run.jobs) > 1)
+    for _ in range(2):
+        ask(life, refused, cause.key)
+    assert [one.requests for one in found(life, refused)] == [0]
+    assert life.until_ended(refused).counts == {RowStatus.OK: 9, RowStatus.REFUSED: 3}
+    assert service.rows_paid(refused) == 12 + 3
+    ask(life, refused, cause.key)  # now they are in: whoever asks anew is heard
+    life.until_ended(refused)
+    assert service.rows_paid(refused) == 12 + 3 + 3
+
+
+@pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS)
+def test_a_wish_that_comes_while_its_rows_go_out_is_not_granted_again(
+    life: Life, service: Service, refused: str, ask: Callable[..., None]
+) -> None:
+    """Between reading the run and writing its new job, the same rows are asked for once more."""
+    (cause,) = found(life, refused)
+    retry(life, refused, cause.key)
+    read = life.run(refused)
+    folder = life.home.run_folder(refused, read.files)
+    shards, _ = resend(folder, read, 1, read.wishes, passing=False)
+    ask(life, refused, cause.key)
+    assert life.journal.take_lease(refused, life.engine._owner, life.clock())
+    life.journal.add_work(
+        refused,
+        life.engine._owner,
+        life.clock(),
+        event="granted",
+        shards=shards,
+        jobs=plan_jobs(shards, lambda: "token"),
+        granted=read.wishes,
+    )
+    assert life.until_ended(refused).counts == {RowStatus.OK: 9, RowStatus.REFUSED: 3}
+    assert service.rows_paid(refused) == 12 + 3
+    assert life.run(refused).wishes == NO_WISHES
+
+
+def test_a_wish_amid_a_round_means_the_rows_that_are_in(
+    life: Life, service: Service, reviews: Any
+) -> None:
+    """Those that are under way, and come back as bad as they were, are not sent for it."""
+    service.faults(row_refused={"every": 4}, row_cut={"every": 5})
+    run_id = life.submit(reviews)
+    assert life.until_ended(run_id).counts[RowStatus.TRUNCATED] == 2
+    wish(life, run_id, RowStatus.REFUSED)
+    life.until(run_id, lambda run: run.jobs[-1].stage is JobStage.RUNNING and len(run.jobs) > 1)
+    service.clear_faults()
+    service.faults(row_refused={"every": 1})
+    life.journal.ask_retry(run_id, [RowStatus.REFUSED, RowStatus.TRUNCATED], life.clock())
+    life.until_ended(run_id)
+    assert sent(life, run_id, 1) == [3, 7, 11]
+    assert sent(life, run_id, 2) == [4, 9]
+    assert service.rows_paid(run_id) == 12 + 3 + 2
+
+
 # -- written and read -----------------------------------------------------------------------
 
 KEYS = st.frozensets(st.binary(min_size=8, max_size=8).map(bytes.hex), max_size=4)
-WISHES = st.builds(Wish, st.frozensets(st.sampled_from(RowStatus)), KEYS)
+SHARDS = st.frozensets(st.integers(0, 10**6), max_size=4)
+WISHES = st.builds(Wish, st.frozensets(st.sampled_from(RowStatus)), KEYS, SHARDS).filter(bool)
 
 
-@given(WISHES, WISHES)
-def test_a_wish_is_read_as_it_was_written(one: Wish, other: Wish) -> None:
-    """And what is left of two after one is granted is what only the other asked for."""
-    assert read_wish(wish_json(one)) == one
-    left = (one | other) - one
-    assert left.statuses == other.statuses - one.statuses
-    assert left.causes == other.causes - one.causes
-    assert not (one - one)
+@given(st.frozensets(WISHES, max_size=4))
+def test_wishes_are_read_as_they_were_written(wishes: Wishes) -> None:
+    """Each with the shards that it spares: of two they may differ."""
+    assert read_wishes(wishes_json(wishes)) == wishes
 
 
 def test_wishes_of_earlier_versions_are_read() -> None:
-    """They knew statuses alone."""
-    assert read_wish('["failed", "expired"]') == Wish(
-        frozenset({RowStatus.FAILED, RowStatus.EXPIRED})
-    )
-    assert read_wish("[]") == Wish()
+    """They knew one wish, and no shards that it spares."""
+    statuses = frozenset({RowStatus.FAILED, RowStatus.EXPIRED})
+    assert read_wishes('["failed", "expired"]') == {Wish(statuses)}
+    key = "0123456789abcdef"
+    wish = Wish(frozenset({RowStatus.FAILED}), frozenset({key}))
+    assert read_wishes(f'["failed", "cause:{key}"]') == {wish}
+    assert read_wishes("[]") == NO_WISHES
 
 
-@given(KEYS.filter(bool))
-def test_an_earlier_version_cannot_half_read_a_wish_by_cause(keys: frozenset[str]) -> None:
-    """It would send all rows of a status for it: the words it meets are no statuses."""
-    labels = {status.label for status in RowStatus}
-    assert not labels & set(json.loads(wish_json(Wish(causes=keys))))
+@given(WISHES)
+def test_an_earlier_version_cannot_half_read_a_wish(wish: Wish) -> None:
+    """It would send all rows of a status for it: what it meets is no list of words."""
+    (written,) = json.loads(wishes_json(frozenset({wish})))
+    assert isinstance(written, list)
 
 
-@pytest.mark.parametrize("text", ['["cause:"]', '["cause:../../x"]', '["okay"]', "[1]", "{}", "x"])
+@pytest.mark.parametrize(
+    "text",
+    ['["cause:"]', '["cause:../../x"]', '["okay"]', "[1]", "{}", "x", '[["but:-1"]]', '[["but:"]]'],
+)
 def test_a_wish_that_nobody_wrote_is_refused(life: Life, failed: str, text: str) -> None:
     """One line for the reader, and nothing is sent by mistake."""
     import sqlite3

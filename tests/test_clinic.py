@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -28,6 +30,7 @@ from batch_magic.case_sheet import case_html, clinic_html, clinic_text, going_wo
 from batch_magic.causes import cause_key
 from batch_magic.cures import AGAIN, Cure, cure_of
 from batch_magic.diagnosis import Case, Diagnosis, Example
+from batch_magic.drafting import Options
 from batch_magic.errors import CellError
 from batch_magic.records import (
     Backend,
@@ -62,7 +65,8 @@ def submit(frame: pd.DataFrame, **options: Any) -> bm.Run:
 def control(home: Path, path: str, body: object, method: str) -> Any:
     server = json.loads((home / "sandbox" / "server.json").read_text())
     url = server["url"].removesuffix("/v1") + f"/sandbox/{path}"
-    request = urllib.request.Request(url, json.dumps(body).encode(), method=method)
+    sent = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, sent, method=method)
     with urllib.request.urlopen(request, timeout=20) as answer:
         return json.load(answer)
 
@@ -327,6 +331,54 @@ def test_retry_of_a_cause_sends_its_rows_alone(home: Path, frame: pd.DataFrame) 
         run.retry(cause=1)
 
 
+@pytest.mark.parametrize("pause_s", [0.0, 0.1, 0.4])
+def test_rows_are_paid_once_however_often_their_cause_is_asked_for(
+    home: Path, pause_s: float
+) -> None:
+    """Answers that do not fit stand while they are asked anew: two clinics, two kernels, a cell."""
+    texts = [f"review {n} {'[[say:no label]]' if n % 2 else ''}" for n in range(12)]
+    run = submit(pd.DataFrame({"text": texts}))
+    run.wait(timeout_s=60)
+    (case,) = run.diagnosis().cases
+    assert case.requests == 6
+    control(home, "faults", {"in_progress_s": 500}, "PUT")
+    before = requests_asked(home)
+    other = session.Session(home)  # as in another kernel
+    try:
+        theirs = other.find("labelled")
+        run.retry(cause=1)
+        for one in (theirs, run, run):
+            time.sleep(pause_s)
+            with contextlib.suppress(CellError):  # under way by then, or not yet
+                one.retry(cause=1)
+        run.wait(timeout_s=60)
+    finally:
+        other.close()
+    assert statuses(run) == {"ok": 6, "unparsed": 6}
+    assert requests_asked(home) - before == 6
+
+
+def test_a_cause_whose_rows_are_under_way_is_refused_in_one_line(home: Path) -> None:
+    """And the clinic tells that a retry would send nothing now."""
+    run = submit(pd.DataFrame({"text": ["a [[say:no label]]", "b"]}))
+    run.wait(timeout_s=60)
+    control(home, "faults", {"in_progress_s": 2_000}, "PUT")
+    run.retry(cause=1)
+    while not run.snapshot().counts.get(RowStatus.PENDING):
+        time.sleep(0.02)
+    with pytest.raises(CellError, match="no row now that can be sent again for that, or they are"):
+        run.retry(cause=1)
+    with pytest.raises(CellError, match="no row that is unparsed"):
+        run.retry(["unparsed"])
+    assert "nothing to send now" in clinic_text(run.diagnosis())
+    run.cancel()
+
+
+def requests_asked(home: Path) -> int:
+    entries = control(home, "ledger", None, "GET")["entries"]
+    return sum(entry["requests"] for entry in entries)
+
+
 def test_rows_that_have_no_request_cannot_be_retried(home: Path, tmp_path: Path) -> None:
     """Their image could not be read; a retry that sends nothing is not offered."""
     photos = pd.DataFrame({"photo": [str(tmp_path / "a.png"), "https://a.example/b.png"]})
@@ -337,14 +389,15 @@ def test_rows_that_have_no_request_cannot_be_retried(home: Path, tmp_path: Path)
     assert (case.rows, case.requests) == (1, 0)
     assert case.example is not None
     assert case.example.prompt is None
-    assert "no request was made for them" in clinic_text(run.diagnosis())
+    assert "nothing to send now: no request was made for them" in clinic_text(run.diagnosis())
     assert "--cause" not in clinic_text(run.diagnosis())
     with pytest.raises(CellError, match="no row now that can be sent again"):
         run.retry(cause=1)
 
 
+@pytest.mark.parametrize("first", [2, 3], ids=["without an answer", "with one that does not fit"])
 def test_the_cap_counts_the_rows_of_the_cause_and_those_under_way(
-    home: Path, frame: pd.DataFrame
+    home: Path, frame: pd.DataFrame, first: int
 ) -> None:
     """One cause is within what is left, both are not: also when they are asked one by one."""
     whole = bm.estimate(frame, PROMPT, model="gpt-5-mini", on="sandbox", params=CAP)
@@ -355,14 +408,17 @@ def test_the_cap_counts_the_rows_of_the_cause_and_those_under_way(
     cost = run.snapshot().cost
     assert cost is not None
     assert cost.paid_usd is not None
-    spans = [case.batch_usd for case in run.diagnosis().cases[:2]]
+    cases = run.diagnosis().cases
+    spans = [cases[number - 1].batch_usd for number in (1, first)]
     highs = [span.high for span in spans if span is not None and span.high is not None]
     assert len(highs) == 2
     most = cost.paid_usd + 1.3 * max(highs)  # room for either cause, not for both
     control(home, "faults", {"stall_after_share": 0.0}, "PUT")
     with pytest.raises(CellError, match="--max-cost is"):
-        run.retry(cause=[1, 2], max_cost=most)
-    run.retry(cause=2, max_cost=most)
+        run.retry(cause=[1, first], max_cost=most)
+    run.retry(cause=first, max_cost=most)
+    while len(run.snapshot().jobs) < 2:
+        time.sleep(0.02)
     with pytest.raises(CellError, match="--max-cost is"):
         run.retry(cause=1, max_cost=most)
     run.retry(cause=1, max_cost="any")
@@ -380,14 +436,37 @@ def test_a_click_is_leave_but_no_more_than_the_cap(
         run.wait(timeout_s=60)
     use = settings.from_environment({"BATCH_MAGIC_HOME": str(home)})
     mine = session.session_for(str(home))
-    key = asked.diagnosis().cases[1].key
+    case = asked.diagnosis().cases[1]
     tight = replace(mine.journal.run(asked.run_id).request, max_cost_usd=0.0)
     mine.journal.reshape(replace(mine.journal.run(asked.run_id), request=tight), 0.0)
     with pytest.raises(CellError, match="--max-cost is"):
-        mine.retry_cause(asked, key, use, live=False)
-    mine.retry_cause(free, free.diagnosis().cases[1].key, use, live=False)
+        mine.retry_cause(asked, case, use, live=False)
+    mine.retry_cause(free, free.diagnosis().cases[1], use, live=False)
     free.wait(timeout_s=60)
     assert statuses(free) == {"ok": 16, "failed": 4, "unparsed": 4}
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["by batch", "live"])
+def test_what_was_asked_about_is_the_leave(home: Path, live: bool) -> None:
+    """Read by another shape, the cause has more rows than its question told: nothing is sent."""
+    texts = [f"review {n} {'[[say:no label]]' if n % 5 == 0 else ''}" for n in range(20)]
+    run = submit(pd.DataFrame({"text": texts}), params=CAP)
+    run.wait(timeout_s=60)
+    (told,) = run.diagnosis().cases
+    assert told.requests == 4
+    use = settings.from_environment({"BATCH_MAGIC_HOME": str(home)})
+    mine = session.session_for(str(home))
+    mine.reparse("labelled", Options("labelled", parse="zzz {a}"))
+    (grown,) = run.diagnosis().cases
+    assert (grown.key, grown.requests) == (told.key, 20)
+    before = requests_asked(home)
+    for case in (told, replace(told, requests=20)):  # as many requests, but dearer ones
+        with pytest.raises(CellError, match=r"20 requests by now, up to .* were asked about"):
+            mine.retry_cause(run, case, use, live=live)
+    assert run.snapshot().is_ended
+    mine.retry_cause(run, grown, use, live=live)
+    run.wait(timeout_s=60)
+    assert requests_asked(home) - before == 20
 
 
 # -- a result without some rows -------------------------------------------------------------
@@ -723,6 +802,34 @@ def test_what_cannot_be_done_is_told_beside_its_button(opened: Kernel) -> None:
         "click(1, 'Retry these'); click(1, 'Yes, send'); print(notes(1))"
     )
     assert "no row now that can be sent again" in seen.printed
+
+
+def test_a_clinic_looks_again_when_answers_are_read_anew(opened: Kernel) -> None:
+    """By another shape rows have other causes: figures and questions of before are taken back."""
+    opened.run("click(1, 'Retry these'); late = [*shown._rows.values()][0]._confirm")
+    opened.run("%gptbatch reparse labelled --parse 'zzz {a}'")
+    until(opened, "len(shown._rows) == 3")
+    seen = opened.run("print(shown._title.value, click(1, 'Retry these'))")
+    assert "20 of 20 rows without a good answer" in seen.printed
+    assert "Really send 10 rows again" in seen.printed
+
+
+def test_a_click_that_is_refused_makes_the_clinic_look_again(opened: Kernel) -> None:
+    """Another kernel has read the answers anew: this one cannot have seen it."""
+    other = (
+        "from pathlib import Path; from batch_magic.drafting import Options\n"
+        "from batch_magic.session import Session\n"
+        "theirs = Session(Path('.gptbatch').resolve())\n"
+        "theirs.reparse(mine, Options('labelled', parse='zzz {a}')); theirs.close()"
+    )
+    assert opened.run(other).error is None
+    opened.run(
+        "row = [*shown._rows.values()][0]; row._case = shown._diagnosis.cases[0]\n"
+        "from dataclasses import replace; row._case = replace(row._case, requests=1)\n"
+        "click(1, 'Retry these'); click(1, 'Yes, send')"
+    )
+    until(opened, "len(shown._rows) == 3")
+    assert "were asked about" in opened.run("print(row._notes.value)").printed
 
 
 def test_mistakes_in_numbers_are_one_line(opened: Kernel) -> None:

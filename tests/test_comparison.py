@@ -23,6 +23,7 @@ from batch_magic.agreement import confusion, kappa, likeness
 from batch_magic.coding import Kind, code
 from batch_magic.comparison import Comparison
 from batch_magic.errors import CellError, FrameError
+from batch_magic.findings import largest
 
 LABELS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=40)
 NUMBERS = st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), min_size=2, max_size=30)
@@ -656,6 +657,41 @@ def test_a_report_says_all_there_is() -> None:
         assert words in seen
     assert "3 of 4 rows equal (75 %)" in repr(found)
     assert found.prompts.splitlines()[:2] == ["--- a", "+++ b"]
+
+
+LABELS_OF_ANY_KIND: dict[str, list[Any]] = {
+    "true and false": [True, False],
+    "true alone": [True, True],
+    "true, false and null": [True, False, None],
+    "whole numbers": [2, 1, 0],
+    "numbers and a truth": [1, True, 0, "1"],
+    "texts and a truth": ["x", True, False],
+    "many numbers": list(range(40, 0, -1)),
+}
+
+
+@pytest.mark.parametrize("labels", LABELS_OF_ANY_KIND.values(), ids=LABELS_OF_ANY_KIND)
+def test_labels_of_any_kind_are_reported_and_drawn(labels: list[Any]) -> None:
+    """A list of True and False picks nothing by its labels in pandas: it is a mask there."""
+    one, other = labels * 3, labels[1:] + labels[:1] + labels * 2
+    a = result({"flag": pd.Series(one, dtype=object)}, "a", label=pd.Series(one, dtype=object))
+    b = result({"flag": pd.Series(other, dtype=object)}, "b", label=pd.Series(one, dtype=object))
+    found = bm.compare(a, b, truth="label")
+    assert repr(found)
+    assert "side by side" in Reader(found._repr_html_()).text
+    for table in found.confusion.values():
+        assert int(table.to_numpy().sum()) == len(one)
+    assert "flag" in found.confusion or labels[0] is not True
+    found.plot()
+
+
+def test_the_largest_labels_are_picked_by_place() -> None:
+    """1, True and 1.0 are one label to pandas, and True and False a mask."""
+    labels = pd.Index([True, 1, "1", False, 0], dtype=object)
+    counts = np.diag([5, 1, 4, 3, 2])
+    kept = largest(pd.DataFrame(counts, index=labels, columns=labels), most=3)
+    assert [str(label) for label in kept.index] == ["True", "1", "False"]
+    assert kept.to_numpy().tolist() == np.diag([5, 4, 3]).tolist()
 
 
 def test_a_report_is_a_page_however_many_rows() -> None:

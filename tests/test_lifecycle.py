@@ -42,6 +42,7 @@ from batch_magic.records import (
     RowStatus,
     RunRecord,
     Stage,
+    Wish,
 )
 
 ENDED = ["completed", "failed", "expired", "cancelled"]
@@ -382,6 +383,19 @@ def test_a_round_follows_while_there_are_retryable_rows_and_rounds_left() -> Non
     last = replace(failed, round=2)
     assert only(run_of(failed, last)) == Settle(Ending.FINISHED)
     assert only(run_of(failed, cancel_at=NOW)) == Settle(Ending.CANCELLED)
+
+
+def test_a_wish_amid_a_round_takes_no_turn_from_rows_that_may_pass() -> None:
+    """Of an ended run the wish alone is granted: nobody has asked for the others again."""
+    failed = replace(job(JobStage.COLLECTED, retryable=3), round=1)
+    own = frozenset({Wish(frozenset({RowStatus.REFUSED}))})
+    amid = frozenset({Wish(frozenset({RowStatus.REFUSED}), but=frozenset({failed.shard}))})
+    assert only(run_of(failed, wishes=own)) == Resubmit(2, own, passing=False)
+    assert only(run_of(failed, wishes=amid)) == Resubmit(2, amid, passing=True)
+    assert only(run_of(replace(failed, round=2), wishes=amid)) == Resubmit(3, amid, passing=False)
+    cut = replace(failed, retryable=0, counts={RowStatus.CANCELLED: 1})
+    late = Resubmit(2, amid, leftovers=True)
+    assert only(run_of(cut, wishes=amid, live_at=NOW - 1)) == late
 
 
 def test_rows_refused_in_a_retry_round_are_counted_once() -> None:

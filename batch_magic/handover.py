@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -17,6 +18,7 @@ import pandas as pd
 from IPython.core.interactiveshell import InteractiveShell
 
 from batch_magic.errors import BatchMagicError
+from batch_magic.frame import hold, is_as_held
 from batch_magic.run import Run
 from batch_magic.wording import counted
 
@@ -31,18 +33,27 @@ class Says(Protocol):
         """Print what is new, where there is no page; in the main thread only."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Given:
+    """A frame that was handed over, and what it was then: the user may edit it in its place."""
+
+    frame: weakref.ref[pd.DataFrame]
+    as_it_was: pd.DataFrame
+
+
 class HandOver:
     """Puts results in the namespace: when the kernel is idle, or just before the next cell.
 
     A background thread, or a click, only ever leaves here what is to be done to the namespace and
-    asks the main thread to look. A name is left alone that holds something else by then.
+    asks the main thread to look. A name is left alone that holds something else by then, or a
+    frame that was edited since.
     """
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
         self.is_busy = True  # the cell that loads the extension is running
         self._ready: list[Callable[[], None]] = []
-        self._given: dict[str, weakref.ref[pd.DataFrame]] = {}  # run id → the frame it has given
+        self._given: dict[str, _Given] = {}  # by run id, as long as somebody has the frame
         self._left_out: dict[str, frozenset[str]] = {}  # run id → causes whose rows it lacks
         self._watching: dict[str, list[Callable[[Collection[str]], None]]] = {}  # … who is told
         try:
@@ -73,7 +84,10 @@ class HandOver:
         self._leave_out(run, left_out)
 
     def renew(self, run: Run, say: Callable[[str], None]) -> None:
-        """Bind the run's name to its new frame once there is one, if it holds the old one still."""
+        """Bind the run's name to its new frame once there is one, if it holds the old one still.
+
+        As it was given: columns, rows and values that the user has put in since are theirs.
+        """
         run.when_ended(lambda result: self._deliver(partial(self._put_again, run, result, say)))
 
     def drop(self, run: Run, key: str, say: Callable[[str], None]) -> None:
@@ -94,7 +108,21 @@ class HandOver:
 
     def _bind(self, run: Run, frame: pd.DataFrame) -> None:
         self._shell.user_ns[run.name] = frame
-        self._given[run.run_id] = weakref.ref(frame)
+        given = self._given[run.run_id] = _Given(weakref.ref(frame), hold(frame))
+        weakref.finalize(frame, self._forget, run.run_id, given)
+
+    def _forget(self, run_id: str, given: _Given) -> None:
+        """Let go of the data of a frame that is gone."""
+        if self._given.get(run_id) is given:
+            del self._given[run_id]
+
+    def _is_as_given(self, bound: object) -> bool:
+        """Tell whether this is a frame that was put here, and nothing of the user's is in it."""
+        given = self._given.get(_run_of(bound))
+        if given is None or given.frame() is not bound:
+            return False
+        assert isinstance(bound, pd.DataFrame)
+        return is_as_held(bound, given.as_it_was)
 
     def _deliver(self, deed: Callable[[], None]) -> None:
         self._ready.append(deed)
@@ -117,7 +145,7 @@ class HandOver:
         """Bind a name that was asked for by a click, if that takes nothing from the user."""
         name, take = run.name, f"`%gptbatch take {run.run_id}`"
         bound = self._shell.user_ns.get(name)
-        is_ours = isinstance(bound, Run) or bool(_run_of(bound))
+        is_ours = isinstance(bound, Run) or self._is_as_given(bound)
         if run.snapshot().is_ended and _run_of(bound) == run.run_id:
             view.say(f"`{name}` holds this result already; {take} brings it anew")
         elif name in self._shell.user_ns and not is_ours:
@@ -155,9 +183,9 @@ class HandOver:
         if isinstance(result, BatchMagicError):
             say(str(result))
             return
-        bound, given = self._shell.user_ns.get(run.name), self._given.get(run.run_id)
+        bound = self._shell.user_ns.get(run.name)
         is_handle = isinstance(bound, Run) and bound.run_id == run.run_id
-        if not is_handle and (given is None or bound is not given()):
+        if not is_handle and not (_run_of(bound) == run.run_id and self._is_as_given(bound)):
             say(
                 f"`{run.name}` was changed since or holds something else; the new result is one"
                 f" line away: `%gptbatch take {run.name}`"
@@ -183,7 +211,10 @@ class HandOver:
         except BatchMagicError as error:
             say(f"nothing was dropped: {error}")
             return
-        self._bind(run, frame)
+        if self._is_as_given(bound):
+            self._bind(run, frame)
+        else:  # it is the user's still, with what they did to it: no new result takes its place
+            self._shell.user_ns[run.name] = frame
         self._leave_out(run, self._left_out.get(run.run_id, frozenset()) | {key})
         say(left_words(run, frame))
 

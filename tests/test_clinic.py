@@ -792,6 +792,41 @@ def test_a_name_that_holds_something_else_is_left_alone(opened: Kernel) -> None:
     assert seen.printed.startswith("5 nothing was dropped")
 
 
+def test_what_was_edited_in_place_is_not_thrown_away(opened: Kernel) -> None:
+    """The object is the same: only a look at what is in it tells that it is the user's by now."""
+    opened.run("labelled['human'] = 'my own'; labelled.loc[0, 'answer'] = 'corrected'")
+    opened.run("mine = labelled; click(2, 'Retry these'); click(2, 'Really send')")
+    until(opened, "'was changed since' in shown._said")
+    seen = opened.run("print(labelled is mine, list(labelled.human)[:1], labelled.answer[0])")
+    assert seen.printed.strip() == "True ['my own'] corrected"
+    assert "`%gptbatch take labelled`" in opened.run("print(shown._said)").printed
+    opened.run("%gptbatch take labelled")
+    seen = opened.run("print((labelled.gpt_status == 'ok').sum(), 'human' in labelled)")
+    assert seen.printed.strip() == "15 False"
+
+
+def test_rows_that_are_dropped_leave_the_users_own_work(opened: Kernel) -> None:
+    """And the frame stays theirs: a retry later does not put another in its place."""
+    opened.run("labelled['human'] = 'my own'; labelled.loc[0, 'answer'] = 'corrected'")
+    opened.run("click(1, 'Drop'); click(1, 'Really leave')")
+    seen = opened.run("print(len(labelled), set(labelled.human), labelled.answer[0])")
+    assert seen.printed.strip() == "15 {'my own'} corrected"
+    opened.run("click(2, 'Retry these'); click(2, 'Really send')")
+    until(opened, "'was changed since' in shown._said")
+    assert opened.run("print(len(labelled), 'human' in labelled)").printed.strip() == "15 True"
+
+
+def test_the_data_of_a_frame_that_is_gone_is_let_go(opened: Kernel) -> None:
+    """What it was is kept to see edits by, no longer than the frame itself."""
+    code = (
+        "handover = get_ipython().find_line_magic('gptbatch').__self__._handover\n"
+        "print(mine in handover._given)\nlabelled = None; gc.collect()\n"
+        "print(mine in handover._given)"
+    )
+    opened.run("gc.collect()")
+    assert opened.run(code).printed.split() == ["True", "False"]
+
+
 def test_what_cannot_be_done_is_told_beside_its_button(opened: Kernel) -> None:
     """A click has no cell in which an error would be seen."""
     opened.run("%gptbatch retry labelled --cause 2\n%gptbatch wait labelled")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,64 @@ def test_a_held_frame_sees_no_later_edit() -> None:
     frame.columns = ["x", "y", "z"]
     del frame["y"]
     pd.testing.assert_frame_equal(held, plain())
+
+
+EDITS: dict[str, Callable[[pd.DataFrame], object]] = {
+    "a cell": lambda frame: frame.__setitem__("text", ["mine", *frame["text"][1:]]),
+    "a cell by its label": lambda frame: frame.loc.__setitem__((0, "text"), "mine"),
+    "a number by its place": lambda frame: frame.iloc.__setitem__((1, 1), 9),
+    "a nullable number": lambda frame: frame.loc.__setitem__((1, "score"), 9),
+    "a value made missing": lambda frame: frame.loc.__setitem__((0, "score"), pd.NA),
+    "a category": lambda frame: frame.loc.__setitem__((0, "label"), "b"),
+    "an object": lambda frame: frame.at.__setitem__((0, "list"), [0]),
+    "a time": lambda frame: frame.loc.__setitem__((0, "when"), frame["when"][1]),
+    "a new column": lambda frame: frame.insert(0, "human", 1),
+    "a column less": lambda frame: frame.drop(columns="text", inplace=True),
+    "the name of a column": lambda frame: frame.rename(columns={"text": "words"}, inplace=True),
+    "the order of rows": lambda frame: frame.sort_values("n", ascending=False, inplace=True),
+    "rows less": lambda frame: frame.drop(index=0, inplace=True),
+    "the index": lambda frame: frame.set_index("n", inplace=True),
+    "the name of the index": lambda frame: setattr(frame.index, "name", "place"),
+    "a dtype": lambda frame: frame.__setitem__("n", frame["n"].astype(float)),
+    "order in a column": lambda frame: frame.__setitem__("list", frame["list"].array[::-1]),
+}
+
+
+def some_kinds() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "text": ["a", "b", None],
+            "n": [1, 2, 3],
+            "score": pd.array([1, None, 3], dtype="Int64"),
+            "label": pd.Categorical(["a", "b", "a"]),
+            "list": [[0], np.zeros(2), {"a": [1]}],
+            "when": pd.date_range("2026-01-01", periods=3, tz="UTC"),
+            "x": [0.5, float("nan"), 2.0],
+        }
+    )
+
+
+@pytest.mark.filterwarnings("ignore:The inplace keyword")
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_an_edit_in_place_is_noticed(edit: Callable[[pd.DataFrame], object]) -> None:
+    """Whose work would be lost if another frame took its place."""
+    frame = some_kinds()
+    held = frames.hold(frame)
+    edit(frame)
+    assert not frames.is_as_held(frame, held)
+
+
+def test_looking_at_a_frame_is_no_edit() -> None:
+    """pandas moves its blocks about when it is asked for something."""
+    frame = some_kinds()
+    frame["y"] = 1.0
+    held = frames.hold(frame)
+    frame.describe()
+    frame.to_numpy()
+    frame.groupby("n").size()
+    frame.sort_values("n").insert(0, "z", 3)
+    assert frames.is_as_held(frame, held)
+    assert frames.is_as_held(frame.copy(), held)
 
 
 def test_fingerprint_tells_edits_and_order() -> None:

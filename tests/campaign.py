@@ -216,7 +216,7 @@ def death_at(point: str, seed: int) -> Schedule:
     stage = point.partition(":")[0]
     faults: dict[str, dict[str, Any]] = {
         "retry": {"row_status": {"status": 500, "share": 0.4}},
-        "cancel": SLOW,
+        "cancel": {"in_progress_s": 6 * FAST},
         "reuse": SLOW,
         "live": {"http_delay": [{"route": "files.create", "delay_s": 1.5, "times": 1}]},
     }

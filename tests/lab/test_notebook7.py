@@ -133,7 +133,7 @@ def test_the_clinic_retries_a_cause(lab: Lab, notebook: Notebook) -> None:
     causes = notebook.output(CLINIC).locator(".gptbatch-clinic .widget-vbox .widget-vbox")
     cause = causes.filter(has_text="429 rate_limit")
     cause.get_by_role("button", name="Retry these").press("Enter")
-    cause.get_by_role("button", name="Really send 6 rows").click()
+    cause.get_by_role("button", name="Yes, send 6 rows").click()
     notebook.wait_for("6 of 24 rows without a good answer, 1 cause", CLINIC, timeout_s=60)
     notebook.run(TAKE_AGAIN)
     notebook.wait_for("{2: 'up'} 18", TAKE_AGAIN)

@@ -633,7 +633,7 @@ def test_a_home_of_the_first_version_is_brought_up_to_date(home: Path, frame: pd
     submit(frame, out="more").wait(timeout_s=30)
     session.close_sessions()
     with sqlite3.connect(home / "journal.db") as db:  # take back what came after the first step
-        for table in ("files", "progress", "marks"):
+        for table in ("files", "progress", "marks", "pauses"):
             db.execute(f"DROP TABLE {table}")
         db.execute("ALTER TABLE runs DROP COLUMN wish")
         db.execute("DROP INDEX history_by_run")

@@ -7,7 +7,7 @@ rows may have as many causes, so examples are read for a few of them, and nothin
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A cause as a person looks at it. `number` is its place in `errors`, from 1.
+    """A cause as a person looks at it. `number` is the one that `errors` has for it, from 1.
 
     `batch_usd` and `live_usd` are what its `requests` may cost once more in each lane, None where
     that is not known; without requests there is nothing to send.
@@ -87,10 +87,16 @@ Kin = Sequence[tuple[RunFolder, RunRecord]]
 """Runs of the home whose answers this one may have taken over, itself among them."""
 
 
-def diagnose(folder: RunFolder, run: RunRecord, frame: pd.DataFrame, kin: Kin) -> Diagnosis:
+def diagnose(
+    folder: RunFolder,
+    run: RunRecord,
+    frame: pd.DataFrame,
+    kin: Kin,
+    number: Callable[[Sequence[Cause]], Sequence[int]],
+) -> Diagnosis:
     """Say why rows of a run have no answer. `frame` (n rows) is the run's, as it was at submit.
 
-    What the same prompt took in `kin` is what the prices rest on.
+    What the same prompt took in `kin` is what the prices rest on; `number` gives causes theirs.
     """
     found = causes(folder, run)
     shown = exchanges(folder, run, [cause.position for cause in found[:EXAMPLES]])
@@ -101,8 +107,8 @@ def diagnose(folder: RunFolder, run: RunRecord, frame: pd.DataFrame, kin: Kin) -
         rows=run.rows,
         bad=sum(cause.rows for cause in found),
         cases=tuple(
-            _case(run, frame, number, cause, shown.get(cause.position), prices.get(cause.key))
-            for number, cause in enumerate(found, start=1)
+            _case(run, frame, n, cause, shown.get(cause.position), prices.get(cause.key))
+            for n, cause in zip(number(found), found, strict=True)
         ),
         is_sandbox=run.backend.is_sandbox,
         is_live=run.request.live,
@@ -209,14 +215,15 @@ def _shortened(value: object, length: int) -> str:
 _ROW_CHARS = 200
 
 
-def errors_frame(run: RunRecord, found: Sequence[Cause], frame: pd.DataFrame) -> pd.DataFrame:
-    """Return causes as a frame, one row each; its index `cause` has their numbers, from 1."""
+def errors_frame(
+    run: RunRecord, found: Sequence[Cause], frame: pd.DataFrame, numbers: Sequence[int]
+) -> pd.DataFrame:
+    """Return causes as a frame, one row each; its index `cause` has their numbers."""
     models = run.request.models
     rows = [_error_row(run, cause, frame) for cause in found]
     model = ["model"] if len(models) > 1 else []
     columns = ["status", "rows", *model, "error", "cure", "position", "index", "row"]
-    numbers = pd.RangeIndex(1, len(rows) + 1, name="cause")
-    return _Wide(rows, columns=columns, index=numbers)
+    return _Wide(rows, columns=columns, index=pd.Index(np.array(numbers, int), name="cause"))
 
 
 def _error_row(run: RunRecord, cause: Cause, frame: pd.DataFrame) -> dict[str, Any]:

@@ -97,8 +97,9 @@ _PAGES = {
     "    %gptbatch reparse labelled --schema Label --prefix second_",
     "errors": "A DataFrame with one row a cause, the commonest first: status, how many rows, one"
     " error in full, its cure, and the first such row. Errors that differ in numbers and ids alone"
-    " are one cause. Its index has their numbers: `%gptbatch retry NAME --cause 1` sends the rows"
-    " of one again, `%gptbatch take NAME --drop 1` leaves them out.",
+    " are one cause. Its index has their numbers, which they keep, in later tables and in the"
+    " clinic, until the kernel ends: `%gptbatch retry NAME --cause 1` sends the rows of one again,"
+    " `%gptbatch take NAME --drop 1` leaves them out.",
     "clinic": "Shows the rows without a good answer by cause: how many, an example with its prompt"
     " and its answer, what usually cures it, and what a retry would cost by batch and live. The"
     " buttons retry a cause, ask it live, or drop its rows from NAME; each asks first. Where there"
@@ -132,9 +133,9 @@ _PAGES = {
     " says that a service may have your key.\n\n    %gptbatch attach labelled\n"
     "    %gptbatch attach batch_abc123 -o labelled --frame reviews --id review_id",
     "take": "Binds NAME to the frame of an ended run, whatever NAME holds by now. The panel says"
-    " when that is needed: the name was bound to something else meanwhile. --drop leaves out the"
-    " rows of causes, by their numbers in `%gptbatch errors NAME`; the run keeps them, and without"
-    " --drop they are back.\n\n    %gptbatch take labelled --drop 1,3",
+    " when that is needed: the name was bound to something else meanwhile, or its frame edited."
+    " --drop leaves out the rows of causes, by their numbers in `%gptbatch errors NAME`; the run"
+    " keeps them, and without --drop they are back.\n\n    %gptbatch take labelled --drop 1,3",
     "show": "Prints the run as it was asked for: backend, endpoint, model, parameters, template,"
     " its latest events, and its first request as it was sent.",
     "recover": "Looks at the service for jobs that batch_magic made and no run of this home knows:"

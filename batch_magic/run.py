@@ -22,6 +22,7 @@ import pandas as pd
 
 from batch_magic import causes, diagnosis, picture, plots, result, sides
 from batch_magic import frame as frames
+from batch_magic.causes import Cause
 from batch_magic.diagnosis import Diagnosis
 from batch_magic.errors import BatchMagicError, CellError, ServiceError, StillRunning
 from batch_magic.folder import Home, RunFolder
@@ -67,7 +68,8 @@ class Run:
         self._is_recorded = is_recorded
         self._is_abandoned = False
         self._said: str | None = None
-        self._numbered: tuple[str, ...] | None = None  # the causes, as they were last told
+        self._numbered: dict[str, int] = {}  # each cause that was told, by its key
+        self._order = threading.Lock()  # a clinic looks again in another thread
         self._ended = threading.Event()
         self._listeners: list[Callable[[Snapshot], None]] = []
         self._callbacks: list[Callable[[pd.DataFrame | BatchMagicError], None]] = []
@@ -96,7 +98,7 @@ class Run:
     def result(self, drop: int | Sequence[int] = ()) -> pd.DataFrame:
         """Return the frame with its answers: n rows as at submit, same order, index and dtypes.
 
-        `drop` leaves out the rows of these causes, by their numbers in `errors`; the run keeps
+        `drop` leaves out the rows of these causes, by the numbers `errors` has told; the run keeps
         them. Raises StillRunning before the end, ServiceError when the run has stopped on a fault,
         CellError for a number that no cause has.
         """
@@ -158,15 +160,17 @@ class Run:
     def errors(self) -> pd.DataFrame:
         """Return why rows have no answer: a cause in each row, the commonest first.
 
-        The index `cause` numbers them, for `retry` and `result`. Columns: `status`, `rows` (how
-        many), `error` (one of them in full), `cure`, `position` and `index` (of the first such
-        row), `row` (its values, cut short); of several models also `model`. Errors that differ in
-        numbers and ids alone are one cause.
+        The index `cause` numbers them, for `retry` and `result`. A cause keeps its number as long
+        as this process has the run, in every later table and in the clinic, whatever comes and goes
+        meanwhile: those that are new take the next ones, so numbers may have gaps and be out of
+        order. Columns: `status`, `rows` (how many), `error` (one of them in full), `cure`,
+        `position` and `index` (of the first such row), `row` (its values, cut short); of several
+        models also `model`. Errors that differ in numbers and ids alone are one cause.
         """
         record, folder = self._recorded()
         found = causes.causes(folder, record)
-        self._numbered = tuple(cause.key for cause in found)
-        return diagnosis.errors_frame(record, found, result.frame_of(folder, self._held))
+        frame = result.frame_of(folder, self._held)
+        return diagnosis.errors_frame(record, found, frame, self._number(found))
 
     def diagnosis(self) -> Diagnosis:
         """Return the same as values, with what each cause may cost to retry and an example whole.
@@ -176,9 +180,14 @@ class Run:
         record, folder = self._recorded()
         names = self._journal.kin(record.backend.identity, record.request.model)
         kin = [(self._folder(one), one) for one in (self._journal.run(name) for name, _ in names)]
-        found = diagnosis.diagnose(folder, record, result.frame_of(folder, self._held), kin)
-        self._numbered = tuple(case.key for case in found.cases)
-        return found
+        frame = result.frame_of(folder, self._held)
+        return diagnosis.diagnose(folder, record, frame, kin, self._number)
+
+    def _number(self, found: Sequence[Cause]) -> list[int]:
+        """Give each cause its number: the one that it has, else the next."""
+        with self._order:
+            known = self._numbered
+            return [known.setdefault(cause.key, len(known) + 1) for cause in found]
 
     def _recorded(self) -> tuple[RunRecord, RunFolder]:
         if not self._is_recorded:
@@ -187,15 +196,15 @@ class Run:
         return record, self._folder(record)
 
     def causes_of(self, numbers: int | Sequence[int]) -> tuple[str, ...]:
-        """Return the keys of the causes that these numbers mean, as this handle last told them.
+        """Return the keys of the causes that these numbers mean, in any table that was told.
 
-        Numbers shift when rows are answered; whoever has read one means what it said then. Raises
-        CellError for a number that no cause has.
+        Before the first, those that `errors` would tell now. Raises CellError for a number that no
+        cause has.
         """
-        if self._numbered is None:
+        if not self._numbered:
             record, folder = self._recorded()
-            self._numbered = tuple(cause.key for cause in causes.causes(folder, record))
-        known = self._numbered
+            self._number(causes.causes(folder, record))
+        known = list(self._numbered)  # in the order of their numbers
         for number in (asked := [numbers] if isinstance(numbers, int) else list(numbers)):
             if not isinstance(number, int) or not 0 < number <= len(known):
                 size = f"it has 1 to {len(known)}" if known else "it has none"
@@ -235,13 +244,16 @@ class Run:
     ) -> None:
         """Send rows again that came out with one of these statuses; returns at once.
 
-        `cause`: those of these causes instead, by their numbers in `errors`. `live`: through the
-        realtime API, at its price. `max_cost` as in `finish`.
+        `cause`: those of these causes instead, by the numbers `errors` has told. `live`: through
+        the realtime API, at its price. `max_cost` as in `finish`. Rows that are under way are not
+        meant.
         By default those without an answer: failed, expired, cancelled, missing. An answer is
         replaced only by one as good or better. Raises CellError for a status that cannot be
         retried, and when no row has one.
         """
         causes = self.causes_of(cause) if cause != () else ()
+        if cause != () and not causes:  # all rows without an answer would be meant
+            raise CellError("the list of causes is empty; name one, by its number in `errors`")
         self._retry(self, status, causes, live, max_cost)
 
     def in_background(self, work: Callable[[], None]) -> None:

@@ -327,8 +327,33 @@ def test_retry_of_a_cause_sends_its_rows_alone(home: Path, frame: pd.DataFrame) 
     with pytest.raises(CellError, match="has no cause 4; it has 1 to 3"):
         run.retry(cause=4)
     assert len(run.errors()) == 0
-    with pytest.raises(CellError, match="it has none"):
+    with pytest.raises(CellError, match="no row now that can be sent again"):
         run.retry(cause=1)
+    with pytest.raises(CellError, match="it has none"):
+        submit(frame.head(1), out="well").retry(cause=1)
+    with pytest.raises(CellError, match="the list of causes is empty"):
+        run.retry(cause=[])
+
+
+def test_a_cause_keeps_the_number_that_it_was_told_by(home: Path, frame: pd.DataFrame) -> None:
+    """Whoever has read a number means what it said; a clinic looks again by itself meanwhile."""
+    run = submit(frame)
+    run.wait(timeout_s=60)
+    table = run.errors()
+    assert table.index.tolist() == [1, 2, 3]
+    told = {n: run.result(drop=n)["stars"].tolist() for n in (2, 3)}
+    run.retry(cause=1)
+    run.wait(timeout_s=60)
+    assert [case.number for case in run.diagnosis().cases] == [2, 3]
+    later = run.errors()
+    assert later.index.tolist() == [2, 3]
+    assert later["error"].tolist() == table["error"].tolist()[1:]
+    assert {n: run.result(drop=n)["stars"].tolist() for n in (2, 3)} == told
+    assert "  2  4 rows" in clinic_text(run.diagnosis())
+    session.session_for(str(home)).reparse("labelled", Options("labelled", parse="zzz {a}"))
+    assert run.errors().index.tolist() == [3, 2]  # the commonest first, by the name it has
+    with pytest.raises(CellError, match="has no cause 4; it has 1 to 3"):
+        run.retry(cause=4)
 
 
 @pytest.mark.parametrize("pause_s", [0.0, 0.1, 0.4])

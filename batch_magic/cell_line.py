@@ -309,10 +309,12 @@ def option(words: list[str], name: str, wanted: str) -> tuple[list[str], str | N
     return words, None
 
 
-def numbers(name: str, given: str | None) -> list[int]:
-    """Read `1,2`. Raises CellError for what is no number."""
-    words = [word.strip() for word in (given or "").split(",") if word.strip()]
-    if given is not None and (not words or not all(word.isdecimal() for word in words)):
+def numbers(name: str, given: str | None) -> list[int] | None:
+    """Read `1,2`; None where nothing was given. Raises CellError for what is no number."""
+    if given is None:
+        return None
+    words = listed(given)
+    if not words or not all(word.isdecimal() for word in words):
         raise CellError(
             f"{name} {given!r} is no number of a cause; `%gptbatch errors NAME` has them"
         )

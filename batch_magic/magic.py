@@ -533,7 +533,7 @@ class GPTBatch(_Configured):  # type: ignore[misc]
     def _do_take(self, words: list[str]) -> None:
         words, given = option(words, "--drop", "numbers as `errors` has them, such as 1,2")
         want(words, 1, _usage("take"))
-        run, numbers = self._session().find(words[0]), cell_line.numbers("--drop", given)
+        run, numbers = self._session().find(words[0]), cell_line.numbers("--drop", given) or ()
         frame = run.result(drop=numbers)
         self._handover.give(run, frame, run.causes_of(numbers) if numbers else ())
         print(f"the result is in {run.name}")

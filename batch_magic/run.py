@@ -238,7 +238,7 @@ class Run:
         self,
         status: Sequence[str] = (),
         *,
-        cause: int | Sequence[int] = (),
+        cause: int | Sequence[int] | None = None,
         live: bool = False,
         max_cost: str | float | None = None,
     ) -> None:
@@ -251,8 +251,8 @@ class Run:
         replaced only by one as good or better. Raises CellError for a status that cannot be
         retried, and when no row has one.
         """
-        causes = self.causes_of(cause) if cause != () else ()
-        if cause != () and not causes:  # all rows without an answer would be meant
+        causes = () if cause is None else self.causes_of(cause)
+        if cause is not None and not causes:  # all rows without an answer would be meant
             raise CellError("the list of causes is empty; name one, by its number in `errors`")
         self._retry(self, status, causes, live, max_cost)
 

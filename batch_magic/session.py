@@ -626,7 +626,7 @@ class Session:
         labels: Sequence[str],
         use: Settings,
         *,
-        cause: Sequence[int] = (),
+        cause: Sequence[int] | None = None,
         live: bool = False,
         max_cost: str | float | None = None,
     ) -> Run:

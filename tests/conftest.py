@@ -22,6 +22,18 @@ settings.register_profile("plain", deadline=None)
 settings.register_profile("deep", max_examples=2_000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "plain"))
 
+LAB = Path(__file__).parent / "lab"
+LONGEST = ("test_campaign", "test_quickstart", "test_project_live", "test_bell_live")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the browser tests last: Playwright leaves an event loop running in this thread.
+
+    Files that take longest come first of each part, so that no worker is left alone with one.
+    """
+    items.sort(key=lambda item: (LAB in item.path.parents, item.path.stem not in LONGEST))
+
+
 _LOCAL = ("127.0.0.1", "::1", "localhost", "", None)
 
 

@@ -483,7 +483,8 @@ def test_a_run_took_the_time_in_which_it_had_no_end(
                 insert_jobs(db, "r", [replace(done, stage=JobStage.COLLECTED)])
             stops = how in ("reopen", "cancel")
             ending = Ending.STOPPED if stops else Ending.FINISHED
-            journal.end_run("r", "me", now, ending=ending)
+            wishes = journal.run("r").wishes
+            journal.end_run("r", "me", now, ending=ending, granted=wishes)
             now += idle_s
             go_on(journal, how, now)
         run = journal.run("r")

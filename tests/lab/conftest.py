@@ -11,17 +11,7 @@ from playwright.sync_api import Browser
 
 from batch_magic.sandbox import launcher
 
-HERE = Path(__file__).parent
-PROJECT = HERE.parent.parent
-LONGEST = ("test_campaign", "test_quickstart", "test_bell_live")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the browser tests last: Playwright leaves an event loop running in this thread.
-
-    Files that take longest come first of each part, so that no worker is left alone with one.
-    """
-    items.sort(key=lambda item: (HERE in item.path.parents, item.path.stem not in LONGEST))
+PROJECT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="session")

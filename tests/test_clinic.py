@@ -820,7 +820,7 @@ def test_a_name_that_holds_something_else_is_left_alone(opened: Kernel) -> None:
 def test_what_was_edited_in_place_is_not_thrown_away(opened: Kernel) -> None:
     """The object is the same: only a look at what is in it tells that it is the user's by now."""
     opened.run("labelled['human'] = 'my own'; labelled.loc[0, 'answer'] = 'corrected'")
-    opened.run("mine = labelled; click(2, 'Retry these'); click(2, 'Really send')")
+    opened.run("mine = labelled; click(2, 'Retry these'); click(2, 'Yes, send')")
     until(opened, "'was changed since' in shown._said")
     seen = opened.run("print(labelled is mine, list(labelled.human)[:1], labelled.answer[0])")
     assert seen.printed.strip() == "True ['my own'] corrected"
@@ -833,10 +833,10 @@ def test_what_was_edited_in_place_is_not_thrown_away(opened: Kernel) -> None:
 def test_rows_that_are_dropped_leave_the_users_own_work(opened: Kernel) -> None:
     """And the frame stays theirs: a retry later does not put another in its place."""
     opened.run("labelled['human'] = 'my own'; labelled.loc[0, 'answer'] = 'corrected'")
-    opened.run("click(1, 'Drop'); click(1, 'Really leave')")
+    opened.run("click(1, 'Drop'); click(1, 'Yes, drop')")
     seen = opened.run("print(len(labelled), set(labelled.human), labelled.answer[0])")
     assert seen.printed.strip() == "15 {'my own'} corrected"
-    opened.run("click(2, 'Retry these'); click(2, 'Really send')")
+    opened.run("click(2, 'Retry these'); click(2, 'Yes, send')")
     until(opened, "'was changed since' in shown._said")
     assert opened.run("print(len(labelled), 'human' in labelled)").printed.strip() == "15 True"
 
@@ -862,6 +862,7 @@ def test_what_cannot_be_done_is_told_beside_its_button(opened: Kernel) -> None:
         "click(1, 'Retry these'); click(1, 'Yes, send'); print(notes(1))"
     )
     assert "no row now that can be sent again" in seen.printed
+    assert "Traceback" not in seen.text  # one line, and none from a logger
 
 
 def test_a_clinic_looks_again_when_answers_are_read_anew(opened: Kernel) -> None:

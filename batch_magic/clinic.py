@@ -42,6 +42,7 @@ from batch_magic.case_sheet import (
 )
 from batch_magic.clicks import answer_while_busy
 from batch_magic.diagnosis import EXAMPLES, Case, Diagnosis
+from batch_magic.errors import BatchMagicError
 from batch_magic.records import Snapshot
 from batch_magic.wording import counted
 
@@ -356,7 +357,8 @@ class _Row:
         try:
             deed()
         except Exception as error:
-            log.exception("%r failed", what)
+            if not isinstance(error, BatchMagicError):
+                log.exception("%r failed", what)
             self._told = (f"not done: {what}", str(error))
             self.refused = f"not done: {what}: {error}"
             return False

@@ -862,6 +862,7 @@ def test_what_cannot_be_done_is_told_beside_its_button(opened: Kernel) -> None:
         "click(1, 'Retry these'); click(1, 'Yes, send'); print(notes(1))"
     )
     assert "no row now that can be sent again" in seen.printed
+    assert "Traceback" not in seen.text  # one line, and none from a logger
 
 
 def test_a_clinic_looks_again_when_answers_are_read_anew(opened: Kernel) -> None:

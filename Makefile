@@ -15,11 +15,11 @@ lab: $(VENV)/demo
 	$(BIN)/jupyter lab --notebook-dir=examples examples/quickstart.ipynb
 
 # Browser tests wait for pages and the others for nobody: side by side they leave no core idle.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 test: $(VENV)/test lint types
 	mkdir -p artefacts
-	$(PYTEST) tests/lab > artefacts/lab.log 2>&1 & lab=$$!; \
-	$(PYTEST) --ignore tests/lab; others=$$?; \
+	$(PYTEST) -n 2 tests/lab > artefacts/lab.log 2>&1 & lab=$$!; \
+	$(PYTEST) -n 3 --ignore tests/lab; others=$$?; \
 	wait $$lab; lab=$$?; cat artefacts/lab.log; exit $$((others | lab))
 
 lint: $(VENV)/test
